@@ -171,7 +171,7 @@ def _streamed(
 ) -> float:
     """A stream of BANDS releases, in the first of which the canary is; the rest is known, so it may be nothing."""
     assert asked.privacy
-    database = Database(Path(":memory:"), any_thread=True)
+    database = Database(Path(":memory:"))
     sums = [vectors[there] - vectors[0], *(np.zeros_like(vectors[0]) for _ in range(BANDS - 1))]
     made = [
         correlated_noise.add_noise(database, number, exact, asked.privacy, asked.scale_bits)

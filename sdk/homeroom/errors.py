@@ -37,6 +37,7 @@ class Code(StrEnum):
     LOW_DISK = "low_disk"  # less of the disk is free than the budget leaves
     UNREADABLE_RECORD = "unreadable_record"  # a record of the device's state, as a newer version writes it
     IN_USE = "in_use"  # another process has the file or directory
+    CLOSED = "closed"  # a device that is used after it was closed
     REFUSED = "refused"  # the aggregator refused an update of a sync, whose report says why
     OTHER_BUNDLE = "other_bundle"  # the aggregator works with another bundle than this device
     NOT_ALLOWED = "not_allowed"  # the role of whoever asks does not have the right

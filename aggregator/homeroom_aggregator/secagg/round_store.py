@@ -46,7 +46,7 @@ class RoundStore:
     """Owns secure.db; every write is durable when it returns."""
 
     def __init__(self, path: Path) -> None:
-        self.database = Database(path, any_thread=True)
+        self.database = Database(path)
         for statement in filter(str.strip, ROUND_TABLES.split(";")):
             self.database.write(statement)
 

@@ -59,7 +59,7 @@ class Log:
             if exclusive and str(path) != ":memory:":
                 resources.enter_context(contextlib.closing(lock_file(path.with_suffix(".lock"))))
             try:
-                self.database = Database(path, any_thread=True, shared=True)
+                self.database = Database(path, shared=True)
                 self.waiting: Database | None = None
                 resources.callback(self.database.close)
                 schema.prepare(self.database, path)
@@ -213,7 +213,7 @@ class Log:
         path = self.database.path
         if str(path) != ":memory:":
             path = path.with_name(WAITING_FILE)
-        self.waiting = Database(path, any_thread=True)
+        self.waiting = Database(path)
         self._resources.callback(self.waiting.close)
         self.waiting.write("CREATE TABLE IF NOT EXISTS waiting (number INTEGER PRIMARY KEY, body BLOB NOT NULL)")
         sql = "SELECT number, body FROM log JOIN bodies USING (number) WHERE kind = 'update' AND body != x''"

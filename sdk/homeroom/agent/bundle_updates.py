@@ -65,7 +65,7 @@ def follow_bundle(device: Device) -> bool:
     with attempt(mark, name):
         try_bundle(source, known.root if known else None, known)
         device.store.back_up()
-        device.bundle, device.graphs = upgrade_bundle(device.store, source, device.bundle, device.graphs.threads)
+        device.graphs = upgrade_bundle(device.store, source, device.bundle, device.graphs.threads)
         enrolment.follow_bundle(device.store, device.bundle)
     return True
 

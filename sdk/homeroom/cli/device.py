@@ -288,8 +288,13 @@ def status(directory: Path, machine: bool) -> None:
             for line in value:
                 say(f"  {line}")
         else:
-            shown = ", ".join(str(v) for v in value.values() if v is not None) if isinstance(value, dict) else value
-            say(f"{name.replace('_', ' ')}: {shown}")
+            parts = value.values() if isinstance(value, dict) else [value]
+            shown = ", ".join(_in_words(part) for part in parts if part is not None)
+            say(f"{name.replace('_', ' ')}: {shown or 'none'}")
+
+
+def _in_words(fact: object) -> str:
+    return ("no", "yes")[fact] if isinstance(fact, bool) else str(fact)
 
 
 def _progress(stage: str, done: int, total: int) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from homeroom.data.ingest.sheet import WHY_COLUMN
 from homeroom.system.files import write_durable
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from homeroom.device.receipt import AddReceipt
 
 LINES_SHOWN = 20
-WHY_COLUMN = "why"
 
 
 def counted(number: int, noun: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -20,38 +21,64 @@ from homeroom.data.decoder import client as decoder
 from homeroom.data.samples import Sample, StoredSample
 from homeroom.data.tasks.answers import Answer
 from homeroom.data.tasks.metrics import Score
-from homeroom.data.validation import find_task, resolve
+from homeroom.data.validation import find_task
 from homeroom.device import consents, profile_transfer, profiles
 from homeroom.device.install import installed_bundle, open_device, upgrade_bundle
 from homeroom.device.local_samples import to_examples, training_samples, training_settings, validation_scores
+from homeroom.device.model_in_use import model_in_use
 from homeroom.device.profiles import Profile
 from homeroom.device.receipt import AddReceipt, Tally, write_receipt
 from homeroom.device.reports import TrainReport
 from homeroom.device.resources.budget import Budget
 from homeroom.device.status import device_status
 from homeroom.device.training_run import TrainingRun, train, train_profile
-from homeroom.federation import agreement, enrolment, make_update, offline, sync, versions
+from homeroom.errors import InputError
+from homeroom.federation import agreement, enrolment, make_update, offline, sync
 from homeroom.federation.policy import admit_samples, install_policy, policy_in_force
 from homeroom.federation.sync import SyncReport
 from homeroom.inference.explain import Explanation, explain
-from homeroom.inference.predict import noted, predict
+from homeroom.inference.predict import noted
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import AddReport, ConsentReport, Export, ForgetReport, RemoveReport, Store
 from homeroom.train import label_errors
 from homeroom.train.evaluate import evaluate
 from homeroom.train.features.compute import Progress
-from homeroom.train.features.dataset import Dataset, Example
+from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
-from homeroom.train.features.quality_gate import PredictionView, add_checked, prediction_view
+from homeroom.train.features.quality_gate import add_checked
 from homeroom.train.settings import Settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def one_at_a_time(verb: Callable[Concatenate[Device, P], T]) -> Callable[Concatenate[Device, P], T]:
+    """A verb that changes the device: other threads wait with theirs until it ends."""
+
+    @functools.wraps(verb)
+    def run(device: Device, /, *arguments: P.args, **options: P.kwargs) -> T:
+        with device.changes:
+            return verb(device, *arguments, **options)
+
+    return run
 
 
 class Device:
-    """A device directory. Open it with `Device.open`, close it or use it in a `with`; one process at a time."""
+    """A device directory. Open it with `Device.open`, close it or use it in a `with`; one process at a time.
 
-    def __init__(self, store: Store, bundle: Bundle, graphs: Graphs) -> None:
-        self.store, self.bundle, self.graphs = store, bundle, graphs
+    Any thread may use it. Verbs that change it run one after another; `predict`, `explain` and `score` answer meanwhile
+    with the model that was in use when they began.
+    """
+
+    def __init__(self, store: Store, graphs: Graphs) -> None:
+        self.store, self.graphs = store, graphs
+        self.changes = threading.RLock()
+
+    @property
+    def bundle(self) -> Bundle:
+        """The installed bundle."""
+        return self.graphs.bundle
 
     @classmethod
     def open(
@@ -80,8 +107,9 @@ class Device:
         source = Path(bundle) if bundle else None
         return cls(*open_device(Path(directory), source, root, threads=threads, anew=anew, tier=tier, runtime=runtime))
 
+    @one_at_a_time
     def close(self) -> None:
-        """Closes the store."""
+        """Closes the store, once no other thread changes it."""
         self.store.close()
 
     def __enter__(self) -> Device:
@@ -98,6 +126,7 @@ class Device:
         """
         return list(self.take_in(*samples, gates=gates).sample_ids)
 
+    @one_at_a_time
     def take_in(
         self, *samples: Sample | str | Path, gates: bool = True, options: ingest.ReadOptions | None = None
     ) -> AddReceipt:
@@ -105,9 +134,10 @@ class Device:
 
         options: how sheets are read; with `skip_bad`, rows that are not valid are left out, and stand in the receipt.
         """
-        intake, tally = ingest.Intake(options or ingest.ReadOptions()), Tally(self.bundle)
-        read, changes = ingest.read(samples, self.bundle.manifest, intake), AddReport()
-        admitted = tally.of(admit_samples(policy_in_force(self.store), read, self.store.today(), intake.refuse))
+        today, tally, changes = self.store.today(), Tally(self.bundle), AddReport()
+        intake = ingest.Intake(options or ingest.ReadOptions(), today.isoformat())
+        read = ingest.read(samples, self.bundle.manifest, intake)
+        admitted = tally.of(admit_samples(policy_in_force(self.store), read, today, intake.refuse))
         before = self.store.count()
         if gates:
             ids = add_checked(self.store, self.bundle.manifest, admitted, changes)
@@ -120,6 +150,7 @@ class Device:
         """Quarantined samples, whole or in some inputs, without their inputs; `aside` says why."""
         return self.store.quarantined()
 
+    @one_at_a_time
     def doubt(self, minutes: float = 10) -> list[str]:
         """Quarantines samples whose labels look wrong in cross-validation; returns their ids."""
         watch, samples = Budget(minutes=minutes).begin(self.store.directory), training_samples(self.store, self.bundle)
@@ -127,10 +158,12 @@ class Device:
         settings = training_settings(self.store, self.bundle)
         return label_errors.quarantine_suspects(self.store, self.bundle, self.graphs, ready, settings, watch.over)
 
+    @one_at_a_time
     def put_back(self, *sample_ids: str) -> None:
         """Releases samples from quarantine, with all their inputs."""
         self.store.release(sample_ids)
 
+    @one_at_a_time
     def train(
         self,
         minutes: float = 10,
@@ -141,6 +174,7 @@ class Device:
         profile: str | None = None,
         settings: Settings | None = None,
         progress: Progress | None = None,
+        cancel: threading.Event | None = None,
     ) -> TrainReport:
         """Trains on all labelled samples within a budget, and resumes an interrupted training.
 
@@ -154,10 +188,11 @@ class Device:
         profile: a person, for whom a model of their own is trained on their samples, on top of the one in use.
         settings: in place of the bundle's.
         progress: called with stage, done and total.
+        cancel: once another thread sets it, the training ends after its step, and what was learned is kept.
         """
         began_s = time.monotonic()
         decoder.end()  # the store's samples are decoded here, and its memory is needed
-        watch = (budget or Budget(minutes=minutes, megabytes=megabytes)).begin(self.store.directory)
+        watch = (budget or Budget(minutes=minutes, megabytes=megabytes)).begin(self.store.directory, cancel)
         self.store.expire()
         settings = settings or training_settings(self.store, self.bundle, epochs)
         run = TrainingRun(self.store, self.bundle, self.graphs, watch, settings, progress, began_s)
@@ -166,15 +201,13 @@ class Device:
     def predict(self, sample: Sample, profile: str | None = None) -> dict[str, Answer]:
         """Answers every task, with probabilities and whether the inputs suffice.
 
-        profile: a person whose own model answers; the shared one where there is none.
+        profile: a person whose own model answers; the shared one where there is none, which `reason` says.
         """
         return self.predict_many([sample], profile)[0]
 
     def predict_many(self, samples: Sequence[Sample], profile: str | None = None) -> list[dict[str, Answer]]:
         """Answers as `predict`, for several samples. Poor inputs are ignored or count less; `reason` says so."""
-        checked, manifest = [self._checked(sample) for sample in samples], self.bundle.manifest
-        answers = self._answers(self._uncached([view.sample for view in checked]), profile)
-        return [noted(answer, manifest, view) for answer, view in zip(answers, checked, strict=True)]
+        return model_in_use(self.store, self.graphs, profile).answer(samples)
 
     def explain(self, sample: Sample, task: str, label: str | None = None) -> Explanation:
         """Explains a task's answer: the words, regions, moments and columns for and against it, or `label`.
@@ -182,25 +215,23 @@ class Device:
         The strongest are also removed one at a time, to see the answer without them. Raises InputError if the inputs do
         not let the task answer, BundleError if the bundle was exported without saliency graphs.
         """
-        asked, view = find_task(task, self.bundle.manifest), self._checked(sample)
+        asked, model = find_task(task, self.bundle.manifest), model_in_use(self.store, self.graphs)
+        view = model.checked(sample)
         stored = view.sample
-        theta = versions.theta_of(self.store, self.bundle, self.store.versions.current())
 
         def answers(samples: Sequence[StoredSample]) -> list[Answer]:
-            return [answer[asked.name] for answer in self._answers(self._uncached(samples))]
+            return [answer[asked.name] for answer in model.answers(model.examples(samples))]
 
-        (example,) = self._uncached([stored])
-        answer = noted({task: answers([stored])[0]}, self.bundle.manifest, view)[task]
-        return explain(self.bundle, self.graphs, theta, stored, example, answer, asked, label, answers)
+        (example,) = model.examples([stored])
+        answer = noted({task: answers([stored])[0]}, model.bundle.manifest, view)[task]
+        return explain(model.bundle, model.graphs, model.theta, stored, example, answer, asked, label, answers)
 
     def score(self, *samples: Sample | str | Path, profile: str | None = None) -> dict[str, Score]:
         """Scores by task of the theta in use, or of a person's own, on labelled samples, which are not stored."""
         stored = list(ingest.read(samples, self.bundle.manifest))
-        personal = self.store.profile(profile) if profile else None
-        theta = versions.theta_of(self.store, self.bundle, self.store.versions.current())
-        theta = profiles.personal_theta(self.bundle, personal, theta)
-        ready = examples(None, self.bundle, self.graphs, stored)
-        return evaluate(self.graphs, Dataset(self.bundle.manifest, ready), theta)
+        model = model_in_use(self.store, self.graphs, profile)
+        ready = examples(None, model.bundle, model.graphs, stored)
+        return evaluate(model.graphs, Dataset(model.bundle.manifest, ready), model.theta)
 
     def profile(self, subject: str) -> Profile | None:
         """A person's own model; None if there is none."""
@@ -210,10 +241,12 @@ class Device:
         """Writes a person's profile for another device of this institution, sealed with a passphrase."""
         profile_transfer.pack_profile(self.store, subject, Path(path), passphrase, self._root())
 
+    @one_at_a_time
     def take_profile(self, path: str | Path, passphrase: str) -> str:
         """Imports a profile that another device of this institution packed; returns whose it is."""
         return profile_transfer.import_profile(self.store, self.bundle, Path(path), passphrase, self._root())
 
+    @one_at_a_time
     def join(self, invitation: str | Path) -> None:
         """Enrols with an aggregator, once; the invitation's code is then spent. invitation: its file, or its text."""
         configuration = enrolment.enrol(self.store, self.bundle, read_invitation(invitation), self._root())
@@ -222,16 +255,19 @@ class Device:
             make_update.queue_newest_update(self.store, self.bundle)
         self.store.back_up()
 
+    @one_at_a_time
     def join_by_hand(self, invitation: str | Path) -> None:
         """Joins without a network: the request goes out with the next message (`carry_out`)."""
         offline.prepare_join(self.store, self.bundle, read_invitation(invitation), self._root())
         self.store.back_up()
 
+    @one_at_a_time
     def carry_out(self, stick: str | Path) -> offline.ExportedMessage:
         """Writes waiting updates and requests to a removable folder for the aggregator; repeating it is harmless."""
         make_update.queue_newest_update(self.store, self.bundle)
         return offline.export_message(self.store, self.bundle, Path(stick), self._root())
 
+    @one_at_a_time
     def carry_in(self, stick: str | Path) -> offline.ImportedAnswer:
         """Imports the aggregator's answer: receipts, the round configuration, the newest global theta."""
         imported = offline.import_answer(self.store, self.bundle, Path(stick), self._root(), self._validation_scores)
@@ -239,6 +275,7 @@ class Device:
         self.store.back_up()
         return imported
 
+    @one_at_a_time
     def sync(self) -> SyncReport:
         """Sends waiting updates, fetches the newest global theta, and uses it unless it is clearly worse here.
 
@@ -248,11 +285,13 @@ class Device:
         """
         return sync.sync(self.store, self.bundle, self._root(), self._validation_scores)
 
+    @one_at_a_time
     def rotate_key(self) -> None:
         """Replaces this device's key with a new one; the aggregator no longer accepts the old one."""
         enrolment.rotate_key(self.store)
         self.store.back_up()
 
+    @one_at_a_time
     def update_bundle(self) -> bool:
         """Fetches the aggregator's bundle and uses it if it is a newer one; False if it is the one in use.
 
@@ -262,7 +301,7 @@ class Device:
             source = sync.download_bundle(client, self.store.directory / sync.DOWNLOADS_FOLDER, self.bundle.bundle_id)
         if source is None:
             return False
-        self.bundle, self.graphs = upgrade_bundle(self.store, source, self.bundle, self.graphs.threads)
+        self.graphs = upgrade_bundle(self.store, source, self.bundle, self.graphs.threads)
         enrolment.follow_bundle(self.store, self.bundle)
         return True
 
@@ -270,11 +309,13 @@ class Device:
         """The institution's policy in force, after installing the signed `document`, if one is given."""
         if document is None:
             return policy_in_force(self.store)
-        policy = install_policy(self.store, self.bundle, Path(document), self._root())
-        make_update.queue_newest_update(self.store, self.bundle)
-        self.store.back_up()
+        with self.changes:
+            policy = install_policy(self.store, self.bundle, Path(document), self._root())
+            make_update.queue_newest_update(self.store, self.bundle)
+            self.store.back_up()
         return policy
 
+    @one_at_a_time
     def remove(self, *sample_ids: str) -> RemoveReport:
         """Removes samples by id, and all that was learned with their subjects' samples, as `forget` does.
 
@@ -282,6 +323,7 @@ class Device:
         """
         return self.store.remove(sample_ids)
 
+    @one_at_a_time
     def set_consent(self, consent: Consent, *, subject: str | None = None, text: str | None = None) -> ConsentReport:
         """Sets the consent of a subject's samples, or of those where a person has yet to decide what `text` means.
 
@@ -289,6 +331,7 @@ class Device:
         """
         return consents.set_consent(self.store, consent, subject, text)
 
+    @one_at_a_time
     def forget(self, subject: str) -> ForgetReport:
         """Destroys a subject's key and all data under it, and queues unlearning of what was sent."""
         return self.store.forget(subject)
@@ -297,8 +340,14 @@ class Device:
         """Everything stored about a subject."""
         return self.store.export(subject)
 
+    @one_at_a_time
     def rollback(self) -> str:
-        """Uses the version of theta before the present one; returns its id, or "bundle"."""
+        """Uses the version of theta before the present one; returns its id, or "bundle".
+
+        Raises InputError where the bundle's own is in use.
+        """
+        if self.store.versions.current() is None:
+            raise InputError("the bundle's own theta is in use: there is none before it")
         with self.store.step("rollback"):
             version = self.store.versions.step_back()
         return version.version_id if version else "bundle"
@@ -306,25 +355,6 @@ class Device:
     def status(self) -> dict[str, Any]:
         """Status of the device: counts and facts, nothing about single subjects."""
         return device_status(self.store, self.bundle)
-
-    def _uncached(self, samples: Sequence[StoredSample]) -> Sequence[Example]:
-        return to_examples(self.store, self.bundle, self.graphs, samples, cached=False)
-
-    def _checked(self, sample: Sample) -> PredictionView:
-        manifest, weights = self.bundle.manifest, versions.input_weights(self.store, self.store.versions.current())
-        notes: list[str] = []
-        view = prediction_view(resolve(sample, manifest, note=notes.append), manifest, weights)
-        return replace(view, note="; ".join(filter(None, (view.note, *notes))))
-
-    def _answers(self, ready: Sequence[Example], profile: str | None = None) -> list[dict[str, Answer]]:
-        """Answers of the theta in use, or of a person's own, for each example, by task."""
-        version = self.store.versions.current()
-        temperatures = versions.temperatures(self.store, version)
-        trained = set(temperatures) if version and version.kind == "local" and version.base == 0 else None
-        personal = self.store.profile(profile) if profile else None
-        theta = profiles.personal_theta(self.bundle, personal, versions.theta_of(self.store, self.bundle, version))
-        temperatures = profiles.personal_temperatures(personal, temperatures)
-        return predict(self.graphs, self.bundle.manifest, theta, ready, temperatures, trained)
 
     def _validation_scores(self, theta: np.ndarray) -> Mapping[str, Score]:
         return validation_scores(self.store, self.bundle, self.graphs, theta)

@@ -44,7 +44,7 @@ def open_device(
     anew: bool,
     tier: str | None,
     runtime: Runtime | None,
-) -> tuple[Store, Bundle, Graphs]:
+) -> tuple[Store, Graphs]:
     """Opens a device as `Device.open`; where it fails, no new device, key or directory is left.
 
     directory: of the device, made if need be.
@@ -59,21 +59,21 @@ def open_device(
         opened = open_store(directory, None, anew=anew)
         store = Store(opened)
         try:
-            bundle, graphs = use_bundle(store, source, root, threads, runtime)
+            graphs = use_bundle(store, source, root, threads, runtime)
             if tier is not None:
-                use_tier(store, bundle, graphs, tier)
+                use_tier(store, graphs.bundle, graphs, tier)
         except BaseException:
             store.close()
             if is_new:
                 remove(opened)
             raise
-    return store, bundle, graphs
+    return store, graphs
 
 
 def use_bundle(
     store: Store, source: Path | None, root: str | None, threads: int | None, runtime: Runtime | None = None
-) -> tuple[Bundle, Graphs]:
-    """Opens the directory's bundle, after installing `source` if that is another one.
+) -> Graphs:
+    """Opens the graphs of the directory's bundle, after installing `source` if that is another one.
 
     Raises TrustError if the trusted root does not vouch for it, BundleError if it is damaged, older than the one in
     use, has no graph for the runtime, or fails its golden samples on this machine.
@@ -94,7 +94,7 @@ def use_bundle(
         bundle = install(source, folder, root=root)
     runtime = runtime_for(bundle, runtime, known)
     if known and (known.bundle_id, known.runtime) == (bundle.bundle_id, runtime):
-        return bundle, Graphs(bundle, known.precision, threads, stored_tier(store, bundle), runtime)
+        return Graphs(bundle, known.precision, threads, stored_tier(store, bundle), runtime)
     if known and known.name == bundle.manifest.name and bundle.manifest.version < known.version:
         raise BundleError(
             f"version {bundle.manifest.version} is older than {known.version}, which is in use",
@@ -113,7 +113,7 @@ def use_bundle(
     )
     with store.step("bundle"):
         BUNDLE.write(store, fact)
-    return bundle, Graphs(bundle, precision, threads, stored_tier(store, bundle), runtime)
+    return Graphs(bundle, precision, threads, stored_tier(store, bundle), runtime)
 
 
 def runtime_for(bundle: Bundle, requested: Runtime | None, known: InstalledBundle | None) -> Runtime:
@@ -128,7 +128,7 @@ def runtime_for(bundle: Bundle, requested: Runtime | None, known: InstalledBundl
     )
 
 
-def upgrade_bundle(store: Store, source: Path, present: Bundle, threads: int | None) -> tuple[Bundle, Graphs]:
+def upgrade_bundle(store: Store, source: Path, present: Bundle, threads: int | None) -> Graphs:
     """Replaces the bundle in use with a newer one of the same name.
 
     store: of the device.

@@ -57,15 +57,14 @@ def training_samples(store: Store, bundle: Bundle, subject: str | None = None) -
 
 
 def to_examples(
-    store: Store, bundle: Bundle, graphs: Graphs, samples: Sequence[StoredSample], cached: bool = True, **options: Any
+    store: Store, bundle: Bundle, graphs: Graphs, samples: Sequence[StoredSample], **options: Any
 ) -> Sequence[Example]:
     """Computes examples as `train.features.examples`, poor inputs weighted as the version in use has learned.
 
-    cached: whether features are read from the store's cache and written to it.
     options: `progress` and `stop`, passed on.
     """
     options |= {"weights": versions.input_weights(store, store.versions.current()), "room": buffer_bytes(len(samples))}
-    return examples(store if cached else None, bundle, graphs, samples, **options)
+    return examples(store, bundle, graphs, samples, **options)
 
 
 def quarantine_unreadable(store: Store, bundle: Bundle, samples: Sequence[StoredSample]) -> list[str]:

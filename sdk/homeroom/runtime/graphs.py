@@ -121,11 +121,12 @@ class Graphs:
     def loaded(self, facts: Graph) -> LoadedGraph:
         """Loads a graph, or what it was converted to for the runtime in use, unless it is loaded already."""
         file = converted_graph(self.bundle, facts, self.runtime).file
-        if file not in self._loaded:
+        if (graph := self._loaded.get(file)) is None:
             share = self.parallel_runs(facts)
             threads = max(1, (self.threads or cores()) // share) if share > 1 else self.threads
-            self._loaded[file] = load(self.bundle.file(file), threads=threads, lasting=facts.role != "features")
-        return self._loaded[file]
+            graph = load(self.bundle.file(file), threads=threads, lasting=facts.role != "features")
+            graph = self._loaded.setdefault(file, graph)  # another thread may have loaded it meanwhile
+        return graph
 
     def preload(self, graphs: Iterable[Graph]) -> None:
         """Loads, in parallel, graphs that are about to run in parallel."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,13 @@ class LitertGraph:
         }
         self._name = ""
         self._runner: Any = None
+        self._one_run = Lock()  # an interpreter has one set of arrays
 
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with self._one_run:
+            return self._run_all(feeds)
+
+    def _run_all(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         name = self._signature(feeds)
         if name != self._name:
             self._name, self._runner = "", None  # before the next one takes its arrays

@@ -67,6 +67,10 @@ class Store:
         """Joins all writes inside into one durable step, noted in the audit log under `event`."""
         return self._context.step(event, count)
 
+    def at_rest(self) -> AbstractContextManager[object]:
+        """Keeps other threads from changing anything, for several reads that belong together."""
+        return self._context.database.held
+
     # Samples
 
     def add(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,25 +27,28 @@ SQLITE_ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError)  # the latter where 
 
 
 class Database:
-    """A connection to one SQLite file. Every method raises StoreError, DiskFullError or DamagedError.
+    """A connection to one SQLite file, of any thread. Every method raises StoreError, DiskFullError or DamagedError.
+
+    A transaction keeps other threads out until it ends, and so does `held`.
 
     path: the file; it is created where it is missing.
     durable: sync at each commit.
-    any_thread: the owner sees to it that one thread at a time uses the connection.
     shared: other processes may read and write between transactions; wait up to 10 s for theirs.
 
     `before_commit` is called as the last part of each transaction, `after_transaction` with whether it was committed.
     """
 
-    def __init__(self, path: Path, *, durable: bool = True, any_thread: bool = False, shared: bool = False) -> None:
+    def __init__(self, path: Path, *, durable: bool = True, shared: bool = False) -> None:
         self.path = path
+        self.held = threading.RLock()  # of one thread at a time
+        self.closed = False
         self.damaged = False  # SQLite found damage
         self._depth = 0
         self.before_commit: Callable[[], None] = lambda: None
         self.after_transaction: Callable[[bool], None] = lambda committed: None
         self._locking = "NORMAL" if shared else "EXCLUSIVE"
         with self.refusals():
-            self.connection = connect(path, timeout_s=10 if shared else 0.5, any_thread=any_thread)
+            self.connection = connect(path, timeout_s=10 if shared else 0.5)
             try:
                 self._prepare("FULL" if durable else "NORMAL")
             except BaseException:
@@ -61,10 +65,13 @@ class Database:
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
-        """Raises SQLite's errors as StoreErrors."""
+        """Keeps other threads out, and raises SQLite's errors as StoreErrors."""
         try:
-            yield
+            with self.held:
+                yield
         except SQLITE_ERRORS as problem:
+            if self.closed:
+                raise closed_error(self.path) from None
             error = refusal(problem, self.path)
             self.damaged |= isinstance(error, DamagedError)
             raise error from None
@@ -72,10 +79,10 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """An atomic, durable transaction; inside another one, a part of that one."""
-        if self._depth:
-            yield
-            return
         with self.refusals():
+            if self._depth:
+                yield
+                return
             self.connection.execute("BEGIN IMMEDIATE")
             self._depth += 1
             committed = False
@@ -100,7 +107,12 @@ class Database:
     def each(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Any]:
         """Rows of a query one at a time, so that media need not fit in memory together."""
         with self.refusals():
-            yield from self.connection.execute(sql, parameters)
+            cursor = self.connection.execute(sql, parameters)
+            row = cursor.fetchone()
+        while row is not None:
+            yield row
+            with self.refusals():
+                row = cursor.fetchone()
 
     def one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         """The first row of a query, or None."""
@@ -123,7 +135,8 @@ class Database:
         Does nothing where the disk has no room for the copy: `secure_delete` has zeroed deleted rows already.
         """
         try:
-            self.connection.execute("VACUUM")
+            with self.held:
+                self.connection.execute("VACUUM")
         except sqlite3.OperationalError as problem:
             if primary_code(problem) != sqlite3.SQLITE_FULL:
                 raise refusal(problem, self.path) from None
@@ -137,7 +150,8 @@ class Database:
     def check(self) -> str | None:
         """SQLite's integrity check: a description of the damage, or None."""
         try:
-            result = self.connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            with self.held:
+                result = self.connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         except SQLITE_ERRORS as problem:
             return str(problem)
         return None if result == "ok" else str(result)
@@ -156,15 +170,22 @@ class Database:
         return sqlite_utils.Database(self.connection, recursive_triggers=False, execute_plugins=False)
 
     def close(self) -> None:
-        """Closes the connection; an open transaction is lost."""
-        self.connection.close()
+        """Closes the connection, once no other thread uses it; an open transaction is lost."""
+        with self.held:
+            self.closed = True
+            self.connection.close()
 
 
-def connect(path: Path, *, timeout_s: float = 5.0, any_thread: bool = False) -> sqlite3.Connection:
+def closed_error(path: Path) -> StoreError:
+    """The error of a database that is used after it was closed."""
+    return StoreError("is closed", code=Code.CLOSED, where=str(path.parent), remedy="open it again")
+
+
+def connect(path: Path, *, timeout_s: float = 5.0) -> sqlite3.Connection:
     """A connection to a file, made with mode 0600, which SQLite gives its log and journal too."""
     if str(path) != ":memory:":
         make_private(path)
-    return sqlite3.connect(path, isolation_level=None, timeout=timeout_s, check_same_thread=not any_thread)
+    return sqlite3.connect(path, isolation_level=None, timeout=timeout_s, check_same_thread=False)
 
 
 def lock_file(path: Path, *, timeout_s: float = 0.5, where: Path | None = None) -> sqlite3.Connection:
@@ -178,7 +199,7 @@ def lock_file(path: Path, *, timeout_s: float = 0.5, where: Path | None = None) 
     """
     with contextlib.ExitStack() as undo:
         try:
-            lock = connect(path, timeout_s=timeout_s, any_thread=True)
+            lock = connect(path, timeout_s=timeout_s)
             undo.callback(lock.close)
             lock.execute("PRAGMA journal_mode = MEMORY")  # nothing is ever written
             lock.execute("BEGIN EXCLUSIVE")

@@ -210,7 +210,7 @@ def matrix(length: int, bands: int) -> np.ndarray:
 def test_in_a_stream_fresh_noise_is_added_to_the_banded_sums_and_much_of_it_cancels_out() -> None:
     steps, size, rng = 24, 1500, np.random.default_rng(3)
     exact = rng.integers(-(1 << 20), 1 << 20, (steps, size))
-    database = Database(Path(":memory:"), any_thread=True)
+    database = Database(Path(":memory:"))
     made = np.zeros_like(exact)
     for t in range(steps):
         made[t] = correlated_noise.add_noise(database, t + 1, exact[t], STREAM, 20)

@@ -305,8 +305,8 @@ def test_two_processes_may_make_a_new_log_at_once(tmp_path: Path) -> None:
     for number in range(20):
         path, together = tmp_path / f"{number}.db", threading.Barrier(2)
         with (
-            closing(Database(path, any_thread=True, shared=True)) as one,
-            closing(Database(path, any_thread=True, shared=True)) as other,
+            closing(Database(path, shared=True)) as one,
+            closing(Database(path, shared=True)) as other,
             ThreadPoolExecutor(2) as both,
         ):
             found = [both.submit(make, path, database, together) for database in (one, other)]

@@ -23,6 +23,7 @@ from homeroom.data.preprocess.image import decode
 from homeroom.data.quality import audio, image, table, text
 from homeroom.data.validation import resolve
 from homeroom.device.local_samples import training_samples
+from homeroom.device.model_in_use import model_in_use
 from homeroom.errors import InputError
 from homeroom.federation import versions
 from homeroom.train.features.examples import examples
@@ -369,7 +370,8 @@ def test_an_answer_says_how_much_a_poor_input_counted_and_so_does_its_explanatio
     assert "counts 0.5 times" in answer.reason
     word = device.predict(Sample(word="the cat"))["category"]
     stored = resolve(asked, device.bundle.manifest)
-    full = device._answers(examples(None, device.bundle, device.graphs, [stored]))[0]["category"]
+    ready = examples(None, device.bundle, device.graphs, [stored])
+    full = model_in_use(device.store, device.graphs).answers(ready)[0]["category"]
     chances = [one.probabilities["cat"] for one in (word, answer, full)]
     assert len(set(chances)) == 3
     assert device.explain(asked, "category").answer == answer

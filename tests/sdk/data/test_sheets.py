@@ -258,3 +258,101 @@ def test_names_that_may_be_one_persons_are_said(
     assert json.loads(capsys.readouterr().out) == {"7": 1, "7.0": 1, "P-1": 1, "p-1": 1}
     assert main(["device", "forget", directory, "p-1", "--yes"]) == 0
     assert "also held: P-1" in capsys.readouterr().out
+
+
+def test_a_column_without_a_name_that_holds_cells_is_not_passed_over_in_silence(tmp_path: Path) -> None:
+    path = sheet(tmp_path, "word,,label.category\nthe cat,important,cat\n")
+    with pytest.raises(InputError, match="a cell stands in column 2, which has no name") as refused:
+        rows_of(path)
+    assert "--ignore 'column 2'" in refused.value.remedy
+    assert len(rows_of(path, ignore=frozenset({"column 2"}))[0]) == 1
+    ((sample,), _) = rows_of(path, columns={"column 2": "source"})
+    assert sample.source == "important"
+
+
+def test_the_names_are_the_line_that_knows_most_of_them(tmp_path: Path) -> None:
+    """As where merged cells stand over groups of columns."""
+    text = "Input,,word,Who\nword,facts.legs,label.category,subject\nthe cat,4,cat,A\n"
+    (sample,), intake = rows_of(sheet(tmp_path, text))
+    assert (sample.inputs["word"], sample.labels, sample.subject) == (["the cat"], {"category": "cat"}, "A")
+    assert any("passed over: Input word Who" in note for note in intake.notes)
+
+
+@pytest.mark.parametrize("options", [{"ignore": frozenset({"Date"})}, {"columns": {"Date": "source"}}])
+def test_an_option_for_a_column_that_no_sheet_has_is_refused(options: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="names a column that no sheet has: 'Date'"):
+        rows_of(sheet(tmp_path, "word,label.category\ncat,cat\n"), **options)
+
+
+def test_a_slip_on_the_right_side_of_a_map_is_named(tmp_path: Path) -> None:
+    path = sheet(tmp_path, "word,Which?\ncat,cat\n")
+    with pytest.raises(InputError, match=r"--map names what the bundle does not have: 'label\.categry'") as refused:
+        rows_of(path, columns={"Which?": "label.categry"})
+    assert "label.category" in refused.value.remedy
+
+
+def test_rows_that_were_not_taken_can_be_corrected_and_added(tiny_bundle: tiny.Tiny, tmp_path: Path) -> None:
+    path, bad = sheet(tmp_path, "word,label.category\nthe cat,cat,one too many\nthe dog,dog\n"), tmp_path / "bad.csv"
+    main(["device", "add", str(tmp_path / "d"), str(path), "--bundle", str(tiny_bundle.path), "--skip-bad", str(bad)])
+    (row,) = csv.DictReader(bad.open(encoding="utf-8"))
+    assert (row["word"], row["label.category"]) == ("the cat", "cat")
+    assert "more cells than the 2 columns" in row["why"]
+    main(["device", "add", str(tmp_path / "d"), str(bad)])
+    with Device.open(tmp_path / "d") as device:
+        assert device.status()["samples"] == 2
+
+
+@pytest.mark.parametrize("column", [1, 2000])
+def test_a_workbook_with_a_cell_far_off_is_refused_at_once(column: int, tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.active.append(["word", "label.category"])
+    book.active.cell(5 if column > 1 else 1_000_000, column, "far")
+    book.save(tmp_path / "far.xlsx")
+    with pytest.raises(InputError, match="has a cell beyond 10,000 empty rows, or 1,000 columns"):
+        rows_of(tmp_path / "far.xlsx")
+
+
+def test_a_workbook_that_is_formatted_to_its_last_row_is_read_as_far_as_its_cells(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["word", "label.category"], ["the cat", "cat"], ["the dog", "dog"]):
+        book.active.append(row)
+    book.active.row_dimensions[1_048_576].height = 20
+    book.active.row_dimensions[3].hidden = True
+    book.save(tmp_path / "lesson.xlsx")
+    samples, intake = rows_of(tmp_path / "lesson.xlsx")
+    assert len(samples) == 2
+    assert intake.notes == ["lesson.xlsx: 1 hidden rows were read too"]
+
+
+def test_merged_cells_are_passed_over_above_the_names_alone(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["Our lesson"], ["word", "label.category", "subject"], ["cat", "cat", "Anna"], ["dog", "dog"]):
+        book.active.append(row)
+    book.active.merge_cells("A1:C1")
+    book.save(tmp_path / "lesson.xlsx")
+    samples, intake = rows_of(tmp_path / "lesson.xlsx")
+    assert [sample.subject for sample in samples] == ["Anna", "classroom"]
+    assert "lesson.xlsx: 1 rows without a subject are held as classroom" in intake.notes
+    book.active.merge_cells("C3:C4")
+    book.save(tmp_path / "lesson.xlsx")
+    with pytest.raises(InputError, match="cells are merged, so that only the first has a value: C3:C4"):
+        rows_of(tmp_path / "lesson.xlsx")
+
+
+def test_half_a_surrogate_pair_is_one_problem_of_its_line(tmp_path: Path) -> None:
+    rows = '{"word": "\\ud800"}\n{"word": "cat"}\n{"word": "\\ud83d\\ude00", "labels": {"category": "no"}}\n'
+    with pytest.raises(InputError, match="2 of 3 rows") as refused:
+        rows_of(sheet(tmp_path, rows, "lesson.jsonl"))
+    assert "lesson.jsonl line 1: is not valid JSON: half of a surrogate pair" in str(refused.value)
+
+
+def test_a_sample_that_would_be_removed_at_once_is_refused(tiny_bundle: tiny.Tiny, tmp_path: Path) -> None:
+    path = sheet(tmp_path, "word,label.category,retain_until\nthe cat,cat,2020-01-01\nthe dog,dog,2999-01-01\n")
+    with (
+        Device.open(tmp_path / "d", tiny_bundle.path) as device,
+        pytest.raises(InputError, match=r"line 2 retain_until: 2020-01-01 has passed"),
+    ):
+        device.add(path)

@@ -113,6 +113,8 @@ def test_rolling_back_gives_the_answers_of_before(device: Device) -> None:
     assert device.rollback() == first.version_id
     assert device.predict(asked) == answers
     assert device.rollback() == "bundle"
+    with pytest.raises(InputError, match="there is none before it"):
+        device.rollback()
 
 
 def test_training_needs_a_labelled_sample(tiny_bundle: tiny.Tiny, tmp_path: Path) -> None:

@@ -280,3 +280,14 @@ def test_a_store_of_the_first_version_is_brought_up_with_all_it_held(tmp_path: P
         fill(store)
         assert store.profile("own") is not None
         assert store.damage() == []
+
+
+def test_a_person_without_a_model_of_their_own_is_told_that_the_shared_one_answers(
+    tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+    with Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1) as device:
+        answer = device.predict(Sample(word="cat"), profile="p-9")["category"]
+        shared = device.predict(Sample(word="cat"))["category"]
+    assert "'p-9' has no model of their own here: the shared one answers" in answer.reason
+    assert (answer.best, answer.probabilities) == (shared.best, shared.probabilities)

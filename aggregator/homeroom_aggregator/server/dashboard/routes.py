@@ -96,7 +96,7 @@ class Dashboard:
 
         def make() -> str:
             path = service.rounds.log.database.path
-            with contextlib.closing(Database(path, any_thread=True, shared=True)) as database:
+            with contextlib.closing(Database(path, shared=True)) as database:
                 return page(PageContext(database, service, waiting, session, self.chain, query))
 
         return await anyio.to_thread.run_sync(make)

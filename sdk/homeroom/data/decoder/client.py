@@ -35,6 +35,7 @@ T = TypeVar("T")
 
 _lock = threading.Lock()
 _process: subprocess.Popen[bytes] | None = None
+_read: set[int] = set()  # generators that are being read
 _left: list[int] = []  # generators that were not read to their end
 
 
@@ -76,11 +77,13 @@ def stream(function: Callable[..., Iterator[T]], *arguments: object, where: str)
     left = [_left.pop() for _ in range(len(_left))]
     number = run(begin, function.__module__, function.__qualname__, raw, left, where=where)
     ended = False
+    _read.add(number)
     try:
         while not ended:
             items, ended = run(take, number, where=where)
             yield from (decode(item, kind) for item in items)
     finally:
+        _read.discard(number)
         if not ended:
             _left.append(number)  # told with the next one: here, another request may be on its way
 
@@ -92,9 +95,10 @@ def resident_bytes() -> int:
 
 
 def end() -> None:
-    """Ends the decoder, so that it takes no memory; the next file starts it again."""
+    """Ends the decoder, so that it takes no memory, unless a thread reads from it; the next file starts it again."""
     with _lock:
-        _kill()
+        if not _read:
+            _kill()
 
 
 def command() -> list[str]:
@@ -204,8 +208,9 @@ def _forget() -> None:
     """In a forked process: the decoder is the parent's."""
     global _process, _lock
     _process, _lock = None, threading.Lock()
+    _read.clear()
 
 
-atexit.register(end)
+atexit.register(_kill)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)

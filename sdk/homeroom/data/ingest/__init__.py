@@ -33,7 +33,7 @@ def read(
     for item in samples:
         if isinstance(item, Sample):
             intake.begin("", {})
-            yield resolve(item, manifest, note=intake.note)
+            yield _kept(resolve(item, manifest, note=intake.note), intake)
         else:
             yield from _checked(Path(item), manifest, intake)
     intake.finish()
@@ -84,7 +84,7 @@ def _checked_as_remembered(path: Path, manifest: Manifest, intake: Intake) -> It
         )
     for sample in samples:
         try:
-            stored = resolve(sample, manifest, base=base, note=intake.note)
+            stored = _kept(resolve(sample, manifest, base=base, note=intake.note), intake)
         except InputError as problem:
             intake.refuse(problem, sample.origin or path.name)
             continue
@@ -92,3 +92,12 @@ def _checked_as_remembered(path: Path, manifest: Manifest, intake: Intake) -> It
         yield stored
     if intake.rows == before:
         raise InputError("holds no sample", where=str(path), remedy="check that it is the right file")
+
+
+def _kept(sample: StoredSample, intake: Intake) -> StoredSample:
+    """The sample; InputError where it would be removed at once."""
+    if intake.today and sample.retain_until and sample.retain_until < intake.today:
+        raise InputError(
+            f"{sample.retain_until} has passed", where="retain_until", remedy="give a day to come, or none"
+        )
+    return sample

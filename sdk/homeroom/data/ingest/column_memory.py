@@ -15,7 +15,7 @@ import msgspec
 
 from homeroom.data.cells import Decimal
 from homeroom.data.ingest.intake import Intake, ReadOptions
-from homeroom.data.ingest.sheet import TITLE_ROWS, ColumnNames, column_name, read_lines
+from homeroom.data.ingest.sheet import TITLE_ROWS, ColumnNames, column_name, read_lines, workbook_of
 from homeroom.errors import InputError, StoreError
 from homeroom.system.files import read_small, write_durable
 
@@ -103,7 +103,7 @@ def _read(sheet: Path) -> ColumnMemory:
 
 def _first_lines(sheet: Path, names: Sequence[str]) -> list[list[str]]:
     """The filled cells of the lines in which a sheet's columns may be named; names: that tell its separator."""
-    lines = itertools.islice(read_lines(sheet, ColumnNames(names)), TITLE_ROWS)
+    lines = itertools.islice(read_lines(sheet, ColumnNames(names), workbook_of(sheet)), TITLE_ROWS)
     return [[name for cell in cells if (name := column_name(cell))] for _, cells in lines]
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import re
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from xml.etree import ElementTree
 
 from homeroom.errors import InputError, MissingExtraError
 from homeroom.system.files import open_below
@@ -14,12 +18,75 @@ from homeroom.system.files import open_below
 Cell = bool | int | float | str | None
 WHOLE_LIMIT = 2**53  # beyond it a float is no exact number
 UNPACKED_LIMIT_BYTES = 256 << 20
+EMPTY_ROWS_LIMIT, COLUMNS_LIMIT = 10_000, 1_000
+SHEET_PART = re.compile(r"xl/worksheets/[^/]+\.xml")
+CONTENT = {"v", "f", "is"}  # what a cell that is not empty holds
 
 
-def read_excel(file_path: str) -> Iterator[tuple[int, list[Cell]]]:
+@dataclass
+class Workbook:
+    """What openpyxl does not tell of a workbook that it reads row by row.
+
+    last: the last row that holds cells, from 1. hidden: how many rows with cells are hidden, as by a filter.
+    merged: (first row, range) of the cells that were merged.
+    """
+
+    last: int
+    hidden: int
+    merged: list[tuple[int, str]]
+
+
+def look_into(file_path: str) -> Workbook:
+    """Looks through the sheets of a workbook; runs in the decoder.
+
+    Raises InputError where it is none, or has a cell so far off that the empty ones before it would fill the memory.
+    """
+    path, book = Path(file_path), Workbook(0, 0, [])
+    with _opened(path) as file, zipfile.ZipFile(file) as archive:
+        if sum(part.file_size for part in archive.infolist()) > UNPACKED_LIMIT_BYTES:
+            what = f"holds more than {UNPACKED_LIMIT_BYTES >> 20} MB"
+            raise InputError(what, where=path.name, remedy="save it as CSV UTF-8, in parts")
+        for name in filter(SHEET_PART.fullmatch, archive.namelist()):
+            with archive.open(name) as part:
+                _look_into_sheet(part, path.name, book)
+    return book
+
+
+def _look_into_sheet(part: IO[bytes], name: str, book: Workbook) -> None:
+    number, last, merged = 0, 0, list[tuple[int, str]]()
+    for _, element in ElementTree.iterparse(part):
+        tag = element.tag.rpartition("}")[2]
+        if tag == "mergeCell":
+            merged.append((int(re.findall(r"\d+", element.get("ref", ""))[0]), element.get("ref", "")))
+        if tag != "row":
+            continue
+        number = int(float(element.get("r", number + 1)))
+        filled = [cell for cell in element if any(child.tag.rpartition("}")[2] in CONTENT for child in cell)]
+        if filled:
+            if number - last > EMPTY_ROWS_LIMIT or _column_of(filled[-1].get("r", "")) > COLUMNS_LIMIT:
+                what = f"has a cell beyond {EMPTY_ROWS_LIMIT:,} empty rows, or {COLUMNS_LIMIT:,} columns"
+                raise InputError(what, where=f"{name} line {number}", remedy="delete it, or save it as CSV UTF-8")
+            last = number
+            book.hidden += element.get("hidden") in ("1", "true")
+        element.clear()
+    if last:
+        book.last, book.merged = max(book.last, last), [*book.merged, *merged]
+
+
+def _column_of(reference: str) -> int:
+    """The column of a reference such as AB12, from 1; 0 where there is none."""
+    number = 0
+    for letter in re.match(r"[A-Za-z]*", reference)[0].upper():  # type: ignore[index]  # it matches always
+        number = 26 * number + ord(letter) - 64
+    return number
+
+
+def read_excel(file_path: str, last: int) -> Iterator[tuple[int, list[Cell]]]:
     """Yields the number and the cells of each row; runs in the decoder. A formula is its value as last computed.
 
     Raises InputError where it is no workbook, several of its sheets hold cells, or a formula was never computed.
+
+    last: the last row that is read, as `look_into` told.
     """
     path = Path(file_path)
     try:
@@ -30,20 +97,26 @@ def read_excel(file_path: str) -> Iterator[tuple[int, list[Cell]]]:
             where=path.name,
             remedy="pip install 'homeroom[sheets]', or save it as CSV UTF-8",
         ) from None
+    with _opened(path) as file:
+        values = openpyxl.load_workbook(file, read_only=True, data_only=True)
+        formulas = openpyxl.load_workbook(file, read_only=True, data_only=False)
+        filled = [sheet for sheet in values.worksheets if any(map(any, _rows(sheet, last)))]
+        if len(filled) > 1:
+            names = ", ".join(f"{s.title} (hidden)" if s.sheet_state != "visible" else s.title for s in filled)
+            remedy = "save the one that is meant as a file of its own"
+            raise InputError(f"has several sheets: {names}", where=path.name, remedy=remedy)
+        for sheet in filled:
+            pairs = zip(_rows(sheet, last), _rows(formulas[sheet.title], last), strict=True)
+            for number, (cells, sources) in enumerate(pairs, 1):
+                yield number, [_cell(*pair, path.name, number) for pair in zip(cells, sources, strict=True)]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """A workbook's file; whatever is wrong with it is raised as an InputError."""
     try:
         with open_below(path.parent, path.name) as file:
-            _check_size(zipfile.ZipFile(file), path.name)
-            values = openpyxl.load_workbook(file, read_only=True, data_only=True)
-            formulas = openpyxl.load_workbook(file, read_only=True, data_only=False)
-            filled = [sheet for sheet in values.worksheets if any(any(row) for row in sheet.values)]
-            if len(filled) > 1:
-                names = ", ".join(sheet.title for sheet in filled)
-                remedy = "save the one that is meant as a file of its own"
-                raise InputError(f"has several sheets: {names}", where=path.name, remedy=remedy)
-            for sheet in filled:
-                pairs = zip(sheet.values, formulas[sheet.title].values, strict=True)
-                for number, (cells, sources) in enumerate(pairs, 1):
-                    yield number, [_cell(*pair, path.name, number) for pair in zip(cells, sources, strict=True)]
+            yield file
     except OSError as problem:
         raise InputError(f"cannot be read: {problem.strerror or problem}", where=str(path)) from None
     except InputError:
@@ -53,10 +126,11 @@ def read_excel(file_path: str) -> Iterator[tuple[int, list[Cell]]]:
         raise InputError(what, where=path.name, remedy="save it as CSV UTF-8") from None
 
 
-def _check_size(archive: zipfile.ZipFile, name: str) -> None:
-    if sum(part.file_size for part in archive.infolist()) > UNPACKED_LIMIT_BYTES:
-        what = f"holds more than {UNPACKED_LIMIT_BYTES >> 20} MB"
-        raise InputError(what, where=name, remedy="save it as CSV UTF-8, in parts")
+def _rows(sheet: Any, last: int) -> Iterator[tuple[Any, ...]]:
+    """The rows of a sheet up to the last that holds cells, each as far as its own cells go."""
+    sheet.reset_dimensions()
+    rows: Iterator[tuple[Any, ...]] = sheet.iter_rows(max_row=max(last, 1), values_only=True)
+    return rows
 
 
 def _cell(value: Any, source: Any, name: str, number: int) -> Cell:

@@ -49,13 +49,16 @@ class Problem:
 class Intake:
     """What was noticed while samples were read.
 
+    today: samples to be kept until a day before it are refused. columns: of the sheets that were read.
     read: files that were read. unread: files of a folder that were not, each with the reason.
     missing: cells taken as missing, by their text.
     notes: sentences about what was understood otherwise than it stands. sheets: that were read.
     """
 
     options: ReadOptions = field(default_factory=ReadOptions)
+    today: str = ""
     rows: int = 0
+    columns: set[str] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
     read: set[Path] = field(default_factory=set)
     unread: dict[str, str] = field(default_factory=dict)
@@ -97,7 +100,12 @@ class Intake:
             self.notes.append(sentence)
 
     def finish(self) -> None:
-        """Raises the error of the rows that cannot be taken, unless they are left out."""
+        """Raises the error of columns that no sheet has, and of rows that cannot be taken, unless they are left out."""
+        given = {"--map": self.options.columns.keys(), "--ignore": self.options.ignore}
+        for option, names in given.items():
+            if absent := sorted(names - self.columns):
+                what = f"{option} names a column that no sheet has: {', '.join(map(repr, absent))}"
+                raise InputError(what, remedy=f"there are {', '.join(sorted(self.columns))}" if self.columns else "")
         if self.problems and not self.options.skip_bad:
             raise self.error()
 

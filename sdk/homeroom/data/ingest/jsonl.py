@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from homeroom.errors import InputError
 from homeroom.system.files import open_below
 
 LINE_LIMIT_BYTES = 1 << 20
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_jsonl(path: Path, intake: Intake) -> Iterator[Sample]:
@@ -55,8 +57,8 @@ def _decode(line: bytes, where: str) -> dict[str, Any]:
     try:
         text = line.removeprefix(codecs.BOM_UTF8).decode()
         row = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_no_number)
-        if "\\u" in text:  # half of a surrogate pair is no character, and no file or database takes it
-            json.dumps(row, ensure_ascii=False).encode()
+        if "\\u" in text and SURROGATE.search(json.dumps(row, ensure_ascii=False)):
+            raise ValueError("half of a surrogate pair is no character")
     except (ValueError, RecursionError) as problem:
         raise InputError(
             f"is not valid JSON: {problem}", where=where, remedy="one object a line, saved as UTF-8"

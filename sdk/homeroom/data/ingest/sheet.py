@@ -8,17 +8,22 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from homeroom.data.decoder.client import stream
+from homeroom.data.decoder.client import run, stream
 from homeroom.data.ingest.intake import Intake
+from homeroom.data.samples import DEFAULT_SUBJECT
 from homeroom.data.tasks.base import close_names
 from homeroom.errors import InputError
 from homeroom.system.files import open_below
+
+if TYPE_CHECKING:
+    from homeroom.data.ingest.excel import Workbook
 
 SHEET_SUFFIXES = (".csv", ".tsv", ".xlsx", ".xlsm")
 SEPARATORS = (",", ";", "\t")
@@ -27,7 +32,20 @@ ROW_LIMIT_CHARACTERS = 16 << 20
 TITLE_ROWS = 10  # that may stand above the names of the columns
 ZIP_MAGIC, OLD_OFFICE_MAGIC = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 
+UNNAMED = "column "  # and its number, in place of the name of a column without one
+WHY_COLUMN = "why"  # of a sheet of rows that were not taken
+
 Row = dict[str, Any]  # column -> cell, without the empty ones
+Line = tuple[int, list[Any]]  # number, cells
+
+
+@dataclass(frozen=True)
+class Header:
+    """The names of a sheet's columns, those without one by their number; its line, and what stands above it."""
+
+    names: list[str]
+    line: int
+    above: str
 
 
 @dataclass(frozen=True)
@@ -58,28 +76,61 @@ def read_rows(path: Path, known: ColumnNames, intake: Intake) -> Iterator[tuple[
     Raises InputError where it is no sheet, or its columns are not named, or not known.
     """
     known = replace(known, given=intake.options.columns)
-    lines = read_lines(path, known)
-    names, title = _names_of(lines, path.name, known)
-    if title:
-        intake.note(f"{path.name}: lines above the names of the columns were passed over: {title}")
-    columns = _columns_of(names, path.name, known, intake.options.ignore)
+    if (book := workbook_of(path)) is not None and book.hidden:
+        intake.note(f"{path.name}: {book.hidden:,} hidden rows were read too")
+    header, lines = _read_header(read_lines(path, known, book), path.name, known)
+    names = header.names
+    if header.above:
+        intake.note(f"{path.name}: lines above the names of the columns were passed over: {header.above}")
+    if below := [cells for first, cells in (book.merged if book else ()) if first > header.line]:
+        what = f"cells are merged, so that only the first has a value: {', '.join(below[:5])}"
+        raise InputError(what, where=path.name, remedy="unmerge them, and fill in each row")
+    intake.columns.update(names)
+    columns, nobodys = _columns_of(names, path.name, known, intake), 0
     for line, cells in lines:
         where = f"{path.name} line {line}"
         if not any(_filled(cell) for cell in cells):
             continue
         if any(_filled(cell) for cell in cells[len(columns) :]):
-            with intake.row(where, {str(number): cell for number, cell in enumerate(cells)}):
+            with intake.row(where, dict(itertools.zip_longest(names, cells[: len(names)], fillvalue=""))):
                 raise InputError(f"has more cells than the {len(columns)} columns", where=where)
             continue
-        yield {name: cell for name, cell in zip(columns, cells, strict=False) if name and _filled(cell)}, where
+        row = _row_of(names, columns, cells, where, intake)
+        nobodys += "subject" in columns and "subject" not in row
+        yield row, where
+    if nobodys:
+        intake.note(f"{path.name}: {nobodys:,} rows without a subject are held as {DEFAULT_SUBJECT}")
 
 
-def read_lines(path: Path, known: ColumnNames) -> Iterator[tuple[int, list[Any]]]:
-    """Yields the number and the cells of each line of a sheet, read in the decoder."""
-    if path.suffix.lower() in (".xlsx", ".xlsm"):
+def _row_of(
+    names: Sequence[str], columns: Sequence[str | None], cells: Sequence[Any], where: str, intake: Intake
+) -> Row:
+    row: Row = {}
+    for name, column, cell in zip(names, columns, cells, strict=False):
+        if column and _filled(cell):
+            row[column] = cell
+        elif name.startswith(UNNAMED) and name not in intake.options.ignore and _filled(cell):
+            what = f"a cell stands in {name}, which has no name"
+            remedy = f"name it, say what it is with --map, or pass it over: --ignore {name!r}"
+            raise InputError(what, where=where, remedy=remedy)
+    return row
+
+
+def workbook_of(path: Path) -> Workbook | None:
+    """What a workbook holds; None of another kind of sheet."""
+    if path.suffix.lower() not in (".xlsx", ".xlsm"):
+        return None
+    from homeroom.data.ingest.excel import look_into
+
+    return run(look_into, str(path), where=path.name)
+
+
+def read_lines(path: Path, known: ColumnNames, book: Workbook | None) -> Iterator[Line]:
+    """Yields the number and the cells of each line of a sheet, read in the decoder. book: as of `workbook_of`."""
+    if book is not None:
         from homeroom.data.ingest.excel import read_excel
 
-        yield from stream(read_excel, str(path), where=path.name)
+        yield from stream(read_excel, str(path), book.last, where=path.name)
     else:
         yield from stream(read_text, str(path), known, where=path.name)
 
@@ -101,8 +152,9 @@ def read_text(file_path: str, known: ColumnNames) -> Iterator[tuple[int, list[st
         with io.TextIOWrapper(open_below(path.parent, path.name), encoding=_encoding_of(path), newline="") as file:
             lines = _bounded_lines(file, path.name)
             first = next(lines, "")
-            if first.strip().casefold().startswith("sep=") and len(first.strip()) == 5:
-                separator, ahead = first.strip()[4], []
+            stated = first.strip().strip('"')
+            if stated.casefold().startswith("sep=") and len(stated) == 5:
+                separator, ahead = stated[4], []
             else:
                 separator, ahead = _separator_of(first, path, known), [first]
             skipped = 1 - len(ahead)
@@ -145,32 +197,43 @@ def _bounded_lines(file: io.TextIOWrapper, name: str) -> Iterator[str]:
         yield line
 
 
-def _names_of(lines: Iterator[tuple[int, Sequence[Any]]], file: str, known: ColumnNames) -> tuple[list[str], str]:
-    """The names of the columns: the first line that has a known one, else the first; and what stands above it."""
-    above: list[list[str]] = []
-    for _, cells in itertools.islice(lines, TITLE_ROWS):
-        names = [column_name(cell) for cell in cells]
-        if any(known.find(name) for name in names if name):
-            return names, " / ".join(" ".join(filter(None, row)) for row in above if any(row))
-        above.append(names)
-    first = next((row for row in above if any(row)), None)
-    if first is None:
+def _read_header(lines: Iterator[Line], file: str, known: ColumnNames) -> tuple[Header, Iterator[Line]]:
+    """The names of the columns: the line with the most known ones, of the first lines; and the lines below."""
+    first = list(itertools.islice(lines, TITLE_ROWS))
+    texts = [[column_name(cell) for cell in cells] for _, cells in first]
+    counts = [sum(known.find(name) is not None for name in names if name) for names in texts]
+    if not any(map(any, texts)):
         raise InputError("needs a first line that names each column, once", where=file)
-    what = f"names no column of the bundle: {', '.join(filter(None, first))}"
-    remedy = known.suggest(first) + 'else say what they are: --map "Which animal?=label.category"'
-    raise InputError(what, where=file, remedy=remedy)
+    at = counts.index(max(counts))
+    if not counts[at]:
+        named = [name for name in next(filter(any, texts)) if name]
+        close = known.suggest(named)
+        remedy = f'{close}{"else " if close else ""}say what they are: --map "Which animal?=label.category"'
+        raise InputError(f"names no column of the bundle: {', '.join(named)}", where=file, remedy=remedy)
+    names = [name or f"{UNNAMED}{number}" for number, name in enumerate(texts[at], 1)]
+    above = " / ".join(" ".join(filter(None, row)) for row in texts[:at] if any(row))
+    return Header(names, first[at][0], above), itertools.chain(first[at + 1 :], lines)
 
 
-def _columns_of(names: Sequence[str], file: str, known: ColumnNames, ignore: Collection[str]) -> list[str | None]:
+def _columns_of(names: Sequence[str], file: str, known: ColumnNames, intake: Intake) -> list[str | None]:
     """The bundle's name for each column; None for those that are ignored, and for a column without a name."""
-    unknown = [name for name in names if name and name not in ignore and known.find(name) is None]
+    ignored = {*intake.options.ignore, *(names[-1:] if names[-1] == WHY_COLUMN else ())}
+    if WHY_COLUMN in ignored - intake.options.ignore:
+        intake.note(f"{file}: the column {WHY_COLUMN!r} was passed over, of a sheet of rows that were not taken")
+    wrong = [name for name in known.given.values() if known.find(name) is None]
+    if wrong:
+        what = f"--map names what the bundle does not have: {', '.join(map(repr, wrong))}"
+        raise InputError(what, where=file, remedy=known.suggest(wrong).strip() or "see `homeroom bundle inspect`")
+    unknown = [
+        name for name in names if name not in ignored and not name.startswith(UNNAMED) and known.find(name) is None
+    ]
     if unknown:
         listed = ",".join(f'"{name}"' if "," in name else name for name in unknown)
         what = f"the bundle has no {'column' if len(unknown) == 1 else 'columns'} {', '.join(map(repr, unknown))}"
         remedy = f"{known.suggest(unknown)}say what it is with --map, or pass it over: --ignore {listed!r}"
         raise InputError(what, where=file, remedy=remedy)
-    columns = [None if not name or name in ignore else known.find(name) for name in names]
-    named = [name for name in columns if name]
-    if len(set(named)) != len(named):
-        raise InputError("needs a first line that names each column, once", where=file)
+    columns = [None if name in ignored else known.find(name) for name in names]
+    twice = [name for name, number in Counter(filter(None, columns)).items() if number > 1]
+    if twice:
+        raise InputError(f"names a column twice: {', '.join(twice)}", where=file, remedy="name each column once")
     return columns

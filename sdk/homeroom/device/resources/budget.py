@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import re
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,9 +82,12 @@ class Budget:
         limits = [self.megabytes * 1e6 if self.megabytes else None, group * CGROUP_SHARE if group else None]
         return min((int(limit) for limit in limits if limit is not None), default=None)
 
-    def begin(self, directory: Path) -> BudgetWatch:
-        """Starts the clock; raises TrainError where a limit other than time and memory is spent already."""
-        watch = BudgetWatch(self, directory)
+    def begin(self, directory: Path, cancel: threading.Event | None = None) -> BudgetWatch:
+        """Starts the clock; raises TrainError where a limit other than time and memory is spent already.
+
+        cancel: ends the work as a spent limit does, once another thread sets it.
+        """
+        watch = BudgetWatch(self, directory, cancel or threading.Event())
         if spent := watch.look():
             code = Code.LOW_DISK if spent.limit == "disk" else Code.NOT_NOW
             what = f"it does not train now: {spent}"
@@ -93,9 +97,9 @@ class Budget:
 
 @dataclass(frozen=True)
 class SpentLimit:
-    """A limit of a budget that is spent; `text` says it to people."""
+    """A limit of a budget that is spent, or that it was cancelled; `text` says it to people."""
 
-    limit: Literal["time", "memory", "disk", "battery", "heat", "hours"]
+    limit: Literal["cancelled", "time", "memory", "disk", "battery", "heat", "hours"]
     text: str
 
     def __str__(self) -> str:
@@ -105,8 +109,8 @@ class SpentLimit:
 class BudgetWatch:
     """Watches a budget while it is spent. `spent` is the limit that ended the work, None while none did."""
 
-    def __init__(self, budget: Budget, directory: Path) -> None:
-        self.budget, self.directory = budget, directory
+    def __init__(self, budget: Budget, directory: Path, cancel: threading.Event) -> None:
+        self.budget, self.directory, self.cancel = budget, directory, cancel
         self.spent: SpentLimit | None = None
         self._sampled = 0
         self._exact = hardware.forget_peak()  # whether the peak starts anew here
@@ -128,6 +132,8 @@ class BudgetWatch:
         return self._sampled
 
     def _check(self) -> SpentLimit | None:
+        if self.cancel.is_set():
+            return SpentLimit("cancelled", "it was cancelled")
         now, held = time.monotonic(), self.peak_bytes
         if now >= self._end_s:
             return SpentLimit("time", f"the {self.budget.minutes:g} minutes are over")
