@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import shlex
 from collections.abc import Iterator
@@ -144,7 +145,7 @@ def test_verbs_of_a_device_and_their_parameters_exist() -> None:
             keywords = set(re.findall(r"(\w+)=", re.sub(r'"[^"]*"|Sample\(.*', "", arguments)))
             if method is None and (f".{verb}" in FILE_SUFFIXES or resolves(f"homeroom.device.{verb}")):
                 continue
-            if method is None or not keywords <= set(getattr(method, "__func__", method).__code__.co_varnames):
+            if method is None or not keywords <= set(inspect.signature(method).parameters):
                 wrong.append(on(page, f"device.{verb}{arguments}"))
     assert wrong == []
 
