@@ -60,3 +60,9 @@ def refusal_response(refusal: RefusedError) -> JsonResponse:
     body = {"code": refusal.code, "message": refusal.message, "remedy": refusal.remedy}
     headers = {"retry-after": str(ceil(refusal.wait_s))} if refusal.wait_s else None
     return JsonResponse(body, refusal.status, headers)
+
+
+def answer_to(problem: HomeroomError | RefusedError) -> tuple[str, JsonResponse]:
+    """The code and the answer for an error; a caller that kept the refusal itself would be garbage with its frame."""
+    refusal = refusal_of(problem)
+    return refusal.code, refusal_response(refusal)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,6 +30,8 @@ BODY_LIMIT_BYTES = 1 << 16  # of all bodies but updates
 BUSY_RETRY_S = 10.0
 SIGNATURE_LIMITS_BYTES = {"signature-input": 1024, "signature": 256, "content-digest": 256}  # parsed no longer ones
 STRANGER = Holder("strangers")
+_SIGNED_BY = re.compile(rb'\nsignature-input:[^\r\n]{0,1024}?;keyid="([0-9a-f]{64})"', re.IGNORECASE)
+_NONCE = re.compile(rb';nonce="([\w=-]{1,64})"')
 
 
 @dataclass(frozen=True)
@@ -133,10 +136,18 @@ def hold_answer(service: Service, request: Request, response: Response, holder: 
     connection.held.append(partial(service.sending.give_back, size_bytes, holder))
 
 
-async def turn(request: Request) -> None:
-    """Let a connection that is nobody's wait, where it asks too often."""
+def names_member(service: Service, head: bytes) -> bool:
+    """Whether a head names a member's key and a nonce that it may use; whether it signed is found out in its turn."""
+    key, nonce = _SIGNED_BY.search(head), _NONCE.search(head)
+    if key is None or nonce is None or not service.nonces.unused(nonce[1].decode(), key[1].decode()):
+        return False
+    return service.members.find(key[1].decode()) is not None
+
+
+def count(request: Request) -> None:
+    """Count a request of a connection that is nobody's: its next ones wait, where it asks too often."""
     if connection := request.scope.get(connections.SCOPE_KEY):
-        await connection.turn()
+        connection.count()
 
 
 def authenticate(service: Service, request: Request, *, opened: bool) -> SignedRequest:

@@ -382,7 +382,7 @@ def endpoint(service: Service, route: ApiRoute) -> Callable[[Request], Awaitable
     async def answer(request: Request) -> Response:
         code, size_bytes, start_s = "", 0, time.monotonic()
         request.state.received = False
-        await requests.turn(request)
+        requests.count(request)
         try:
             if service.addresses and route.path != "/health":
                 service.addresses.check(request)
@@ -391,14 +391,13 @@ def endpoint(service: Service, route: ApiRoute) -> Callable[[Request], Awaitable
             else:
                 response, size_bytes, start_s = await _answer_signed(service, route, request)
         except (HomeroomError, RefusedError) as problem:
-            refusal = refusals.refusal_of(problem)
-            code, response = refusal.code, refusals.refusal_response(refusal)
+            code, response = refusals.answer_to(problem)
         except ClientDisconnect:
             code, response = "gone", Response(status_code=400)
         except Exception as problem:  # a fault of ours: whoever asked hears that it is, the operator what it was
             LOGGER.exception("%s %s failed", route.method, route.path, exc_info=problem)
-            refusal = RefusedError(500, "internal", "the aggregator failed", "try again later; tell the operator")
-            code, response = refusal.code, refusals.refusal_response(refusal)
+            remedy = "try again later; tell the operator"
+            code, response = refusals.answer_to(RefusedError(500, "internal", "the aggregator failed", remedy))
         if not request.state.received and not await requests.drop_body(request, service.configuration.request_limits):
             response.headers["connection"] = "close"  # what is left of the body is not waited for
         if device := getattr(request.state, "device", ""):
@@ -416,7 +415,7 @@ def make_app(service: Service) -> Starlette:
 
     async def unknown_route(request: Request, problem: Exception) -> Response:
         """Refuses, counts and logs a request that no route answers."""
-        await requests.turn(request)
+        requests.count(request)
         status = getattr(problem, "status_code", 404)
         code, message = (
             ("no_method", "this is not done here") if status == 405 else ("no_route", "there is nothing here")

@@ -9,12 +9,15 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
+from math import ceil
 from pathlib import Path
 
 import uvicorn
 
 from homeroom.errors import NetworkError
 from homeroom_aggregator.admin.configuration import DistrictConfiguration
+from homeroom_aggregator.server import requests
 from homeroom_aggregator.server.certificates import LOOK_S, CertificateWatch, tls_context
 from homeroom_aggregator.server.connections import Connections
 from homeroom_aggregator.server.dashboard import routes
@@ -25,6 +28,7 @@ from homeroom_aggregator.server.service import Service, open_service
 from homeroom_aggregator.state import set_apart
 
 ACCEPTS_A_TURN = 16  # uvloop accepts one connection a turn from each socket: where many come, others would wait long
+GARBAGE_THRESHOLDS = 700, 3, 200  # connections leave none: the youngest are searched in short pauses, all seldom
 THREAD_SWITCH_S = 0.0002  # the interpreter's switch interval: a poll waits little for the writer's thread
 
 
@@ -60,13 +64,14 @@ def make_server(service: Service, certificate: Path | None = None, key: Path | N
         log_level="error",  # what is no HTTP is refused, and no news
         access_log=False,
         server_header=False,
-        timeout_keep_alive=limits.keep_alive_s,
+        timeout_keep_alive=limits.keep_alive_s + ceil(limits.headers_s) + 1,  # ours ends sooner
         timeout_graceful_shutdown=10,
         callback_notify=service.look,
         timeout_notify=LOOK_S,
     )
     config.load()
     service.connections = Connections(limits, tls)
+    service.connections.names_member = partial(requests.names_member, service)
     config.http_protocol_class = service.connections.protocol(config.http_protocol_class)  # type: ignore[assignment]
     config.loaded_app = service.connections.guard(config.loaded_app)
     server = uvicorn.Server(config)
@@ -110,6 +115,7 @@ def serve(
                 tell(f"from version {service.rounds.state.version + 1} on: {change}")
             gc.collect()
             gc.freeze()  # what is there now stays: searching it for garbage again and again would stop polls for 50 ms
+            gc.set_threshold(*GARBAGE_THRESHOLDS)
             server.run(sockets=[listening, *(listening.dup() for _ in range(ACCEPTS_A_TURN - 1))])
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending already

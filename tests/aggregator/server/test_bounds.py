@@ -5,7 +5,6 @@ Each attack goes on while an honest device asks for the round. The server's memo
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import subprocess
@@ -25,7 +24,6 @@ from homeroom.federation.network.client import Client, join
 from homeroom_aggregator.admin.configuration import DeviceLimits, DistrictConfiguration, RequestLimits
 from homeroom_aggregator.admin.configuration_file import write_file
 from homeroom_aggregator.admin.folder import invite_devices, read_facts
-from homeroom_aggregator.server.connections import ClientConnection, Connections
 
 MOST_GROWTH_MB = 40
 SLOWEST_S = 5.0  # an honest request on a busy machine
@@ -197,16 +195,6 @@ def test_who_does_not_read_its_answers_is_hung_up_on(server: Server, attack: Att
             return int(sent(line, ask, 20_000_000, 8.0) >= 20_000_000)
 
     under(server, attack, hostile)
-
-
-def test_the_next_request_may_begin_before_the_work_of_the_one_before_has_ended() -> None:
-    connection = ClientConnection(Connections(RequestLimits()), asyncio.Protocol)
-    connection.begin()  # its answer is read to the end, while the server still closes the file
-    connection.begin()
-    connection.end()
-    assert connection.answering
-    connection.end()
-    assert not connection.answering
 
 
 def test_whoever_asks_a_plain_server_for_tls_is_told_at_once(server: Server) -> None:

@@ -84,10 +84,11 @@ def test_who_sends_no_end_of_headers_or_slow_ones_later_is_hung_up_on(tmp_path: 
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"GET /\xff HTTP/1.1\r\nhost: x\r\n\r\n",
         b"POST /v1/join HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n",
-        b"POST /v1/join HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nZZ\r\n",
+        b"POST /v1/join HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n",
+        b"\r\nGET /v1/health HTTP/1.1\r\nhost: x\r\n\r\n",
         b"NONSENSE\r\n\r\n",
     ],
-    ids=["tls", "not ascii", "negative length", "no chunk", "no request"],
+    ids=["tls", "not ascii", "negative length", "two lengths", "empty line", "no request"],
 )
 def test_what_is_no_http_is_refused_in_the_same_words(service: Service, address: str, said: bytes) -> None:
     with connect(address) as line:
