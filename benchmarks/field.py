@@ -2,6 +2,7 @@
 
     python benchmarks/field.py --json field.json
     python benchmarks/field.py --only sound,names          some groups; --kind "HEIC" those whose name has a word
+    python benchmarks/field.py --docs docs/files.md        writes the page of what is promised of each, and runs nothing
 
 Every input is made here. A device of its own takes each in by its commands, or by the agent's inbox, in a process of
 its own; then the store is opened and read. Needs the tests' bundles, and so the exporter. Three ends must not happen: a
@@ -21,12 +22,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+import field_exports  # noqa: E402
 import field_histories  # noqa: E402
 import field_inbox  # noqa: E402
 import field_media  # noqa: E402
@@ -34,6 +37,21 @@ import field_sheets  # noqa: E402
 from field_kind import Kind, Outcome, Verdict, verdict  # noqa: E402
 from peers.verdict import finish, limited  # noqa: E402
 
+GROUPS = {  # with the heading of each in the page
+    "picture": "Pictures",
+    "sound": "Sounds",
+    "text": "Texts",
+    "sheet": "Sheets",
+    "number": "Numbers in sheets",
+    "label": "Labels in sheets",
+    "file": "Files of samples, and exports",
+    "history": "Histories of answers",
+    "name": "Names of people",
+    "consent": "Consent and retention",
+    "correction": "Corrections",
+    "folder": "Folders",
+    "inbox": "The agent's inbox",
+}
 LIMIT_S = 120.0  # for the whole of a kind
 SLOWEST_S = 5.0
 MEGABYTES = 400.0
@@ -85,6 +103,37 @@ def take_in(kind: Kind, prepared: Path, folder: Path) -> Outcome:
     return Outcome(left=left, **made)
 
 
+def every_kind() -> list[Kind]:
+    """All kinds of input, whether they can be made here or not."""
+    return [
+        *field_media.kinds(),
+        *field_sheets.kinds(),
+        *field_exports.kinds(),
+        *field_histories.kinds(),
+        *field_inbox.kinds(),
+    ]
+
+
+def page(kinds: Sequence[Kind]) -> str:
+    """The page of docs/: what is promised of each kind of input, in Markdown."""
+    lines = [
+        "# What becomes of each kind of file",
+        "",
+        "What teachers have, and what is promised of it. `python benchmarks/field.py --docs docs/files.md`",
+        "writes it; `python benchmarks/field.py --json field.json` tries each row with a device's commands, the inbox",
+        "with its agent. How files are written stands in [cli.md](cli.md#samples), what is flagged as poor in",
+        "[quality.md](quality.md). A refusal changes nothing, and says what was wrong, where, and what to do.",
+    ]
+    for group in dict.fromkeys([*GROUPS, *(kind.group for kind in kinds)]):
+        rows = [f"| {_cell(kind.name)} | {_cell(kind.wanted)} |" for kind in kinds if kind.group == group]
+        lines += ["", f"## {GROUPS[group]}", "| what | becomes |", "|---|---|", *rows] if rows else []
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
 def row(kind: Kind, prepared: Path, folder: Path) -> dict[str, Any]:
     """A kind's row of the table."""
     try:
@@ -110,7 +159,7 @@ def targets(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         limited("kinds of input", len(rows), LEAST_KINDS, at_least=True),
         *(limited(each.value, counts[each.value], 0) for each in bad),
-        limited("slowest input, seconds", max(one["seconds"] for one in rows), SLOWEST_S),
+        limited("slowest input, seconds of processor time", max(one["seconds"] for one in rows), SLOWEST_S),
         limited("largest peak, megabytes", max(one["megabytes"] for one in rows), MEGABYTES),
     ]
 
@@ -121,9 +170,16 @@ def main() -> None:
     parser.add_argument("--only", default="", help="groups, separated by commas")
     parser.add_argument("--kind", default="", help="a part of a kind's name")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--docs", type=Path, help="write the page of what is promised there")
     options = parser.parse_args()
+    if options.docs:
+        options.docs.write_text(page(every_kind()), encoding="utf-8")
+        return
     groups, began = set(filter(None, options.only.split(","))), time.monotonic()
-    kinds = [*field_media.kinds(), *field_sheets.kinds(), *field_histories.kinds(), *field_inbox.kinds()]
+    absent = sorted({one.needs for one in every_kind() if one.needs and not find_spec(one.needs)})
+    if absent:
+        print(f"not tried, as these are not installed: {', '.join(absent)}")
+    kinds = [one for one in every_kind() if one.needs not in absent]
     kinds = [one for one in kinds if (not groups or one.group in groups) and options.kind in one.name]
     with tempfile.TemporaryDirectory(prefix="homeroom-field-") as scratch, ThreadPoolExecutor(options.workers) as pool:
         prepared = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Kind:
     given, OUT for a folder beside it, FILE:… for a sheet with these lines, FIRST-ID for the id of the first sample.
     inbox: whether it comes by the agent's inbox.
     tracing: whether the device reads histories of answers.
+    needs: a module without which it cannot be made here, and is not tried.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Kind:
     then: tuple[tuple[str, ...], ...] = ()
     inbox: bool = False
     tracing: bool = False
+    needs: str = ""
 
 
 def verdict(kind: Kind, outcome: Outcome) -> Verdict:
@@ -78,3 +80,15 @@ def verdict(kind: Kind, outcome: Outcome) -> Verdict:
 
 def right_if(condition: bool) -> Verdict:
     return Verdict.RIGHT if condition else Verdict.WRONG
+
+
+def and_said(kind: Kind, *said: str) -> Kind:
+    """The kind, right only where the commands also said one of the words."""
+    judge = kind.judge
+    assert judge is not None
+
+    def judged(outcome: Outcome) -> Verdict:
+        told = any(word.lower() in outcome.said.lower() for word in said)
+        return judge(outcome) if told else Verdict.WRONG
+
+    return replace(kind, judge=judged)

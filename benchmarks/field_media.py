@@ -7,6 +7,7 @@ import math
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from field_kind import Kind, Outcome, Verdict, right_if
+from field_kind import Kind, Outcome, Verdict, and_said, right_if
 
 SOUND_RATE = 16_000
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(range(256)) * 8
 M4A = b"\0\0\0\x20ftypM4A \0\0\0\0M4A mp42isom\0\0\0\0" + bytes(range(256)) * 8
 WEBM = b"\x1aE\xdf\xa3\x9fB\x86\x81\x01B\xf7\x81\x01B\xf2\x81\x04B\xf3\x81\x08B\x82\x84webm" + bytes(512)
-AMR = b"#!AMR\n" + bytes(range(64)) * 16
+AMR = b"#!AMR\n\x3c"  # cut short in its first frame
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d" * 32 + b"\nsize 12345\n"
 LOGIN_PAGE = (
     b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Sign in to the school's network</body></html>"
@@ -287,8 +288,8 @@ def drawings() -> list[Kind]:
 def not_pictures() -> list[Kind]:
     jpeg = encoded(Image.fromarray(scene((400, 300))), "JPEG")
     cases: list[tuple[str, str, Callable[[], bytes], tuple[str, ...]]] = [
-        ("HEIC of an iPhone", "a.heic", lambda: HEIC, ("HEIC",)),
-        ("HEIC called .jpg", "a.jpg", lambda: HEIC, ("HEIC",)),
+        ("HEIC, damaged or without the extra `heic`", "a.heic", lambda: HEIC, ("HEIC",)),
+        ("HEIC called .jpg, the same", "a.jpg", lambda: HEIC, ("HEIC",)),
         ("JPEG cut short", "a.jpg", lambda: jpeg[: len(jpeg) // 2], ("damaged", "cut")),
         ("JPEG with a damaged header", "a.jpg", lambda: jpeg[:4] + b"\0" * 40 + jpeg[44:], ()),
         ("empty file", "a.png", lambda: b"", ("empty", "0 bytes")),
@@ -347,9 +348,9 @@ def sound_formats() -> list[Kind]:
         ("MP3 with a title", "a.mp3", lambda: b"ID3\x04\0\0\0\0\0\x0a" + bytes(10) + written(wave, "MP3")),
         ("AIFF", "a.aiff", lambda: written(wave, "AIFF")),
         ("WAV called .mp3", "a.mp3", lambda: written(wave, "WAV", "PCM_16")),
-        ("WAV whose header says length 0", "a.wav", streamed),
     ]
-    return [sound(name, file, make, loud, heard) for name, file, make in files]
+    to_its_end = sound("WAV whose header says length 0", "a.wav", streamed, "read to its end, and said", heard)
+    return [*(sound(name, file, make, loud, heard) for name, file, make in files), and_said(to_its_end, "no length")]
 
 
 def recordings() -> list[Kind]:
@@ -358,23 +359,74 @@ def recordings() -> list[Kind]:
     opposite = np.stack([wave, -wave], 1)
     late = np.concatenate([np.zeros(3 * SOUND_RATE, np.float32), wave])
     hours = np.zeros(3_600 * 8_000 * 4, np.int16)
-    cut = written(wave, "WAV", "PCM_16")
+    cut, named = written(wave, "WAV", "PCM_16"), "refused, with its format and the extra that reads it"
     return [
         sound("stereo with one side silent", "a.wav", lambda: written(one_side, "WAV"), "the side that speaks", heard),
         sound("stereo in anti-phase", "a.wav", lambda: written(opposite, "WAV"), "does not cancel", heard),
         sound("three seconds of quiet before the word", "a.wav", lambda: written(late, "WAV"), "the word", heard),
-        sound("WAV cut short", "a.wav", lambda: cut[: len(cut) // 2], "read to its end, and said", heard),
+        and_said(
+            sound("WAV cut short", "a.wav", lambda: cut[: len(cut) // 2], "read to its end, and said", heard),
+            "cut short",
+        ),
         sound(
             "four hours in 1 MB of FLAC", "a.flac", lambda: written(hours, "FLAC", rate=8_000), "refused", None, "long"
         ),
-        sound("m4a of a phone", "a.m4a", lambda: M4A, "read, or its format is named", None, "m4a", "AAC", "MP4"),
-        sound("webm of a browser", "a.webm", lambda: WEBM, "read, or its format is named", None, "webm"),
-        sound("amr of an old phone", "a.amr", lambda: AMR, "read, or its format is named", None, "amr"),
+        sound("m4a, damaged or without the extra `av`", "a.m4a", lambda: M4A, named, None, "m4a", "AAC", "MP4"),
+        sound("webm, damaged or without the extra `av`", "a.webm", lambda: WEBM, named, None, "webm"),
+        sound("amr, damaged or without the extra `av`", "a.amr", lambda: AMR, named, None, "amr"),
         sound("empty sound file", "a.wav", lambda: b"", "refused", None, "empty", "0 bytes"),
         sound("text called .wav", "a.wav", lambda: b"hello", "refused", None, "not a sound"),
         sound("sound with NaN", "a.wav", lambda: written(wave * np.float32("nan"), "WAV", "FLOAT"), "refused", None),
     ]
 
 
+# What extras read
+
+
+def heic() -> bytes:
+    import pillow_heif
+
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(rgb()).save(buffer, quality=90)
+    return buffer.getvalue()
+
+
+def recorded(container: str, codec: str, rate: int) -> bytes:
+    """The word in another container, through PyAV."""
+    import av
+
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container) as file:
+        stream: Any = file.add_stream(codec, rate=rate, layout="mono")
+        stream.bit_rate = 12_200 if rate == 8_000 else 64_000
+        frame = av.AudioFrame.from_ndarray((word(rate=rate) * 32_767).astype(np.int16)[None], "s16", "mono")
+        frame.sample_rate, frame.pts = rate, 0
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            file.mux(packet)
+    return buffer.getvalue()
+
+
+def by_extras() -> list[Kind]:
+    pictures = [
+        picture("HEIC of an iPhone, with the extra `heic`", "a.heic", heic, "the picture as it looks", looks_right),
+        picture("HEIC called .jpg, with the extra `heic`", "a.jpg", heic, "the picture as it looks", looks_right),
+    ]
+    containers = {
+        "m4a of a phone": ("a.m4a", "ipod", "aac", 44_100),
+        "raw AAC": ("a.aac", "adts", "aac", 44_100),
+        "3gp of a phone": ("a.3gp", "3gp", "aac", 32_000),
+        "webm of a browser": ("a.webm", "webm", "libopus", 48_000),
+        "amr of an old phone": ("a.amr", "amr", "libopencore_amrnb", 8_000),
+    }
+    sounds = [
+        sound(f"{name}, with the extra `av`", file, partial(recorded, *how), "heard as it was spoken", heard)
+        for name, (file, *how) in containers.items()
+    ]
+    return [
+        *(replace(one, needs="pillow_heif") for one in pictures),
+        *(replace(one, needs="av") for one in sounds),
+    ]
+
+
 def kinds() -> list[Kind]:
-    return [*formats(), *tones(), *drawings(), *not_pictures(), *sound_formats(), *recordings()]
+    return [*formats(), *tones(), *drawings(), *not_pictures(), *sound_formats(), *recordings(), *by_extras()]

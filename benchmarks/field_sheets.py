@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,8 +85,8 @@ def texts() -> list[Kind]:
             words("\u0645\u0631\u062d\u0628\u0627"),
             (),
         ),
-        ("typographic quotes", "\u201cthe cat\u201d", "kept", words("\u201cthe cat\u201d"), ()),
-        ("a line break inside a cell", '"the cat\nsleeps"', "kept", words("the cat\nsleeps"), ()),
+        ("typographic quotes", "\u201cthe cat\u201d", "as straight ones", words('"the cat"'), ()),
+        ("a line break inside a cell", '"the cat\nsleeps"', "a space", words("the cat sleeps"), ()),
         ("a no-break space", "the\u00a0cat", "a space", words("the cat"), ()),
         ("a NUL character", "ca\0t", "refused or without it", words("cat"), ("NUL", "\\x00", "character")),
         ("a text longer than the model reads", LONG, "said", words(LONG, said=("longer", "cut")), ()),
@@ -183,7 +182,7 @@ def label_cells() -> list[Kind]:
         label("an empty label", "", "no label, and said", labels({}, said=("no label", "0 labelled", "not labelled"))),
         label("a number with a decimal comma", "12,5", "12.5", labels({"weight": 12.5}), task="weight"),
         label("a number far from all others", "1e308", "refused", None, "far from", task="weight"),
-        label("true and false", "TRUE", "no, this task asks for names", None, "TRUE"),
+        label("true and false", "TRUE", "refused, since this task asks for names", None, "TRUE"),
         sheet("40 slips in 5,000 rows", many, "all named in one run", None, "40", group="label"),
         sheet("40 slips, the good rows wanted", many, "4,960 rows", good_rows, group="label", options=("--skip-bad", "bad.csv")),
         sheet("a label in the wrong order of columns", "label.category,word\ncat,a cat\n", "taken", cat, group="label"),
@@ -210,32 +209,8 @@ def other_files() -> list[Kind]:
         sheet("a Word document", b"PK\x03\x04" + bytes(100), "refused", None, "docx", file="lesson.docx", group="file"),
         sheet("a file in capitals", "word,label.category\na cat,cat\n", "taken", cat, file="Lesson.CSV", group="file"),
         sheet("Moodle's export", "First name,Surname,Response 1,Grade/10.00\nAda,L,a cat,8.00\n", "refused, naming --map", None, "map", group="file"),
-        sheet("Google Forms' export, mapped", '"Timestamp","Which animal?"\n"2026/01/02 10:00:00","cat"\n', "the answer as label", labels({"category": "cat"}), "input", group="file", options=("--map", "Which animal?=label.category", "--ignore", "Timestamp")),
     ]  # fmt: skip
-    return kinds + (excel() if importlib.util.find_spec("openpyxl") else [])
-
-
-def excel() -> list[Kind]:
-    """Sheets of Excel, where a library to write them is there."""
-
-    def write(folder: Path, rows: Sequence[Sequence[Any]], merged: str = "") -> Path:
-        import openpyxl
-
-        book = openpyxl.Workbook()
-        for row in rows:
-            book.active.append(list(row))
-        if merged:
-            book.active.merge_cells(merged)
-        book.save(folder / "lesson.xlsx")
-        return folder / "lesson.xlsx"
-
-    names, cat = ("facts.legs", "facts.kilograms", "label.category"), facts({"legs": 4.0, "kilograms": 4.5})
-    return [
-        Kind("Excel", "file", "the cells", partial(write, rows=[names, (4, 4.5, "cat")]), cat),
-        Kind("Excel with empty rows", "file", "passed over", partial(write, rows=[names, (), (4, 4.5, "cat")]), cat),
-        Kind("Excel with a formula never computed", "file", "refused", partial(write, rows=[names, (4, "=2+2.5", "cat")]), None, ("formula",)),
-        Kind("Excel with a title above", "file", "refused, or passed over", partial(write, rows=[("My lesson",), names, (4, 4.5, "cat")], merged="A1:C1"), cat, ("title", "column")),
-    ]  # fmt: skip
+    return kinds
 
 
 # People
@@ -423,7 +398,7 @@ def folders() -> list[Kind]:
         folder_kind("a link out of the folder", "not followed, and named", linked, named(said=("b.png",)), "b.png"),
         folder_kind("a pipe", "not read, and named", piped, named(said=("b.png",)), "b.png"),
         folder_kind("an empty folder", "refused", lambda f: f, None, "no pictures"),
-        folder_kind("a zip of media", "read, or refused", zipped, None, "zip"),
+        folder_kind("a zip of media", "refused", zipped, None, "zip"),
     ]  # fmt: skip
 
 

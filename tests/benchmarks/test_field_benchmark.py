@@ -43,7 +43,7 @@ def test_bounds_count_every_bad_end() -> None:
     assert [met[each.value] for each in (Verdict.WRONG, Verdict.LOST, Verdict.TRACEBACK, Verdict.UNCLEAR)] == [
         False
     ] * 4
-    assert met["slowest input, seconds"]
+    assert met["slowest input, seconds of processor time"]
 
 
 def test_a_kind_runs_from_file_to_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,3 +54,15 @@ def test_a_kind_runs_from_file_to_verdict(tmp_path: Path, monkeypatch: pytest.Mo
     made = field.row(commas, prepared, tmp_path / "run")
     assert made["verdict"] == Verdict.RIGHT.value, made["happened"]
     assert not (tmp_path / "run").exists()
+
+
+def test_the_page_of_files_is_the_list_of_kinds() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "files.md"
+    made = field.page(field.every_kind())
+    assert page.read_text(encoding="utf-8") == made, "python benchmarks/field.py --docs docs/files.md"
+    assert len({(kind.group, kind.name) for kind in field.every_kind()}) == len(field.every_kind()) >= field.LEAST_KINDS
+
+
+def test_a_kind_that_cannot_be_made_here_stands_in_the_page_too() -> None:
+    kinds = [replace(KIND, name="a|b", needs="no_such_module")]
+    assert "| a\\|b | taken |" in field.page(kinds)

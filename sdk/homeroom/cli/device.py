@@ -193,7 +193,8 @@ def predict(directory: Path, inputs: tuple[str, ...], profile: str | None, machi
         shown = "-" if answer.best is None else kind.show(task, answer.best)
         if answer.best is not None and not isinstance(answer.best, list) and answer.probabilities:
             shown += f" ({answer.probabilities[kind.own_label(task, answer)]:.0%})"
-        say(f"{task.name}: {shown}" + ("" if answer.sure else f"  not sure: {answer.reason}"))
+        told = f"  ({answer.reason})" if answer.reason else ""
+        say(f"{task.name}: {shown}" + (told if answer.sure else f"  not sure: {answer.reason}"))
 
 
 @click.command()

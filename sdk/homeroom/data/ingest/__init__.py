@@ -43,7 +43,8 @@ def remember_columns(intake: Intake) -> None:
     """Remembers beside each sheet that was read what a person said of its columns; the intake notes it."""
     options = intake.options
     for sheet in intake.sheets if options.columns or options.ignore else ():
-        intake.note(remember(sheet, options))
+        if sentence := remember(sheet, options):
+            intake.note(sentence)
 
 
 def read_samples(path: Path, manifest: Manifest) -> Iterator[StoredSample]:

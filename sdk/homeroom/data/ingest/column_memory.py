@@ -70,11 +70,16 @@ def recall(sheet: Path, intake: Intake) -> ReadOptions:
 
 
 def remember(sheet: Path, options: ReadOptions) -> str:
-    """Remembers what a person said of a sheet's columns, durably; returns a sentence on it for the receipt."""
+    """Remembers what a person said of a sheet's columns, durably; returns a sentence on it for the receipt.
+
+    Empty, and nothing is remembered, where the sheet has none of these columns.
+    """
     said = [*options.columns, *options.ignore]
     header = _header(_first_lines(sheet, said), said)
     columns = {column: name for column, name in options.columns.items() if column in header}
     ignore = tuple(name for name in header if name in options.ignore)
+    if not columns and not ignore:
+        return ""
     entry = RememberedSheet(
         sheet=sheet.name, header=tuple(header), columns=columns, ignore=ignore, decimal=options.decimal
     )
