@@ -12,6 +12,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -22,8 +23,10 @@ from homeroom.system.clock import now
 from homeroom.system.files import make_directory, open_private, read_small, refusal, sync_directory, write_durable
 from homeroom.system.sqlite import copy_database
 from homeroom_aggregator.admin import folder as district
+from homeroom_aggregator.admin import lost_log
 from homeroom_aggregator.admin.configuration_file import CONFIGURATION_FILE
 from homeroom_aggregator.admin.folder import BACKUP_FILE, LOG_FILE
+from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.schema import NEWEST_VERSION
 
@@ -35,11 +38,25 @@ OPTIONAL_FILES = (CONFIGURATION_FILE, district.ROSTER_FILE, district.SEALING_KEY
 
 
 class BackupContents(msgspec.Struct, frozen=True, kw_only=True):
-    """backup.json. `files`: SHA-256 by path; `version`: the newest version of theta in it."""
+    """backup.json. `files`: SHA-256 by path; `version`: the newest version of theta in it; `at`: when it was made."""
 
     format: int = 1
     files: dict[str, str]
     version: int
+    at: str = ""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A restore. `version`: which it released. `since`: from when on the backup knows nothing, UTC, ISO 8601.
+
+    done: acts of the lost log that were done again, by kind. unknown: kinds of acts since then that are lost.
+    """
+
+    version: int
+    since: str
+    done: dict[str, int]
+    unknown: tuple[str, ...]
 
 
 def backup(folder: Path, out: Path) -> BackupContents:
@@ -49,6 +66,7 @@ def backup(folder: Path, out: Path) -> BackupContents:
         raise InputError("is there already", where=str(out), remedy="name a new folder")
     if out.resolve().is_relative_to(folder.resolve()):
         raise InputError("lies in the folder that it would copy", where=str(out), remedy="name one outside of it")
+    begun = audit.timestamp()
     with _whole(out) as beside:
         make_directory(beside)
         for name in (*REQUIRED_FILES, *OPTIONAL_FILES):
@@ -60,28 +78,37 @@ def backup(folder: Path, out: Path) -> BackupContents:
             with contextlib.closing(Log(folder / LOG_FILE, exclusive=False)) as log:
                 copy_database(log.database, beside / LOG_FILE)
             version = _newest(beside / LOG_FILE)
-        contents = BackupContents(files=_digests(beside), version=version)
+        contents = BackupContents(files=_digests(beside), version=version, at=begun)
         write_durable(beside / BACKUP_FILE, msgspec.json.format(msgspec.json.encode(contents), indent=1))
     return contents
 
 
-def restore(source: Path, folder: Path) -> BackupContents:
+def restore(source: Path, folder: Path, lost: Path | None = None) -> Restored:
     """Put a backup in place as FOLDER, which must not exist; StoreError if a byte of the backup has changed.
 
     Its theta is released once more there, under a number above all that devices may have seen since the backup.
+    lost: the folder that it replaces, where its log is still there; what was taken away since is done again.
     """
     contents = _read(source)
     if folder.exists():
         raise InputError("is there already", where=str(folder), remedy="move it away first; nothing is overwritten")
     if wrong := {name for name, _ in _digests(source).items() ^ contents.files.items()}:
         raise StoreError(f"{min(wrong)} is not as it was saved", where=str(source), remedy="take another backup")
+    if LOG_FILE not in contents.files and lost:
+        raise InputError("has no log, which --from-lost could go on from", where=str(source), remedy="leave it out")
+    acts = (
+        lost_log.read_lost_acts(lost, source / LOG_FILE) if lost else lost_log.LostActs(unknown=tuple(lost_log.KINDS))
+    )
+    restored = Restored(contents.version, contents.at, {}, acts.unknown)
     with _whole(folder) as beside:
         _copy_tree(source, beside)
         (beside / BACKUP_FILE).unlink()
         if (beside / LOG_FILE).exists():
             with contextlib.closing(district.open_rounds(beside)) as rounds:
-                rounds.continue_at(restore_version_number(now()))
-    return contents
+                since = contents.at or audit.newest_time(rounds.log.database)
+                rounds.continue_at(restore_version_number(now()), since=since, unknown=list(acts.unknown))
+                restored = Restored(rounds.state.version, since, lost_log.do_again(rounds, acts), acts.unknown)
+    return restored
 
 
 @contextlib.contextmanager

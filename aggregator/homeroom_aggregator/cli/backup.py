@@ -10,7 +10,8 @@ from homeroom.cli.parameters import FOLDER
 
 UNDONE = (
     "what was done after the backup is undone: keys that were revoked, consents that were withdrawn and updates that "
-    "were withdrawn or unlearned since then count again, until you do it again (the dashboard reminds of it)"
+    "were withdrawn or unlearned since then count again, until you do it again (the dashboard reminds of it); "
+    "devices ask for unlearning again as they sync, except those of earlier versions of Homeroom"
 )
 
 
@@ -32,13 +33,22 @@ def backup(folder: Path, out: Path) -> None:
 @click.command()
 @click.argument("folder", type=FOLDER)
 @click.argument("saved", type=FOLDER)
-def restore(folder: Path, saved: Path) -> None:
+@click.option("--from-lost", "lost", type=FOLDER, help="The replaced folder, moved away: what was taken away holds.")
+def restore(folder: Path, saved: Path, lost: Path | None) -> None:
     """Make FOLDER from the backup SAVED, after checking every byte of it.
 
-    Example: homeroom district restore district/ backup-monday/
+    With --from-lost, unlearning, revoked keys, used and taken-back invitations and withdrawn consents since the backup
+    are done again from the old folder's log; without it they are undone, and people have to repeat them.
+    Example: homeroom district restore district/ backup-monday/ --from-lost district.old/
     """
     from homeroom_aggregator.admin.backup import restore as run
 
-    contents = run(saved, folder)
-    click.echo(f"{folder}: version {contents.version}")
-    click.echo(UNDONE, err=True)
+    restored = run(saved, folder, lost)
+    click.echo(f"{folder}: version {restored.version}")
+    if lost:
+        done = ", ".join(f"{kind}: {count}" for kind, count in restored.done.items() if count) or "nothing"
+        click.echo(f"done again from {lost}: {done}")
+        click.echo("consents and invitations that were given since the backup are not here: give them again")
+    if restored.unknown:
+        click.echo(f"not known since {restored.since or 'the backup'}: {', '.join(restored.unknown)}", err=True)
+        click.echo(UNDONE, err=True)

@@ -291,8 +291,8 @@ class Rounds(LoggedState):
         database = self.log.waiting or self.log.database
         return lambda exact: correlated_noise.add_noise(database, version, exact, privacy, bits)
 
-    def continue_at(self, version: int) -> None:
-        """Release the present theta once more as `version`, which must be a higher number than any before."""
+    def continue_at(self, version: int, **about: Any) -> None:
+        """Release the present theta once more as `version`, a higher number than any before. about: for the audit."""
         before, where = self.state.version, str(self.log.database.path)
         if version <= before:
             why = f"its newest version is {before}, and the clock would give the next one {version}"
@@ -302,7 +302,7 @@ class Rounds(LoggedState):
             self._undos.append(lambda: setattr(self.state, "version", before))
             self.state.version = self._oldest_base = version
             body = self._put_version(number, {})
-            audit.record(self.log.database, "restored", version=version, after=before, sha256=digest(body))
+            audit.record(self.log.database, "restored", version=version, after=before, sha256=digest(body), **about)
 
     def withdraw(self, update_id: str, member: str) -> bool:
         """Unlearn an update of this member; False where it is another's, or so old that its bytes are gone.

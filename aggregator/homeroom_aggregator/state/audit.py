@@ -51,6 +51,12 @@ def records(database: Database, after: int = 0, most: int = -1) -> Iterator[Audi
         yield AuditRecord(number, at, event, json.loads(about), chained)
 
 
+def newest_time(database: Database) -> str:
+    """When the newest entry was written; "" where there is none."""
+    row = database.one("SELECT at FROM audit ORDER BY number DESC LIMIT 1")
+    return str(row[0]) if row else ""
+
+
 def verify(database: Database) -> tuple[int, str, str | None]:
     """Checks the chain; returns (number of entries, the newest digest, a sentence about an error or None)."""
     before, count = "", 0

@@ -9,6 +9,7 @@ import click
 
 from homeroom.cli.options import as_json, json_text, opened, plain, say, with_bundle
 from homeroom.cli.parameters import FOLDER, INVITATION, PATH
+from homeroom.cli.receipt import counted
 
 
 @click.command()
@@ -117,11 +118,11 @@ def sync(directory: Path, machine: bool) -> None:
     if report.secure:
         say(f"secure round: {report.secure}")
     else:
-        say(f"sent {len(report.sent)} updates ({report.sent_bytes / 1e6:.2f} MB)")
+        say(f"sent {counted(len(report.sent), 'update')} ({report.sent_bytes / 1e6:.2f} MB)")
     for update_id, reason in report.refused.items():
         say(f"  refused {update_id[:8]}: {reason}")
     if report.unlearned:
-        say(f"asked to unlearn {len(report.unlearned)} updates")
+        say(f"asked to unlearn {counted(len(report.unlearned), 'update')}")
     if report.bounded:
         click.echo(
             f"{len(report.bounded)} updates are in private releases: what these tell of them is bounded, not undone"

@@ -17,6 +17,10 @@ LARGEST_WHOLE = (1 << 62) - 1  # a whole number that MessagePack, JSON and SQLit
 class Finite(click.FloatRange):
     """A number that is neither infinite nor nan: nan passes every comparison of `click.FloatRange`."""
 
+    def _describe_range(self) -> str:
+        """What help says of the range: nothing where there is none, in place of click's `x<=None`."""
+        return "" if self.min is None and self.max is None else super()._describe_range()
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """A finite number in the range, or a usage error."""
         number = float(super().convert(value, param, ctx))

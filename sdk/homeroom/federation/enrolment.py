@@ -166,9 +166,9 @@ def set_network(store: Store, **changes: str) -> NetworkSettings:
     try:
         network = msgspec.convert({**msgspec.structs.asdict(known), **changes}, NetworkSettings)
     except msgspec.ValidationError as problem:
-        raise InputError(
-            f"no such setting: {problem}", remedy="an address is https://name, a proxy http://name:port"
-        ) from None
+        name = str(problem).rpartition("$.")[2].rstrip("`")
+        says = f"{str(changes.get(name, ''))[:80]!r} is no {name}" if name in changes else f"no such setting: {problem}"
+        raise InputError(says, remedy="an address is https://name, a proxy http://name:port") from None
     check_urls(network)
     _check_address(store, network.address)
     NETWORK.write(store, network)

@@ -153,7 +153,9 @@ def describe(status: secagg.RoundStatus, did: str = "") -> str:
     came += f", but {status.hindrance}" if status.hindrance else ""
     names = ", ".join(key[:12] for key in status.missing)
     hours = f"{max(1, round(status.left_s / 3600))} h at most" if status.left_s else "until enough have come"
-    return f"{did} ({came}; missing: {names}; {hours})" if names else f"{did} ({came})"
+    short = status.needed - status.arrived
+    missing = f"{short} more of" if 0 < short < len(status.missing) else "missing"
+    return f"{did} ({came}; {missing}: {names}; {hours})" if names else f"{did} ({came})"
 
 
 def _newest_update(context: SecureRoundContext, notice: secagg.Notice) -> Update | None:

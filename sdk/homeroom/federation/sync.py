@@ -33,6 +33,7 @@ from homeroom.system.clock import now
 if TYPE_CHECKING:
     from homeroom.federation.network.client import Client
 
+RESTORED_STEP = 100  # a restored aggregator's version is at least so much above; asking again after others does no harm
 DOWNLOADS_FOLDER = "downloads"  # of unfinished downloads, in the device's directory
 
 WAITING = json_record("identity.waiting", tuple[int, int])  # updates for the next version, as the aggregator last told
@@ -247,6 +248,8 @@ def use_global(
     worse, clip = clearly_worse(theirs, ours), {}
     if header.clip_norm is not msgspec.UNSET:
         clip["clip_norm"] = header.clip_norm
+    if header.version - after >= RESTORED_STEP:
+        store.outbox.ask_unlearning_again()
     with store.step("global theta", header.version):
         version_id = store.versions.put(
             theta, "global", header.version, version_facts(bundle, devices=header.devices, **clip)

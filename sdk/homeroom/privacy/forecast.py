@@ -62,7 +62,8 @@ class ReleaseForecast:
         needs = [f"about {_two_digits_up(self.devices * self.noise_at_end):,} devices"]
         if not self.by_subject:
             needs.append(f"--subjects (with {USUAL_SUBJECTS}: {_rounded(self.noise_at_end * SUBJECTS_FACTOR)} times)")
-        needs.append(f"at most {int(self.values / self.noise_at_end**2):,} trained values")
+        if values := int(self.values / self.noise_at_end**2):
+            needs.append(f"at most {values:,} trained values")
         return f"{much}: it {less}; it needs {', or '.join(needs)}"
 
 

@@ -125,6 +125,11 @@ class Outbox:
         rows = self._context.database.rows("SELECT update_id FROM unlearning WHERE state = 'pending'")
         return [row[0] for row in rows]
 
+    def ask_unlearning_again(self) -> None:
+        """Asks once more for what was asked: the aggregator may have been restored from before it heard of that."""
+        with self._context.step("unlearning asked again"):
+            self._context.database.write("UPDATE unlearning SET state = 'pending' WHERE state = 'sent'")
+
     def mark_unlearned(self, update_id: str) -> None:
         """Marks an update whose removal the aggregator was asked for."""
         with self._context.step("unlearning asked", 1):

@@ -124,6 +124,7 @@ COUNTS = {
     "district recover": "--key --certificate",
     "district dashboard": "--qr",
     "district rebuild": "--release",
+    "district restore": "--from-lost",
     "district go-back": "--by --why",
     "district upgrade-bundle": "--bundle",
     "district audit show": "--json",

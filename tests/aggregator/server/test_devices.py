@@ -21,8 +21,9 @@ from homeroom.contract.signing import certify, new_key
 from homeroom.contract.update_checks import read_update
 from homeroom.errors import NetworkError, TrustError
 from homeroom.federation import agreement, privacy_ledger
-from homeroom.federation.enrolment import follow_bundle
+from homeroom.federation.enrolment import follow_bundle, set_network
 from homeroom.federation.make_update import queue_newest_update
+from homeroom_aggregator.admin import backup
 from homeroom_aggregator.admin.folder import create_folder, invite_devices, make_invitations, replace_roster
 from homeroom_aggregator.server.service import Service, open_service
 
@@ -116,6 +117,33 @@ def test_two_schools_learn_together_and_one_forgets_a_pupil(
         device.sync()
     assert service.rounds.state.version == 2
     assert service.rounds.verify() == []
+    for device in schools:
+        device.close()
+
+
+def test_a_device_asks_a_restored_aggregator_again_to_unlearn(
+    district: tuple[Service, str], tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, address = district
+    schools = [open_school(tiny_bundle, tmp_path / f"s{n}", monkeypatch, n) for n in range(2)]
+    for number, device in enumerate(schools):
+        enrol(device, service, address, tmp_path, f"s{number}")
+        assert device.train(minutes=1, epochs=1).update == "queued"
+        device.sync()
+    backup.backup(tmp_path / "district", tmp_path / "saved")
+    schools[0].forget(schools[0].store.subjects()[0])
+    (asked,) = schools[0].sync().unlearned
+    assert service.rounds.log.withdrawn(asked)
+    backup.restore(tmp_path / "saved", tmp_path / "again")
+    again = open_service(tmp_path / "again")
+    with running(again) as new_address:
+        set_network(schools[0].store, address=new_address)
+        assert not again.rounds.log.withdrawn(asked)
+        assert schools[0].sync().version == again.rounds.state.version
+        assert schools[0].sync().unlearned == (asked,)
+        assert again.rounds.log.withdrawn(asked)
+        assert schools[0].sync().unlearned == ()
+    again.close()
     for device in schools:
         device.close()
 

@@ -244,11 +244,11 @@ def _close_addresses(service: Service, subject: str, by: officers.Officer, why: 
 
 
 def _tells_restore(service: Service, _: str) -> list[str]:
-    version = queries.unchecked_restore(service.rounds.log.database, DONE_AGAIN)
-    if version is None:
+    restore = queries.unchecked_restore(service.rounds.log.database, DONE_AGAIN)
+    if restore is None:
         raise InputError("no backup was put back since somebody looked")
     return [
-        f"A backup with version {version} was put back. Keys that were revoked, consents that were withdrawn and "
+        f"A backup with version {restore[0]} was put back. Keys that were revoked, consents that were withdrawn and "
         "updates that were withdrawn or unlearned after it was made count again.",
         "Do that again first, under Schools; ask schools that had pupils forgotten. This ends the reminder alone.",
     ]

@@ -153,6 +153,7 @@ def event(name: str, about: Mapping[str, Any]) -> str:
         "private rounds": "Private rounds began",
         "configured": "After version {version} the configuration changed: {changes}",
         "restored": "A backup was put back: version {version} is version {after} again",
+        "invitation taken back": "Invitation {invitation} was taken back by {by}",
         "addresses are learned": "For {days} days the server learns by which addresses devices come",
         "member came by": "A device came by {address}",
         "addresses learned": "From now on the server answers to these addresses and its own alone: {addresses}",

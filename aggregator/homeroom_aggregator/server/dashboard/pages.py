@@ -186,8 +186,9 @@ def _about_server(context: PageContext) -> Iterator[Attention]:
         says = f"takes requests that were signed for any server; devices came by {listed or 'its own names alone'}"
         button = ("Answer to these addresses alone", "do/addresses")
         yield Attention("warn", "The server", "", says, "Once these are all, no other need count", *button)
-    if (version := queries.unchecked_restore(context.database, DONE_AGAIN)) is not None:
-        says = f"with version {version} was put back: what was done after it is undone"
+    if restore := queries.unchecked_restore(context.database, DONE_AGAIN):
+        since = f", since {formatting.moment(restore[1])}," if restore[1] else ""
+        says = f"with version {restore[0]} was put back: what was done after it{since} is undone"
         advice = "Revoke keys, and withdraw consents and updates, again where that was so"
         yield Attention("bad", "A backup", "schools", says, advice, DONE_AGAIN, "do/restored")
     if service.tls_end and service.tls_end < now() + datetime.timedelta(days=CERTIFICATE_WARNING_DAYS):

@@ -152,12 +152,16 @@ def segments(rounds: Rounds, recent: Sequence[VersionRow], pending: PendingUpdat
     return rows
 
 
-def unchecked_restore(database: Database, action: str) -> int | None:
-    """The version that the newest restored backup had, until an officer has chosen this action since."""
-    sql = """SELECT json_extract(about, '$.after') FROM audit WHERE event = 'restored' AND number > coalesce(
+def unchecked_restore(database: Database, action: str) -> tuple[int, str] | None:
+    """The version that the newest restored backup had, and since when what it undid is not known ("": nobody knows).
+
+    None where all of it was done again from the lost log, or an officer has chosen this action since.
+    """
+    sql = """SELECT json_extract(about, '$.after'), coalesce(json_extract(about, '$.since'), '') FROM audit
+             WHERE event = 'restored' AND coalesce(json_array_length(about, '$.unknown'), 1) > 0 AND number > coalesce(
              (SELECT max(number) FROM audit WHERE event = 'ordered' AND json_extract(about, '$.action') = ?), 0)
              ORDER BY number DESC LIMIT 1"""
-    return next((after for (after,) in database.rows(sql, (action,))), None)
+    return next(((after, since) for after, since in database.rows(sql, (action,))), None)
 
 
 def verify_audit(database: Database) -> AuditChain:

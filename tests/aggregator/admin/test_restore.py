@@ -1,0 +1,146 @@
+"""A restore: what was taken away since the backup holds again where the lost log is there, and is named where not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from aggregator.institution import START, School, make_folder, running
+from aggregator.server.officer import confirmed, signed_in, text
+from homeroom.cli.main import homeroom
+from homeroom.errors import InputError, StoreError, TrustError
+from homeroom_aggregator.admin import backup, lost_log
+from homeroom_aggregator.admin.folder import make_invitations, open_rounds, read_secret
+from homeroom_aggregator.merge.rounds import Rounds
+from homeroom_aggregator.server.dashboard import formatting, queries
+from homeroom_aggregator.server.service import open_service
+from homeroom_aggregator.state import audit
+from homeroom_aggregator.state.members import join_with_code
+from homeroom_aggregator.state.one_time_codes import code_digest
+
+A, B, MOOR, LATE = School(), School(), School(), School()
+SERVER = "http://district.example"
+
+
+def invite(folder: Path, school: str) -> str:
+    (invitation,) = make_invitations(folder, SERVER, [(school, "device")], consents={school: "letter"})
+    return invitation.code
+
+
+def send(rounds: Rounds, school: School, delta: float) -> str:
+    return rounds.update(school.update(rounds.configuration, delta, rounds.state.version), school.name)[0]
+
+
+class Lost:
+    """A district that was backed up, went on, and was moved away."""
+
+    def __init__(self, tmp: Path) -> None:
+        folder = make_folder(tmp)
+        self.saved, self.moved, self.again = tmp / "saved", tmp / "moved", tmp / "again"
+        with closing(open_rounds(folder)) as rounds:
+            self.secret, members = read_secret(folder), rounds.members
+            for school, name in ((A, "Hill"), (B, "Lake"), (MOOR, "Moor")):
+                join_with_code(members, self.secret, school.name, invite(folder, name))
+            self.open_code, self.late_code = invite(folder, "Hill"), invite(folder, "Hill")
+            self.forgotten = send(rounds, A, 0.5)
+            send(rounds, B, 0.25)
+            self.waiting = send(rounds, MOOR, 0.125)
+            backup.backup(folder, self.saved)
+            assert rounds.withdraw(self.forgotten, A.name)
+            members.revoke(MOOR.name, by="Ms Lee")
+            members.withdraw_consent("Lake", "the head")
+            members.take_back(code_digest(self.open_code), by="Ms Lee")
+            join_with_code(members, self.secret, LATE.name, self.late_code)
+        folder.rename(self.moved)
+
+
+@pytest.fixture
+def lost(tmp_path: Path) -> Lost:
+    return Lost(tmp_path)
+
+
+def test_what_was_taken_away_holds_again_from_the_lost_log(lost: Lost) -> None:
+    arguments = ["district", "restore", str(lost.again), str(lost.saved), "--from-lost", str(lost.moved)]
+    said = CliRunner().invoke(homeroom, arguments, catch_exceptions=False).output
+    for kind, count in {"unlearning": 1, "withdrawn consents": 1, "invitations taken back": 1}.items():
+        assert f"{kind}: {count}" in said
+    assert "revoked keys and used invitations: 2" in said
+    assert "not known" not in said
+    with closing(open_rounds(lost.again)) as rounds:
+        members = rounds.members
+        assert members.find(MOOR.name) is None
+        assert not members.consented("Lake")
+        assert members.consented("Hill")
+        assert rounds.log.withdrawn(lost.forgotten)
+        assert rounds.log.withdrawn(lost.waiting), "what waited of the revoked key is out"
+        assert rounds.state.pending == 0
+        member = members.find(LATE.name)
+        assert member is not None
+        assert member.school == "Hill"
+        for code in (lost.open_code, lost.late_code):
+            with pytest.raises(TrustError):
+                join_with_code(members, lost.secret, School().name, code)
+        send(rounds, A, 0.0)
+        send(rounds, LATE, 0.0)
+        assert rounds.state.theta.tobytes() == START.tobytes(), "nothing of the forgotten, nor of those who have gone"
+        assert rounds.verify() == []
+        assert audit.verify(rounds.log.database)[2] is None
+        assert queries.unchecked_restore(rounds.log.database, "") is None
+
+
+def test_without_the_lost_log_the_losses_are_named_until_an_officer_says_they_are_repeated(lost: Lost) -> None:
+    arguments = ["district", "restore", str(lost.again), str(lost.saved)]
+    said = CliRunner().invoke(homeroom, arguments, catch_exceptions=False).output
+    since = json.loads((lost.saved / "backup.json").read_text())["at"]
+    assert f"not known since {since}: " in said
+    for kind in lost_log.KINDS:
+        assert kind in said
+    with (
+        closing(open_service(lost.again)) as service,
+        running(service) as address,
+        signed_in(service, address) as browser,
+    ):
+        undone = f"what was done after it, since {formatting.moment(since)}, is undone"
+        assert undone in text(browser.get("/dashboard").text)
+        form = confirmed(browser, "/do/restored", "lists of Ms Lee")
+        assert browser.post("/dashboard/do/restored", data=form).status_code == 200
+        assert undone not in text(browser.get("/dashboard").text)
+
+
+def test_a_folder_of_another_history_is_refused_and_nothing_is_restored(lost: Lost, tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    open_rounds(tmp_path / "district").close()
+    with pytest.raises(InputError, match="does not go on from this backup"):
+        backup.restore(lost.saved, lost.again, tmp_path / "district")
+    with pytest.raises(InputError, match=r"has no log\.db"):
+        backup.restore(lost.saved, lost.again, tmp_path)
+    assert not lost.again.exists()
+
+
+def test_a_lost_folder_that_is_still_served_is_refused(lost: Lost) -> None:
+    with closing(open_rounds(lost.moved)), pytest.raises(StoreError, match="in use"):
+        backup.restore(lost.saved, lost.again, lost.moved)
+
+
+def test_what_a_damaged_lost_log_cannot_say_is_named(lost: Lost) -> None:
+    with closing(sqlite3.connect(lost.moved / "log.db")) as log, log:
+        log.execute("DROP TABLE consents")
+    restored = backup.restore(lost.saved, lost.again, lost.moved)
+    assert restored.unknown == ("withdrawn consents",)
+    assert restored.done["unlearning"] == 1
+
+
+def test_a_backup_without_its_time_counts_from_its_last_entry(lost: Lost) -> None:
+    contents = json.loads((lost.saved / "backup.json").read_text())
+    del contents["at"]
+    (lost.saved / "backup.json").write_text(json.dumps(contents))
+    with closing(sqlite3.connect(lost.saved / "log.db")) as log:
+        (last,) = log.execute("SELECT max(at) FROM audit").fetchone()
+    shutil.rmtree(lost.moved)
+    assert backup.restore(lost.saved, lost.again).since == last
