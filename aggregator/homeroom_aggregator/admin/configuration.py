@@ -319,7 +319,8 @@ def with_options(base: DistrictConfiguration, options: Mapping[str, Any]) -> Dis
         part = FIELD_OF_OPTION[option].split(".")[1]
         if fields["round"][part] is None and option != "optimizer":
             needed = " and ".join(OPTIONS_OF_PART[part])
-            raise InputError(f"{shown_option(option)} says nothing without {needed}", where=OPTIONS)
+            why = f"with --optimizer {options[part]}" if part in options else f"without {needed}"
+            raise InputError(f"{shown_option(option)} says nothing {why}", where=OPTIONS)
     wanted = converted(fields, where=OPTIONS, typed=typed_fields(options))
     if options.get("announce") and is_loopback(wanted.server.host):
         says = f"--announce says nothing: {wanted.server.host} is this machine alone"

@@ -160,6 +160,11 @@ def test_every_option_was_looked_at() -> None:
     assert known - there == set()
 
 
+def test_no_help_shows_a_range_without_bounds() -> None:
+    for path, command in commands():
+        assert "None" not in command.get_help(click.Context(command, info_name=path))
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("idle")

@@ -214,7 +214,8 @@ def test_settings_are_remembered_and_impossible_ones_refused(tmp_path: Path, mon
         set_network(store, metered="allow")
         assert network_settings(store) == NetworkSettings(proxy="http://proxy.school:3128", metered="allow")
         for wrong in ({"metered": "often"}, {"proxy": "proxy.school"}, {"address": "district"}):
-            with pytest.raises(InputError):
+            ((name, value),) = wrong.items()
+            with pytest.raises(InputError, match=f"^'{value}' is no {name}"):
                 set_network(store, **wrong)
         assert network_settings(store).metered == "allow"
 

@@ -53,6 +53,14 @@ def test_it_is_the_noise_of_a_release_made_by_the_products_own_clip_and_noise() 
     assert np.linalg.norm(noise) / (total @ common) == pytest.approx(found.noise, rel=0.1)
 
 
+def test_no_values_at_all_are_no_way_out() -> None:
+    promise = msgspec.structs.replace(PROMISE, epsilon=0.05)
+    found = forecast_release(rounds(promise, devices=2, min_devices=2), layout(100_000))
+    assert found
+    assert found.values < found.noise_at_end**2
+    assert found.words().endswith("times)")
+
+
 def test_it_names_what_would_make_rounds_learn() -> None:
     found = forecast_release(rounds(), layout(100_000))
     assert found
