@@ -180,9 +180,10 @@ def formats() -> list[Kind]:
 def tones() -> list[Kind]:
     white, left = "transparency as white paper", "the left half red, the right one white"
     half = lambda seen: seen["left"] > 150 and seen["right"] > 225  # noqa: E731
+    grey_half = lambda seen: 110 < seen["left"] < 145 and seen["right"] > 225  # noqa: E731  the red is 88 in grey
     return [
         picture("RGBA", "a.png", lambda: encoded(clear("RGBA"), "PNG"), left, half),
-        picture("grey with transparency", "a.png", lambda: encoded(clear("LA"), "PNG"), white, half),
+        picture("grey with transparency", "a.png", lambda: encoded(clear("LA"), "PNG"), white, grey_half),
         picture(
             "16-bit grey of a scanner, dark",
             "a.png",

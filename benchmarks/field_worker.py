@@ -45,8 +45,8 @@ def import_inbox(device: Path, inbox: Path) -> str:
 
 def summary(modality: Any, value: Any) -> Any:
     """What the model would get of an input, in a few figures."""
-    from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess
-    from homeroom.data.preprocess import media
+    from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, TextPreprocess
+    from homeroom.data.preprocess import media, text
 
     if isinstance(modality.preprocess, ImagePreprocess):
         prepared = media.prepared(modality, value)
@@ -66,6 +66,8 @@ def summary(modality: Any, value: Any) -> Any:
         prepared = media.prepared(modality, value)
         wave = next(iter(prepared.arrays.values()))
         return {"rms": float((wave**2).mean() ** 0.5), "tokens": prepared.tokens}
+    if isinstance(modality.preprocess, TextPreprocess):
+        return text.read(value, modality.preprocess.version)
     return value
 
 

@@ -81,9 +81,9 @@ TASKS = (
 )
 HEADS = {"grade": "pair", "which_picture": "choice", "same": "matching"}
 PREPROCESS: dict[str, Preprocess] = {
-    "text": TextPreprocess(tokenizer="tokenizer/text.json", pad_id=0),
-    "image": ImagePreprocess(size=32, resize=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
-    "audio": AudioPreprocess(rate=8000, samples=8000, form="waveform"),
+    "text": TextPreprocess(tokenizer="tokenizer/text.json", pad_id=0, version=2),
+    "image": ImagePreprocess(size=32, resize=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), version=2),
+    "audio": AudioPreprocess(rate=8000, samples=8000, form="waveform", version=2),
     "table": TablePreprocess(
         columns=(
             Column("legs", mean=2.0, std=1.5),
@@ -185,7 +185,7 @@ def draft() -> Manifest:
         for name in TAPS
     )
     return Manifest(
-        format=1,
+        format=2,
         name="tiny",
         version=1,
         files={},

@@ -11,7 +11,17 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from homeroom.contract.manifest import Column, Licence, Modality, ModalityName, Preprocess, Tolerance
+from homeroom.contract.manifest import (
+    PREPROCESS_VERSION,
+    Column,
+    Licence,
+    Modality,
+    ModalityName,
+    Preprocess,
+    PreprocessVersion,
+    Tolerance,
+    at_version,
+)
 
 UNKNOWN_FEATURES = "0" * 64
 Scheme = Literal["dynamic", "static", "none"]
@@ -28,6 +38,7 @@ class EncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     skills: those of a sequence. drift: how far, as 1 - mean cosine, quantized features may be from float32; the layers
     that matter most then keep a higher precision. No recipe says the last two. every: all layers whatever `taps` says,
     so that they can be compared. module: a torch module.
+    preprocessing: version of what is seen of texts, pictures and sounds.
     """
 
     modality: ModalityName
@@ -41,6 +52,7 @@ class EncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     drift: float = 0.02
     columns: tuple[Column, ...] = ()
     skills: tuple[str, ...] = ()
+    preprocessing: PreprocessVersion = PREPROCESS_VERSION
     every: bool = False
     module: Any = None
 
@@ -75,7 +87,7 @@ class Encoder:
             taps=self.taps,
             dim=spec.dim if self.scale is None else self.scale.shape[1],
             buckets=self.buckets,
-            preprocess=self.preprocess,
+            preprocess=at_version(self.preprocess, spec.preprocessing),
             tolerance=Tolerance(1.0, 1.0),
             float_bytes=self.float_bytes,
         )

@@ -51,7 +51,7 @@ def draft(recipe: Recipe) -> Manifest:
             taps=("0",),
             dim=spec.dim,
             buckets=spec.buckets,
-            preprocess=_draft_preprocess(spec),
+            preprocess=manifest.at_version(_draft_preprocess(spec), spec.preprocessing),
             tolerance=manifest.Tolerance(0.0, 0.0),
         )
         for spec in recipe.encoders

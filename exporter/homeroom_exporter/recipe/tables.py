@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from homeroom.contract.manifest import Column, Count, Name, Runtime
+from homeroom.contract.manifest import PREPROCESS_VERSION, Column, Count, Name, PreprocessVersion, Runtime
 from homeroom_exporter.model.losses import Weighting
 from homeroom_exporter.model.tiers import TierName
 
@@ -50,6 +50,7 @@ class EncoderTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     drift: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.02
     columns: tuple[Column, ...] = ()
     skills: Annotated[tuple[str, ...], msgspec.Meta(max_length=SKILL_LIMIT)] = ()
+    preprocessing: PreprocessVersion = PREPROCESS_VERSION
 
 
 class TaskTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

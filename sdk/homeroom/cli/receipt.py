@@ -36,7 +36,7 @@ def receipt_lines(receipt: AddReceipt, directory: Path) -> Iterator[str]:
         without = f", {total - labelled:,} without a label" if labelled < total else ""
         yield f"  {task:{width}}  {labelled:,} labelled{without}"
     for slot, number in receipt.longer.items():
-        yield f"  {counted(number, f'{slot} input')} longer than the model reads: the end is left out"
+        yield f"  {counted(number, f'{slot} input')} longer than the model reads: a part is left out"
     if receipt.quarantined:
         number = sum(receipt.quarantined.values())
         yield f"  {number:,} quarantined, whole or in part: see `homeroom device quarantine {directory}`"

@@ -12,7 +12,7 @@ import msgspec
 from homeroom.contract.layout import FULL_TIER, Layout, Segment
 from homeroom.contract.statistics.section import Section
 
-MANIFEST_FORMAT = 1  # readers accept this one and the two before it
+MANIFEST_FORMAT = 2  # readers accept this one and the two before it
 THETA_LIMIT = 64 << 20  # values
 SLOT_LIMIT = 64  # inputs over all slots
 
@@ -23,6 +23,8 @@ ModalityName = Literal["text", "image", "audio", "table", "sequence"]
 Precision = Literal["int4", "int8", "float32"]  # of a backbone's weights, lowest first
 Runtime = Literal["onnx", "litert"]
 Unit = Annotated[str, msgspec.Meta(min_length=1, max_length=24)]
+PreprocessVersion = Literal[1, 2]
+PREPROCESS_VERSION: PreprocessVersion = 2  # of new exports: what a model sees of a text, a picture or a sound
 NO_UNIT = "(no unit given)"  # said after a number of a task without one
 
 
@@ -34,10 +36,14 @@ class File(msgspec.Struct, frozen=True):
 
 
 class TextPreprocess(msgspec.Struct, frozen=True, tag="text", tag_field="kind"):
-    """`tokenizer` is a tokenizer.json; ids are padded with `pad_id` to a bucket, cut at the largest."""
+    """`tokenizer` is a tokenizer.json; ids are padded with `pad_id` to a bucket, cut at the largest.
+
+    `version` of this and the next two: docs/bundle.md, "Preprocessing versions".
+    """
 
     tokenizer: str
     pad_id: int = 0
+    version: PreprocessVersion = 1
 
 
 class ImagePreprocess(msgspec.Struct, frozen=True, tag="image", tag_field="kind"):
@@ -53,6 +59,7 @@ class ImagePreprocess(msgspec.Struct, frozen=True, tag="image", tag_field="kind"
     std: tuple[float, float, float]
     resample: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
     fit: Literal["cover", "cover-floor", "squash"] = "cover"
+    version: PreprocessVersion = 1
 
 
 class AudioPreprocess(msgspec.Struct, frozen=True, tag="audio", tag_field="kind"):
@@ -68,6 +75,7 @@ class AudioPreprocess(msgspec.Struct, frozen=True, tag="audio", tag_field="kind"
     form: Literal["waveform", "whisper-mel"]
     gain: float = 1.0
     normalize: bool = False
+    version: PreprocessVersion = 1
 
 
 CLIP_STD = 8.0  # a table's numbers are clipped to so many standard deviations
@@ -129,7 +137,14 @@ class SequencePreprocess(msgspec.Struct, frozen=True, tag="sequence", tag_field=
 
 Preprocess = TextPreprocess | ImagePreprocess | AudioPreprocess | TablePreprocess | SequencePreprocess
 RANGE_FIELDS = ("min", "max", "unit")  # of a column
-LATER_FIELDS: dict[str, object] = {"fit": "cover", "normalize": False}  # with what held before they came
+LATER_FIELDS: dict[str, object] = {"fit": "cover", "normalize": False, "version": 1}  # with what held before they came
+
+
+def at_version(preprocess: Preprocess, version: PreprocessVersion) -> Preprocess:
+    """The preprocessing at a version, where it has versions."""
+    if isinstance(preprocess, TablePreprocess | SequencePreprocess):
+        return preprocess
+    return msgspec.structs.replace(preprocess, version=version)
 
 
 def identifying(preprocess: Preprocess) -> dict[str, object]:

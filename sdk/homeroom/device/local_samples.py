@@ -61,7 +61,7 @@ def to_examples(
 ) -> Sequence[Example]:
     """Computes examples as `train.features.examples`, poor inputs weighted as the version in use has learned.
 
-    options: `progress` and `stop`, passed on.
+    options: `progress`, `stop` and `decode_room`, passed on.
     """
     options |= {"weights": versions.input_weights(store, store.versions.current()), "room": buffer_bytes(len(samples))}
     return examples(store, bundle, graphs, samples, **options)

@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from homeroom.contract.manifest import SequencePreprocess, TextPreprocess
+from homeroom.contract.manifest import AudioPreprocess, SequencePreprocess, TextPreprocess
 from homeroom.data.consent import FORBIDDING
+from homeroom.data.decoder import client
 from homeroom.data.ingest import Intake, Problem
 from homeroom.data.names import near_names
+from homeroom.data.preprocess.media import heard_s
 from homeroom.data.samples import DEFAULT_SUBJECT, StoredSample
 from homeroom.runtime.bundle import Bundle
 from homeroom.store.records import AddReport
@@ -27,7 +29,7 @@ class AddReceipt:
     sample_ids: of all that were taken, in their order. added, known: how many of them are new, and were there
     already just so.
     labelled: by task, how many have a label; of the others there are `len(sample_ids)` less.
-    longer: by slot, how many inputs are longer than the model reads, which leaves out their ends.
+    longer: by slot, how many inputs are longer than the model reads, which leaves out a part.
     quarantined: how many are set aside, whole or in part, by the reason.
     refused: rows that cannot be taken. read: files that were read; unread: files of a folder that were not, and why.
     corrected: how many of those that were there are other than before, by what changed.
@@ -73,17 +75,19 @@ class Tally:
             yield sample
 
     def _is_longer(self, slot: str, value: object) -> bool:
-        """Whether a text or a sequence has more tokens than the model reads."""
+        """Whether a text, a sequence or a sound is longer than the model reads."""
         manifest = self.bundle.manifest
         modality = manifest.modality(next(one.modality for one in manifest.slots if one.name == slot))
         limit, spec = modality.buckets[-1], modality.preprocess
+        if isinstance(spec, AudioPreprocess) and isinstance(value, bytes):
+            return client.run(heard_s, spec, value)[2] > spec.samples / spec.rate
         if isinstance(spec, SequencePreprocess):
             return isinstance(value, list) and len(value) > limit
         if not isinstance(spec, TextPreprocess) or not isinstance(value, str) or len(value) < limit // 2:
             return False
         from homeroom.data.preprocess.text import is_longer
 
-        return is_longer(self.bundle.file(spec.tokenizer), value, limit)
+        return is_longer(self.bundle.file(spec.tokenizer), value, limit, spec.version)
 
 
 def write_receipt(

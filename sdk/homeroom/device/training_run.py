@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -46,6 +47,11 @@ class TrainingRun:
     settings: Settings
     progress: Progress | None
     began_s: float
+
+    @property
+    def watched(self) -> dict[str, Any]:
+        """Options of `to_examples` that keep to the budget."""
+        return {"progress": self.progress, "stop": self.watch.over, "decode_room": self.watch.decode_room}
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,7 @@ def _plan(run: TrainingRun) -> tuple[Sequence[StoredSample], TrainingPlan]:
 def _features(run: TrainingRun, samples: Sequence[StoredSample]) -> TrainingData:
     """Computes the features that are not cached, until the budget ends; no subject is in both data sets."""
     start, tag, state = versions.find_start(run.store, run.bundle, run.graphs, run.settings, samples)
-    ready = to_examples(run.store, run.bundle, run.graphs, samples, progress=run.progress, stop=run.watch.over)
+    ready = to_examples(run.store, run.bundle, run.graphs, samples, **run.watched)
     check_budget(run.watch, len(ready))
     train, validation = Dataset(run.bundle.manifest, ready).split(run.settings.validation, run.settings.seed)
     state = state if len(ready) == len(samples) else None  # it belongs to all of them
@@ -183,7 +189,7 @@ def train_profile(run: TrainingRun, subject: str) -> TrainReport:
     samples = [sample for sample in training_samples(run.store, run.bundle, subject) if sample.labels]
     if not samples:
         raise TrainError(f"there is no labelled sample of {subject!r}", remedy="add some with `add`")
-    ready = to_examples(run.store, run.bundle, run.graphs, samples, progress=run.progress, stop=run.watch.over)
+    ready = to_examples(run.store, run.bundle, run.graphs, samples, **run.watched)
     feature_seconds, finished = time.monotonic() - run.began_s, len(ready) == len(samples)
     if finished:
         try:

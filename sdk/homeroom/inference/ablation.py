@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import msgspec
 import numpy as np
 
-from homeroom.contract.manifest import ImagePreprocess, Modality
+from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, Modality
 from homeroom.data.decoder import client
 from homeroom.data.samples import StoredInput, StoredSample
 from homeroom.inference.regions import Region, encode_png, visible_square
@@ -43,7 +43,8 @@ def _ablate_input(value: StoredInput, region: Region, modality: Modality) -> Sto
     assert isinstance(value, bytes)
     if isinstance(modality.preprocess, ImagePreprocess):
         return client.run(grey_out, value, region.where, modality.preprocess)
-    return client.run(silence, value, region.where)
+    assert isinstance(modality.preprocess, AudioPreprocess)
+    return client.run(silence, value, region.where, modality.preprocess)
 
 
 def grey_out(data: bytes, box: tuple[float, ...], spec: ImagePreprocess) -> bytes:
@@ -60,15 +61,20 @@ def grey_out(data: bytes, box: tuple[float, ...], spec: ImagePreprocess) -> byte
     return encode_png(pixels)
 
 
-def silence(data: bytes, seconds: tuple[float, ...]) -> bytes:
-    """Silences a sound from one second to another; returns a WAV file. In the decoder."""
+def silence(data: bytes, seconds: tuple[float, ...], spec: AudioPreprocess) -> bytes:
+    """Silences what the model hears of a sound from one second to another; returns it as a WAV file. In the decoder.
+
+    The rest of the sound is left out, since another part would be the loudest one now.
+    """
     import soundfile
 
-    from homeroom.data.preprocess.audio import decode
+    from homeroom.data.preprocess.audio import decode, window
 
-    wave, rate = decode(data)
+    wave, rate = decode(data, version=spec.version)
+    start, end = window(spec, wave, rate)
     wave = wave.copy()
     wave[int(seconds[0] * rate) : int(seconds[1] * rate)] = 0.0
+    wave = wave[start:end]
     buffer = io.BytesIO()
     soundfile.write(buffer, wave, rate, format="WAV")
     return buffer.getvalue()

@@ -56,7 +56,7 @@ def _drawing(value: StoredInput, parts: Sequence[RegionAttribution], spec: objec
     if isinstance(spec, ImagePreprocess):
         return {"picture": _picture(value, spec)}
     assert isinstance(spec, AudioPreprocess)
-    return _sound(value, parts)
+    return _sound(value, spec, parts)
 
 
 def _pieces(text: str, parts: Sequence[RegionAttribution]) -> Iterator[tuple[str, RegionAttribution | None, str]]:
@@ -74,9 +74,9 @@ def _picture(data: bytes, spec: ImagePreprocess) -> str:
     return base64.b64encode(client.run(square_png, data, spec, PICTURE_PIXELS)).decode()
 
 
-def _sound(data: bytes, parts: Sequence[RegionAttribution]) -> dict[str, Any]:
+def _sound(data: bytes, spec: AudioPreprocess, parts: Sequence[RegionAttribution]) -> dict[str, Any]:
     """A sound's wave as an SVG path, the seconds along its width, and the sound itself."""
-    peaks, length_s = client.run(wave_peaks, data, WAVE_WIDTH // 2)
+    peaks, length_s = client.run(wave_peaks, data, spec, WAVE_WIDTH // 2)
     seconds = max(length_s, max((p.where[1] for p in parts if p.where), default=0.0), 1e-3)
     peaks = peaks / max(float(peaks.max(initial=0.0)), 1e-9) * (WAVE_HEIGHT / 2 - 4)
     step = length_s / seconds * WAVE_WIDTH / len(peaks)

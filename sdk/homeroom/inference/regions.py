@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, Modality, SequencePreprocess, TextPreprocess
+from homeroom.data.decoder import client
+from homeroom.data.preprocess.media import heard_s
 from homeroom.data.preprocess.sequence import Interaction
 from homeroom.data.samples import StoredInput
 
@@ -39,11 +41,13 @@ def regions(modality: Modality, value: StoredInput, tokens: int, bundle_file: Ca
     """Divides one input into regions, each of its tokens in one of them; tokens: their number."""
     match modality.preprocess:
         case TextPreprocess() as spec:
-            return _words(bundle_file(spec.tokenizer), str(value), modality.buckets[-1], tokens)
+            return _words(spec, bundle_file(spec.tokenizer), str(value), modality.buckets[-1], tokens)
         case ImagePreprocess():
             return _cells(tokens)
         case AudioPreprocess() as spec:
-            return _moments(tokens, spec.samples / spec.rate / modality.buckets[-1])
+            assert isinstance(value, bytes)
+            begin_s, _, _ = client.run(heard_s, spec, value)
+            return _moments(tokens, spec.samples / spec.rate / modality.buckets[-1], begin_s)
         case SequencePreprocess():
             assert isinstance(value, list)
             return _interactions(value, tokens)
@@ -57,11 +61,11 @@ def _cell_text(value: float | str | None) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _words(tokenizer: Path, text: str, limit: int, tokens: int) -> list[Region]:
+def _words(spec: TextPreprocess, tokenizer: Path, text: str, limit: int, tokens: int) -> list[Region]:
     from homeroom.data.preprocess.text import word_spans
 
     tokens_of: dict[tuple[int, int] | None, list[int]] = {}
-    for token, span in enumerate(word_spans(tokenizer, text, limit)[:tokens]):
+    for token, span in enumerate(word_spans(tokenizer, text, limit, spec.version)[:tokens]):
         tokens_of.setdefault(span, []).append(token)
     return [
         Region(WHOLE_INPUT, tuple(indices))
@@ -107,13 +111,13 @@ def _cell_name(row: int, column: int, side: int) -> str:
     return "the centre" if side == 3 and row == column == 1 else f"{rows[row]} {columns[column]}"
 
 
-def _moments(tokens: int, token_s: float) -> list[Region]:
-    """At most MOST_MOMENTS runs of tokens; token_s: seconds of one token."""
+def _moments(tokens: int, token_s: float, heard_from_s: float) -> list[Region]:
+    """At most MOST_MOMENTS runs of tokens; token_s: seconds of one token; heard_from_s: where the first begins."""
     length = -(-tokens // MOST_MOMENTS)
     moments = []
     for first in range(0, tokens, length):
         last = min(first + length, tokens)
-        begin_s, end_s = first * token_s, last * token_s
+        begin_s, end_s = (heard_from_s + edge * token_s for edge in (first, last))
         moments.append(Region(f"{begin_s:.1f} to {end_s:.1f} s", tuple(range(first, last)), (begin_s, end_s)))
     return moments
 
@@ -122,7 +126,7 @@ def visible_square(data: bytes, spec: ImagePreprocess) -> tuple[Any, tuple[float
     """The decoded picture, and the left, top, width and height in pixels of the square that the model sees of it."""
     from homeroom.data.preprocess.image import decode
 
-    picture = decode(data)
+    picture = decode(data, version=spec.version)
     sides = picture.size if spec.fit == "squash" else (min(picture.size),) * 2
     width, height = (side * spec.size / spec.resize for side in sides)
     return picture, ((picture.width - width) / 2, (picture.height - height) / 2, width, height)
@@ -135,11 +139,11 @@ def square_png(data: bytes, spec: ImagePreprocess, side: int) -> bytes:
     return encode_png(np.asarray(square.resize((side, side))))
 
 
-def wave_peaks(data: bytes, columns: int) -> tuple[np.ndarray, float]:
+def wave_peaks(data: bytes, spec: AudioPreprocess, columns: int) -> tuple[np.ndarray, float]:
     """The largest amplitude of each column of a sound's wave, float32 [columns], and its seconds; in the decoder."""
     from homeroom.data.preprocess.audio import decode
 
-    wave, rate = decode(data)
+    wave, rate = decode(data, version=spec.version)
     parts = np.array_split(np.abs(wave), min(columns, max(1, len(wave))))
     return np.array([part.max(initial=0.0) for part in parts]), len(wave) / rate
 

@@ -15,7 +15,7 @@ import torch
 from transformers import BertModel, ViTModel, WhisperModel
 
 from exporter import models
-from homeroom.contract.manifest import Column
+from homeroom.contract.manifest import Column, identifying
 from homeroom.data.preprocess import prepare
 from homeroom.errors import ExportError
 from homeroom.runtime.backend import load
@@ -118,6 +118,17 @@ def test_another_calibration_gives_another_identity(text: Backbone, folder: Path
     spec = EncoderSpec(modality="text", source=f"hf:{folder / 'bert'}", taps=(0, 2, 3), dim=16, buckets=(8, 12))
     other = built(spec, models.texts(50), folder / "text-other")
     assert other.modality.features_id != text.modality.features_id
+
+
+def test_an_export_has_the_newest_preprocessing_and_a_recipe_may_keep_that_of_before(
+    text: Backbone, folder: Path
+) -> None:
+    assert text.modality.preprocess.version == 2  # type: ignore[union-attr]
+    spec = EncoderSpec(modality="text", source=f"hf:{folder / 'bert'}", taps=(0, 2, 3), dim=16, buckets=(8, 12))
+    before = built(msgspec.structs.replace(spec, preprocessing=1), models.texts(), folder / "before")
+    assert before.modality.preprocess.version == 1  # type: ignore[union-attr]
+    assert before.modality.features_id != text.modality.features_id
+    assert "version" not in identifying(before.modality.preprocess)
 
 
 def test_features_are_torchs_hidden_states_on_their_principal_axes(text: Backbone, folder: Path) -> None:

@@ -26,10 +26,12 @@ from homeroom import Device, Sample
 from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, Preprocess
 from homeroom.data.decoder import client
 from homeroom.data.decoder.limits import MEMORY_LIMIT_BYTES
-from homeroom.data.preprocess.image import SVG_LIMIT_S, decode, decode_stored
+from homeroom.data.preprocess.image import decode, decode_stored
 from homeroom.data.preprocess.media import check
-from homeroom.device.resources.budget import Budget
+from homeroom.data.preprocess.svg import SVG_LIMIT_S
+from homeroom.device.resources.budget import Budget, BudgetWatch
 from homeroom.errors import Code, HomeroomError, InputError
+from homeroom.system import hardware
 
 PICTURE = ImagePreprocess(size=32, resize=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 SOUND = AudioPreprocess(rate=16_000, samples=48_000, form="waveform")
@@ -335,10 +337,10 @@ def test_a_stored_file_that_is_not_decoded_any_more_is_set_apart_and_the_others_
     with Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1) as device:
         ids = device.add(*(Sample(**row) for row in rows), gates=False)
 
-        def damaged(data: bytes) -> Image.Image:
+        def damaged(data: bytes, version: int, _: int | None) -> Image.Image:
             if data == rows[2]["picture"]:
                 raise InputError("the picture is damaged: unknown chunk")
-            return decode(data)
+            return decode(data, version=version)
 
         monkeypatch.setattr("homeroom.data.preprocess.image.decode_stored", damaged)
         report = device.train(epochs=1)
@@ -362,3 +364,32 @@ def test_the_decoder_counts_in_a_budget_and_ends_before_a_training(
         assert client.resident_bytes() > 0
         device.train(epochs=1)
         assert client.resident_bytes() == 0
+
+
+def test_a_picture_that_a_budget_cannot_decode_is_set_apart_and_the_others_are_learned(
+    tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a scan stopped every training under that budget; a photo of as many pixels is decoded at a reduced scale."""
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+    rows = [row for row in tiny.samples(20, 1) if "picture" in row]
+    scene = Image.effect_noise((60, 40), 90).convert("RGB").resize((6000, 4000), Image.Resampling.NEAREST)
+    for row, kind in zip(rows[2:4], ("PNG", "JPEG"), strict=True):
+        buffer = io.BytesIO()
+        scene.save(buffer, kind)
+        row["picture"] = buffer.getvalue()
+    monkeypatch.setattr(BudgetWatch, "decode_room", lambda watch: 60 << 20)
+    with Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1) as device:
+        ids = device.add(*(Sample(**row) for row in rows), gates=False)
+        assert device.train(epochs=1).epochs
+        (apart,) = device.set_aside()
+        assert apart.sample_id == ids[2]
+        assert "6000 x 4000 pixels would take" in apart.aside
+
+
+def test_a_budget_tells_what_decoding_may_take(tmp_path: Path) -> None:
+    held = hardware.resident() / 1e6
+    assert hardware.cgroup_limit() or Budget().begin(tmp_path).decode_room() is None
+    room = Budget(megabytes=held + 400).begin(tmp_path).decode_room()
+    assert room is not None
+    assert 100e6 < room < 220e6
+    assert Budget(megabytes=held / 2).begin(tmp_path).decode_room() == 0

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import re
 from functools import cache
 
 import numpy as np
 import pytest
+import soundfile
 import tiny
 
+from homeroom.contract.manifest import AudioPreprocess
+from homeroom.data.preprocess.audio import decode
+from homeroom.data.preprocess.media import heard_s
 from homeroom.data.samples import Sample, StoredSample
 from homeroom.data.tasks.answers import Answer
 from homeroom.data.validation import find_task, resolve
 from homeroom.errors import BundleError, InputError
 from homeroom.inference import attribution
 from homeroom.inference import explain as why
+from homeroom.inference.ablation import silence
 from homeroom.inference.explanation_page import page
 from homeroom.inference.predict import predict
 from homeroom.inference.regions import regions
@@ -117,6 +123,52 @@ def test_word_pieces_and_umlauts_are_told_as_the_words_that_were_written() -> No
     named = {region.name for region in found}
     assert named >= {"“Über”", "“not”", "“red”", "“-”"}
     assert all(text[int(r.where[0]) : int(r.where[1])] == r.name[1:-1] for r in found if r.where)
+
+
+def late_sound() -> bytes:
+    """Two seconds of quiet, a fifth of a second of a quiet tone, then 0.9 s of a loud one; the model hears a second."""
+    times = np.arange(8000) / 8000
+    loud, low = (level * np.sin(2 * np.pi * 600 * times) for level in (0.6, 0.1))
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.concatenate([np.zeros(16_000), low[:1600], loud[:7200], low[:4000]]), 8000, format="WAV")
+    return buffer.getvalue()
+
+
+def test_moments_are_those_of_the_persons_own_recording() -> None:
+    found = explained(Sample(word="the dog", speech=late_sound()), "same")
+    edges = sorted(part.where for part in found.parts if part.slot == "speech" and part.where)
+    assert 2.0 <= edges[0][0] <= 2.2
+    assert edges[0][0] + 1.0 == pytest.approx(edges[-1][1])
+    for part in found.parts:
+        if part.slot == "speech" and part.where:
+            assert part.name == f"{part.where[0]:.1f} to {part.where[1]:.1f} s"
+
+
+def test_a_moment_that_is_silenced_leaves_the_rest_of_what_was_heard() -> None:
+    """The loudest part of what is left would be another one."""
+    bundle, _ = opened()
+    spec = bundle.manifest.modality("audio").preprocess
+    assert isinstance(spec, AudioPreprocess)
+    begin_s, end_s, _ = heard_s(spec, late_sound())
+    silenced = silence(late_sound(), (begin_s + 0.5, end_s), spec)
+    whole, left = (decode(data, version=2)[0] for data in (late_sound(), silenced))
+    start = round(begin_s * 8000)
+    assert np.allclose(left[:4000], whole[start : start + 4000], atol=1e-3)
+    assert not left[4000:].any()
+    assert len(left) == 8000
+
+
+def test_an_answer_says_what_was_not_read_of_its_inputs() -> None:
+    bundle, graphs = opened()
+    sample = Sample(word="the cat " * 9 + "<b>not</b> the d\u00adog", speech=late_sound(), answer="the cat")
+    (example,) = examples(None, bundle, graphs, [resolve(sample, bundle.manifest)])
+    word, speech = example.note.split("; ")
+    assert re.fullmatch(r"of word the end is not read: “.*not</b> the d\u00adog”", word)
+    assert re.fullmatch(r"of speech 2\.\d to 3\.\d s of 3\.6 s are heard", speech)
+    (answers,) = predict(graphs, bundle.manifest, learned(), [example], {})
+    assert example.note in answers["category"].reason
+    (short,) = examples(None, bundle, graphs, [resolve(Sample(word="the cat"), bundle.manifest)])
+    assert short.note == ""
 
 
 def test_asking_for_another_label_tells_what_speaks_for_that_one() -> None:

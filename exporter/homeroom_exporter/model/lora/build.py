@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from homeroom.contract.canonical_json import digest, identity
-from homeroom.contract.manifest import Licence, Modality, Preprocess, Tolerance, identifying
+from homeroom.contract.manifest import Licence, Modality, Preprocess, Tolerance, at_version, identifying
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders import hub, minilm, packages, vision
 from homeroom_exporter.encoders.hidden_states import float_bytes
@@ -45,6 +45,7 @@ def build(
     not fit.
     """
     model, base, name, preprocess, files, licences = _read(spec, scratch)
+    preprocess = at_version(preprocess, spec.preprocessing)
     shape = shape_of(model.config, spec.source)
     if shape.modality != spec.modality:
         raise ExportError(f"{shape.family} encodes {shape.modality}", where=spec.source, remedy="choose another source")

@@ -26,27 +26,30 @@ from homeroom.data.preprocess.prepared import Prepared, smallest_bucket
 __all__ = ["Prepared", "collate", "has_buckets", "hashed_content", "prepare", "smallest_bucket"]
 
 
-def prepare(modality: Modality, value: Any, bundle_file: Callable[[str], Path]) -> Prepared:
+def prepare(
+    modality: Modality, value: Any, bundle_file: Callable[[str], Path], limit_bytes: int | None = None
+) -> Prepared:
     """Prepares one input: a text, an encoded picture or sound, a table row, or a list of interactions.
 
     Files are decoded in this process: those of the store, which the decoder has decoded within its bounds before they
     were sealed (`decoder.media.prepare_outside` for others), of a signed bundle, and of an exporter.
 
-    bundle_file: a bundle's file by its name. Raises InputError if the value cannot be decoded.
+    bundle_file: a bundle's file by its name. limit_bytes: at the peak of decoding a picture, where memory is scarce.
+    Raises InputError if the value cannot be decoded.
     """
     match modality.preprocess:
         case TextPreprocess() as spec:
             from homeroom.data.preprocess import text
 
-            return text.prepare(bundle_file(spec.tokenizer), value, modality.buckets[-1])
+            return text.prepare(bundle_file(spec.tokenizer), value, modality.buckets[-1], spec.version)
         case ImagePreprocess() as spec:
             from homeroom.data.preprocess import image
 
-            return image.prepare(spec, image.decode_stored(value), modality.buckets[-1])
+            return image.prepare(spec, image.decode_stored(value, spec.version, limit_bytes), modality.buckets[-1])
         case AudioPreprocess() as spec:
             from homeroom.data.preprocess import audio
 
-            return audio.prepare(spec, *audio.decode_stored(value), modality.buckets[-1])
+            return audio.prepare(spec, *audio.decode_stored(value, spec.version), modality.buckets[-1])
         case TablePreprocess() as spec:
             from homeroom.data.preprocess import table
 

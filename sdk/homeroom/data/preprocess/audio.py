@@ -24,12 +24,22 @@ SOUND_LIMIT_BYTES = 240_000_000  # decoded: ten minutes in stereo at 48 kHz
 AUDIO_SAMPLE_BYTES = 4
 LEAST_RATE_HZ, MOST_RATE_HZ = 1_000, 384_000
 N_FFT = 400
+CHUNK_SAMPLES = 1 << 20  # measured at once
+LEAST_MIXED = 0.6  # of the loudest side's level: where the mean of all sides is lower, that side is taken instead
+FRAME_S = 0.02  # of a measurement of loudness
+QUIET_DB = -40.0  # relative to the loudest frame; from there on, what comes first is trimmed
+KEPT_QUIET_S = 0.1  # before the first frame that is not quiet
+FULL_SCALE = 32_767  # loudness is measured in integers, so that every machine chooses the same
+MOST_LEVEL = 1 << 17  # of a sample in them: sums of ten minutes fit in 64 bits
 NORMAL_EPSILON = np.float32(1e-7)
 
 
-def decode(data: bytes, where: str = "sound", *, limit_bytes: int | None = SOUND_LIMIT_BYTES) -> tuple[np.ndarray, int]:
+def decode(
+    data: bytes, where: str = "sound", *, version: int = 1, limit_bytes: int | None = SOUND_LIMIT_BYTES
+) -> tuple[np.ndarray, int]:
     """Mono float32 [n] in [-1, 1] and its rate in Hz; InputError if it is no sound, damaged, empty or too long.
 
+    version: of the preprocessing; from 2 on, sides that are silent or cancel are not mixed in (`_mixed`).
     limit_bytes: of all channels, by the header, before anything is decoded.
     """
     import soundfile
@@ -59,15 +69,61 @@ def decode(data: bytes, where: str = "sound", *, limit_bytes: int | None = SOUND
         raise InputError(f"the sound is damaged: {problem}", where=where, remedy="record or copy it again") from None
     if not len(wave):
         raise InputError("the sound is empty", where=where, remedy="record it again")
-    mono = wave.mean(1, dtype=np.float32)
+    mono = wave.mean(1, dtype=np.float32) if version == 1 else _mixed(wave)
     if not np.isfinite(mono).all():
         raise InputError("the sound holds values that are not finite", where=where, remedy="record it again")
     return mono, rate
 
 
-def decode_stored(data: bytes) -> tuple[np.ndarray, int]:
+def decode_stored(data: bytes, version: int = 1) -> tuple[np.ndarray, int]:
     """Decodes a sound of the store, which an earlier version may have taken under its wider bounds."""
-    return decode(data, limit_bytes=None)
+    return decode(data, version=version, limit_bytes=None)
+
+
+def _mixed(wave: np.ndarray) -> np.ndarray:
+    """The mean of all sides, float32 [n], or the loudest of them where the mean loses much of it.
+
+    So one silent side does not halve the other, and sides in anti-phase do not cancel. wave: float32 [n, sides].
+    """
+    mean = np.asarray(wave.mean(1, dtype=np.float32))
+    if wave.shape[1] == 1:
+        return mean
+    levels = [float(wave[:, side].std(dtype=np.float64)) for side in range(wave.shape[1])]
+    loudest = int(np.argmax(levels))
+    if float(mean.std(dtype=np.float64)) >= LEAST_MIXED * levels[loudest]:
+        return mean
+    return np.array(wave[:, loudest])
+
+
+def window(spec: AudioPreprocess, wave: np.ndarray, rate: int) -> tuple[int, int]:
+    """The samples [start, end) of a sound that the model hears; wave: float32 [n] at `rate` Hz.
+
+    From version 2 on, leading quiet is left out, and of a longer sound the loudest part is heard, else the first.
+    """
+    length = min(len(wave), math.ceil(spec.samples * rate / spec.rate))
+    if spec.version == 1:
+        return 0, length
+    size = max(1, round(FRAME_S * rate))
+    energy = _energies(wave, size)
+    loud = np.flatnonzero(energy > energy.max(initial=0) * 10 ** (QUIET_DB / 10))
+    first = max(0, int(loud[0]) - round(KEPT_QUIET_S / FRAME_S)) if len(loud) else 0
+    frames, start = length // size, first * size
+    if start + length < len(wave) and len(energy) - first > frames > 0:
+        sums = np.cumsum(np.concatenate([[0], energy[first:]]))
+        start += int(np.argmax(sums[frames:] - sums[:-frames])) * size
+        start = min(start, len(wave) - length)
+    return start, min(len(wave), start + length)
+
+
+def _energies(wave: np.ndarray, size: int) -> np.ndarray:
+    """int64 [frames]: the sum of squares of each frame of `size` samples."""
+    rows = max(1, CHUNK_SAMPLES // size) * size
+    energies = [np.zeros(0, np.int64)]
+    for start in range(0, len(wave) - size + 1, rows):
+        part = wave[start : start + rows]
+        levels = np.clip(part[: len(part) // size * size] * FULL_SCALE, -MOST_LEVEL, MOST_LEVEL)
+        energies.append((np.rint(levels).astype(np.int64).reshape(-1, size) ** 2).sum(1))
+    return np.concatenate(energies)
 
 
 def prepare(spec: AudioPreprocess, wave: np.ndarray, rate: int, tokens: int) -> Prepared:
@@ -77,6 +133,9 @@ def prepare(spec: AudioPreprocess, wave: np.ndarray, rate: int, tokens: int) -> 
     """
     import soxr
 
+    if spec.version > 1:
+        start, end = window(spec, wave, rate)
+        wave = wave[start:end]
     if rate != spec.rate:
         wave = soxr.resample(wave, rate, spec.rate).astype(np.float32)
     wave = wave[: spec.samples]

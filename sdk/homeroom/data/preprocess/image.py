@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import warnings
-import zlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from homeroom.contract.graph_io import PIXELS
 from homeroom.contract.manifest import ImagePreprocess
-from homeroom.data.decoder.limits import narrow_time
+from homeroom.data.preprocess import svg
 from homeroom.data.preprocess.file_kind import named_kind
 from homeroom.data.preprocess.heic import heic_formats
 from homeroom.data.preprocess.prepared import Prepared
@@ -19,10 +20,9 @@ from homeroom.errors import Code, InputError
 
 DECODED_LIMIT_BYTES = 400_000_000  # at the peak of decoding; a picture of a telephone takes 50 to 200 MB
 STORED_PIXEL_LIMIT = 64_000_000
-SVG_WIDTH_PIXELS, SVG_HEIGHT_LIMIT_PIXELS = 512, 8192  # of the canvas that an SVG is drawn on
-SVG_LIMIT_BYTES = 8 << 20
-SVG_LIMIT_S = 4.0  # of the processor: a few filters, masks or patterns of a small file can take hours
-GZIP_MAGIC, GZIP_WINDOW = b"\x1f\x8b", 31  # zlib's number for gzip's header
+REDUCED_PIXELS = 4 << 20  # a larger picture is decoded at a half, a quarter or an eighth of its sides
+REDUCTIONS = (1, 2, 4, 8)
+BITS_TAG, INTERPRETATION_TAG, WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 STRIP_PIXELS = 1 << 20  # converted at once
 # Pillow's own decoders, the frequent ones first: none calls a program, as those of EPS, WMF and FPX do. TGA has no
 # signature, so that it comes last.
@@ -32,27 +32,27 @@ WORKING_BYTES = {"WEBP": 12, "AVIF": 12, "TIFF": 8, "JPEG2000": 12, "ICO": 4, "H
 PROGRESSIVE_BYTES = 6
 
 
-def decode(data: bytes, where: str = "picture", *, limit_bytes: int | None = DECODED_LIMIT_BYTES) -> Image.Image:
+def decode(
+    data: bytes, where: str = "picture", *, version: int = 1, limit_bytes: int | None = DECODED_LIMIT_BYTES
+) -> Image.Image:
     """Decodes to RGB, upright, transparency on white; InputError if it is no picture, cut short or too large.
 
+    version: of the preprocessing. From 2 on, a picture of more than REDUCED_PIXELS is given at a half, a quarter or an
+    eighth of its sides, grey of 16 bits is scaled by its depth, and an SVG's text is drawn.
     limit_bytes: at the peak of decoding, by the header, before anything is decoded; None for STORED_PIXEL_LIMIT alone.
     """
-    if data.startswith(GZIP_MAGIC):  # .svgz
-        data = _unpack_svg(data, where)
-    if drawn := _is_svg(data):
-        data = _render_svg(data, where)
+    if data.startswith(svg.GZIP_MAGIC):  # .svgz
+        data = svg.unpack(data, where)
+    if drawn := svg.is_svg(data):
+        data = svg.draw(data, where, version)
     formats = FORMATS + heic_formats(data, where)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=formats) as file:
-                if drawn and file.width < SVG_WIDTH_PIXELS and limit_bytes is not None:
-                    high = SVG_HEIGHT_LIMIT_PIXELS // SVG_WIDTH_PIXELS
-                    raise InputError(f"the SVG is over {high} times as high as wide", code=Code.TOO_LARGE, where=where)
-                _check_size(file, where, limit_bytes)
-                file.load()
-                ImageOps.exif_transpose(file, in_place=True)
-                return _to_rgb(file)
+                if drawn:
+                    _check_shape(file, where, version, limit_bytes)
+                return _upright(file, where, limit_bytes) if version == 1 else _reduced(file, where, limit_bytes)
     except UnidentifiedImageError:
         what = f"is not a picture that can be read{named_kind(data)}"
         raise InputError(what, where=where, remedy="use PNG, JPEG, WebP or SVG") from None
@@ -64,9 +64,9 @@ def decode(data: bytes, where: str = "picture", *, limit_bytes: int | None = DEC
         raise InputError(f"the picture is damaged: {problem}", where=where, remedy="copy it again") from None
 
 
-def decode_stored(data: bytes) -> Image.Image:
+def decode_stored(data: bytes, version: int = 1, limit_bytes: int | None = None) -> Image.Image:
     """Decodes a picture of the store, which an earlier version may have taken under its wider bounds."""
-    return decode(data, limit_bytes=None)
+    return decode(data, version=version, limit_bytes=limit_bytes)
 
 
 def prepare(spec: ImagePreprocess, picture: Image.Image, tokens: int) -> Prepared:
@@ -91,14 +91,56 @@ def size_before_crop(spec: ImagePreprocess, sides: tuple[int, int]) -> tuple[int
     return max(spec.size, width), max(spec.size, height)
 
 
-def _check_size(file: ImageFile.ImageFile, where: str, limit_bytes: int | None) -> None:
-    """Refuses a picture by its header."""
+def _upright(file: ImageFile.ImageFile, where: str, limit_bytes: int | None) -> Image.Image:
+    """The whole picture, as version 1 decodes it."""
     pixels, own = file.width * file.height, 1 if file.mode in ("1", "L", "P") else 4
-    working = PROGRESSIVE_BYTES if "progressive" in file.info else WORKING_BYTES.get(str(file.format), 0)
-    needed = pixels * (own + max(working, 0 if _stays(file) else 4))
-    if pixels > STORED_PIXEL_LIMIT or (limit_bytes is not None and needed > limit_bytes):
+    _check_size(file.size, pixels * (own + max(_working_bytes(file), 0 if _stays(file) else 4)), where, limit_bytes)
+    file.load()
+    ImageOps.exif_transpose(file, in_place=True)
+    return _to_rgb(file, _brightest(file))
+
+
+def _reduced(file: ImageFile.ImageFile, where: str, limit_bytes: int | None) -> Image.Image:
+    """The picture at the scale of REDUCED_PIXELS; JPEG's decoder reduces by itself, and never holds the whole."""
+    pixels = file.width * file.height
+    scale = next((n for n in REDUCTIONS if pixels <= REDUCED_PIXELS * n * n), REDUCTIONS[-1])
+    working = pixels * _working_bytes(file)
+    if file.format in ("JPEG", "MPO"):
+        file.draft(None, (file.width // scale, file.height // scale))
+        scale = 1
+    own = 1 if file.mode in ("1", "L", "P") else 4
+    decoded = file.width * file.height
+    _check_size(file.size, working + decoded * own + 8 * decoded // scale**2, where, limit_bytes)
+    file.load()
+    orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
+    picture = _to_rgb(file, _white(file, where), scale)
+    if orientation != 1:
+        picture.getexif()[ExifTags.Base.Orientation] = orientation
+        ImageOps.exif_transpose(picture, in_place=True)
+    return picture
+
+
+def _working_bytes(file: ImageFile.ImageFile) -> int:
+    """Bytes a pixel that its decoder takes beside the picture."""
+    return PROGRESSIVE_BYTES if "progressive" in file.info else WORKING_BYTES.get(str(file.format), 0)
+
+
+def _check_shape(file: ImageFile.ImageFile, where: str, version: int, limit_bytes: int | None) -> None:
+    """Refuses an SVG that is too long to be seen."""
+    if version == 1:
+        long = file.width < svg.FIRST_WIDTH_PIXELS and limit_bytes is not None
+    else:
+        long = min(file.size) * svg.MOST_SHAPE < svg.CANVAS_PIXELS
+    if long:
+        what = f"the SVG is over {svg.MOST_SHAPE} times as high as wide" + (", or as wide as high" * (version > 1))
+        raise InputError(what, code=Code.TOO_LARGE, where=where, remedy="cut it")
+
+
+def _check_size(size: tuple[int, int], needed_bytes: int, where: str, limit_bytes: int | None) -> None:
+    """Refuses a picture by its header. size: as it is decoded."""
+    if size[0] * size[1] > STORED_PIXEL_LIMIT or (limit_bytes is not None and needed_bytes > limit_bytes):
         raise InputError(
-            f"{file.width} x {file.height} pixels would take {needed / 1e6:,.0f} MB to decode, "
+            f"{size[0]} x {size[1]} pixels would take {needed_bytes / 1e6:,.0f} MB to decode, "
             f"more than {(limit_bytes or DECODED_LIMIT_BYTES) / 1e6:.0f}",
             code=Code.TOO_LARGE,
             where=where,
@@ -112,57 +154,51 @@ def _stays(file: ImageFile.ImageFile) -> bool:
     return stays and bool(file.getexif().get(ExifTags.Base.Orientation, 1) == 1)
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    """Converts strip by strip, so that no second copy of a large picture is made."""
+def _is_deep(picture: Image.Image) -> bool:
+    return picture.mode.startswith("I;16") or picture.mode == "I"
+
+
+def _brightest(picture: Image.Image) -> float:
+    """The level that version 1 takes for white in grey of 16 bits: its brightest."""
+    if not _is_deep(picture):
+        return 1.0
+    return max(1.0, *(float(np.asarray(picture.crop(box), np.float32).max()) for box in _strips(picture)))
+
+
+def _white(file: ImageFile.ImageFile, where: str) -> float:
+    """The level of white in grey of 16 bits, by its depth; InputError where it is not known."""
+    tags: Mapping[int, Any] = getattr(file, "tag_v2", {})
+    bits = int(np.ravel(tags.get(BITS_TAG, 16))[0])
+    if file.mode == "F" or (_is_deep(file) and bits > 16):
+        raise InputError("has grey levels whose white is not known", where=where, remedy="save it with 8 or 16 bits")
+    if _is_deep(file) and tags.get(INTERPRETATION_TAG) == WHITE_IS_ZERO:
+        raise InputError("has grey levels of 16 bits with white at zero", where=where, remedy="save it as PNG")
+    return 2.0**bits - 1
+
+
+def _strips(picture: Image.Image, scale: int = 1) -> list[tuple[int, int, int, int]]:
+    """Boxes of some rows each, a multiple of `scale`."""
+    rows = max(1, STRIP_PIXELS // max(1, picture.width * scale)) * scale
+    return [(0, top, picture.width, min(top + rows, picture.height)) for top in range(0, picture.height, rows)]
+
+
+def _to_rgb(picture: Image.Image, white: float, scale: int = 1) -> Image.Image:
+    """Converts strip by strip, so that no second copy of a large picture is made.
+
+    white: the level of white, of grey with more than 8 bits
+    scale: by which both sides are reduced
+    """
     alpha = picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
-    if picture.mode == "RGB" and not alpha:
+    if picture.mode == "RGB" and not alpha and scale == 1:
         return picture
-    deep = picture.mode.startswith("I;16") or picture.mode == "I"
-    rows = max(1, STRIP_PIXELS // max(1, picture.width))
-    boxes = [(0, top, picture.width, min(top + rows, picture.height)) for top in range(0, picture.height, rows)]
-    most = max((float(np.asarray(picture.crop(box), np.float32).max()) for box in boxes), default=1.0) if deep else 1.0
-    rgb = Image.new("RGB", picture.size)
-    for box in boxes:
+    rgb = Image.new("RGB", (-(-picture.width // scale), -(-picture.height // scale)))
+    for box in _strips(picture, scale):
         strip = picture.crop(box)
-        if deep:
-            strip = Image.fromarray((np.asarray(strip, np.float32) / max(most, 1.0) * 255).astype(np.uint8))
+        if _is_deep(picture):
+            strip = Image.fromarray((np.asarray(strip, np.float32) / white * 255).astype(np.uint8))
         elif alpha:
             layer = strip.convert("RGBA")
             strip = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)
-        rgb.paste(strip.convert("RGB"), box)
+        strip = strip.convert("RGB")
+        rgb.paste(strip.reduce(scale) if scale > 1 else strip, (0, box[1] // scale))
     return rgb
-
-
-def _is_svg(data: bytes) -> bool:
-    head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    return head.startswith(b"<svg") or (
-        head.startswith((b"<?xml", b"<!doctype svg", b"<!--")) and b"<svg" in data[:65536]
-    )
-
-
-def _unpack_svg(data: bytes, where: str) -> bytes:
-    """Unpacks an .svgz, no further than an SVG may be long."""
-    try:
-        text = zlib.decompressobj(GZIP_WINDOW).decompress(data, SVG_LIMIT_BYTES + 1)
-    except zlib.error as problem:
-        raise InputError(f"the picture is damaged: {problem}", where=where, remedy="copy it again") from None
-    return text if _is_svg(text) else b""
-
-
-def _render_svg(data: bytes, where: str) -> bytes:
-    import resvg_py
-
-    if len(data) > SVG_LIMIT_BYTES:
-        raise InputError(f"an SVG of over {SVG_LIMIT_BYTES >> 20} MB is not drawn", code=Code.TOO_LARGE, where=where)
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        text = data.decode("latin-1")
-    try:
-        # Nothing is fetched: resvg reads no network, and without a resources folder no file either. It keeps the shape
-        # within both sides, whatever size the file claims.
-        narrow_time(SVG_LIMIT_S)
-        width, height = SVG_WIDTH_PIXELS, SVG_HEIGHT_LIMIT_PIXELS
-        return bytes(resvg_py.svg_to_bytes(svg_string=text, width=width, height=height, skip_system_fonts=True))
-    except Exception as problem:  # the library raises bare ValueError and its own panic type
-        raise InputError(f"the SVG cannot be drawn: {problem}", where=where, remedy="save it as PNG") from None

@@ -17,7 +17,7 @@ from homeroom.data.preprocess.prepared import Prepared
 
 KEPT_BYTES = 64 << 20  # of a decoded file, between requests
 
-_last: tuple[bytes, Any] | None = None
+_last: tuple[tuple[bytes, object], Any] | None = None
 
 
 def is_media(preprocess: Preprocess) -> bool:
@@ -56,24 +56,34 @@ def prepared(modality: Modality, data: bytes) -> Prepared:
     return image.prepare(spec, decoded(spec, data), tokens)
 
 
+def heard_s(preprocess: AudioPreprocess, data: bytes) -> tuple[float, float, float]:
+    """Where what the model hears of a sound begins and ends, and the sound's length, in seconds; in the decoder."""
+    from homeroom.data.preprocess import audio
+
+    wave, rate = decoded(preprocess, data)
+    start, end = audio.window(preprocess, wave, rate)
+    return start / rate, end / rate, len(wave) / rate
+
+
 def decoded(preprocess: Preprocess, data: bytes, where: str = "") -> Any:
     """A picture, or a sound's wave and rate; that of the same file as before is not decoded again."""
     global _last
-    digest = sha256(data).digest()
-    if _last is not None and _last[0] == digest:
+    assert isinstance(preprocess, ImagePreprocess | AudioPreprocess)
+    key = sha256(data).digest(), preprocess.version
+    if _last is not None and _last[0] == key:
         return _last[1]
     _last = None  # before the next takes its memory
     content: Any
     if isinstance(preprocess, AudioPreprocess):
         from homeroom.data.preprocess import audio
 
-        content = audio.decode(data, where or "sound")
+        content = audio.decode(data, where or "sound", version=preprocess.version)
         size_bytes = content[0].nbytes
     else:
         from homeroom.data.preprocess import image
 
-        content = image.decode(data, where or "picture")
+        content = image.decode(data, where or "picture", version=preprocess.version)
         size_bytes = 4 * content.width * content.height
     if size_bytes <= KEPT_BYTES:
-        _last = digest, content
+        _last = key, content
     return content

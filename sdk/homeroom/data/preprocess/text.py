@@ -10,6 +10,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from homeroom.contract.graph_io import ATTENTION_MASK, INPUT_IDS
+from homeroom.contract.manifest import PreprocessVersion
+from homeroom.data.preprocess.plain_text import plain
 from homeroom.data.preprocess.prepared import Prepared
 from homeroom.errors import BundleError, InputError
 
@@ -25,27 +27,44 @@ def _tokenizer(path: Path, limit: int) -> Tokenizer:
     return tokenizer
 
 
-def prepare(tokenizer: Path, text: str, limit: int) -> Prepared:
+def prepare(tokenizer: Path, text: str, limit: int, version: PreprocessVersion = 1) -> Prepared:
     """`input_ids` int64 [n] with special tokens, truncated to `limit`; InputError if there is no token."""
-    ids = np.array(_tokenizer(tokenizer, limit).encode(text).ids, np.int64)
+    ids = np.array(_tokenizer(tokenizer, limit).encode(read(text, version)).ids, np.int64)
     if not len(ids):
         raise InputError("the text has no token", where="text", remedy="leave the input out instead")
     return Prepared({INPUT_IDS: ids}, len(ids))
 
 
-def is_longer(tokenizer: Path, text: str, limit: int) -> bool:
+def read(text: str, version: PreprocessVersion) -> str:
+    """The text as the tokenizer gets it: from version 2 on, the plain one."""
+    return text if version == 1 else plain(text).text
+
+
+def is_longer(tokenizer: Path, text: str, limit: int, version: PreprocessVersion = 1) -> bool:
     """Whether `prepare` leaves out the text's end."""
-    return bool(_tokenizer(tokenizer, limit).encode(text).overflowing)
+    return bool(_tokenizer(tokenizer, limit).encode(read(text, version)).overflowing)
 
 
-def word_spans(tokenizer: Path, text: str, limit: int) -> list[tuple[int, int] | None]:
-    """For each token of `prepare`, the [start, end) of its word in characters; None for special tokens."""
-    encoding = _tokenizer(tokenizer, limit).encode(text)
+def unread_end(tokenizer: Path, text: str, limit: int, version: PreprocessVersion) -> str:
+    """The end of the text that `prepare` leaves out; empty where it leaves none."""
+    encoding = _tokenizer(tokenizer, limit).encode(read(text, version))
+    if not encoding.overflowing:
+        return ""
+    last = max(end for _, end in encoding.offsets)
+    return text[last:] if version == 1 else text[plain(text).origin(0, last)[1] if last else 0 :]
+
+
+def word_spans(tokenizer: Path, text: str, limit: int, version: PreprocessVersion = 1) -> list[tuple[int, int] | None]:
+    """For each token of `prepare`, the [start, end) of its word in the text's characters; None for special tokens."""
+    shown = None if version == 1 else plain(text)
+    encoding = _tokenizer(tokenizer, limit).encode(shown.text if shown else text)
     edges: dict[int, tuple[int, int]] = {}
     for number, (start, end) in zip(encoding.word_ids, encoding.offsets, strict=True):
         if number is not None:
             first, last = edges.get(number, (start, end))
             edges[number] = (min(first, start), max(last, end))
+    if shown:
+        edges = {number: shown.origin(*span) for number, span in edges.items()}
     return [None if number is None else edges[number] for number in encoding.word_ids]
 
 

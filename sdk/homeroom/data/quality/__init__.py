@@ -6,9 +6,10 @@ passes. `docs/quality.md` lists the thresholds.
 
 from __future__ import annotations
 
-from homeroom.contract.manifest import AudioPreprocess, Manifest, Preprocess, TablePreprocess
+from homeroom.contract.manifest import AudioPreprocess, Manifest, Preprocess, TablePreprocess, TextPreprocess
 from homeroom.data.decoder import client
 from homeroom.data.preprocess.media import decoded
+from homeroom.data.preprocess.plain_text import plain
 from homeroom.data.quality import table, text
 from homeroom.data.quality.finding import QualityFinding
 from homeroom.data.samples import StoredInput, StoredSample
@@ -30,7 +31,8 @@ def poor_inputs(sample: StoredSample, manifest: Manifest) -> dict[tuple[str, int
 def _assess_input(value: StoredInput, language: str | None, manifest: Manifest, slot: str) -> QualityFinding | None:
     preprocess = manifest.modality(manifest.slot(slot).modality).preprocess
     if isinstance(value, str):
-        return text.assess(value, language)
+        plain_only = isinstance(preprocess, TextPreprocess) and preprocess.version > 1
+        return text.assess(plain(value).text if plain_only else value, language)
     if isinstance(preprocess, TablePreprocess) and isinstance(value, dict):
         return table.assess(preprocess, value)
     return client.run(assess_media, preprocess, value) if isinstance(value, bytes) else None

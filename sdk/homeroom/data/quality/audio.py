@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from homeroom.contract.manifest import AudioPreprocess
+from homeroom.data.preprocess.audio import window
 from homeroom.data.quality.finding import QualityFinding
 
 FRAME_S = 0.05  # window of a loudness measurement
@@ -20,7 +21,8 @@ def assess(wave: np.ndarray, rate: int, spec: AudioPreprocess) -> QualityFinding
     """Returns why a sound is poor, or None; wave: float32 [n] in [-1, 1]."""
     if len(wave) < SHORTEST_S * rate:
         return QualityFinding(f"only {len(wave) / rate:.2f} s long", empty=True)
-    loudest = loudest_db(wave[: int(spec.samples / spec.rate * rate)], rate)
+    start, end = window(spec, wave, rate)
+    loudest = loudest_db(wave[start:end], rate)
     if loudest < SILENT_DB:
         return QualityFinding(f"silent (at most {loudest:.0f} dB of full scale)", empty=True)
     if rate < LEAST_RATE_SHARE * spec.rate:

@@ -131,6 +131,12 @@ class BudgetWatch:
         self._sampled = max(self._sampled, own + client.resident_bytes())
         return self._sampled
 
+    def decode_room(self) -> int | None:
+        """Bytes that decoding one file may take now: half of what is left, since a backbone runs meanwhile."""
+        if self._limit is None:
+            return None
+        return max(0, self._limit - hardware.resident() - client.resident_bytes()) // 2
+
     def _check(self) -> SpentLimit | None:
         if self.cancel.is_set():
             return SpentLimit("cancelled", "it was cancelled")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from homeroom.data.preprocess import prepare
+from homeroom.contract.manifest import Modality
+from homeroom.data.preprocess import Prepared, prepare
 from homeroom.data.preprocess.media import prepare_outside
 from homeroom.data.preprocess.raw_inputs import raw_input
 from homeroom.data.samples import InputReference, StoredInput, StoredSample
@@ -28,11 +30,24 @@ class CachedFeatures:
     """The features of a content index.
 
     store: whose cache is used; None to compute all features and keep none
+    decode_room: bytes that decoding a stored picture may take now, None for any; a sample beyond it is quarantined
     """
 
-    def __init__(self, store: Store | None, bundle: Bundle, graphs: Graphs, contents: ContentIndex) -> None:
+    def __init__(
+        self,
+        store: Store | None,
+        bundle: Bundle,
+        graphs: Graphs,
+        contents: ContentIndex,
+        decode_room: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self._store, self._bundle, self._graphs, self._contents = store, bundle, graphs, contents
-        self._prepare = prepare if store else prepare_outside  # the store's own were decoded within bounds once
+        self._decode_room = decode_room
+        self._prepare = self._prepare_stored if store else prepare_outside
+
+    def _prepare_stored(self, modality: Modality, value: Any, bundle_file: Callable[[str], Path]) -> Prepared:
+        """Prepares an input in this process: the store's own were decoded within bounds once."""
+        return prepare(modality, value, bundle_file, self._decode_room())
 
     def read(
         self, modality: str, numbers: Iterable[int], progress: Progress | None = None, stop: Callable[[], bool] = bool

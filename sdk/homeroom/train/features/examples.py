@@ -33,6 +33,7 @@ def examples(
     stop: Callable[[], bool] = bool,
     room: int | None = None,
     weights: Mapping[str, float] | None = None,
+    decode_room: Callable[[], int | None] = lambda: None,
 ) -> Sequence[Example]:
     """Examples of the samples, in order; where `stop` ended it, of those whose features are there.
 
@@ -41,10 +42,11 @@ def examples(
     stop: asked before each batch whether to end there
     room: bytes of features in memory, None for all; the others are spilled, and read again for every batch
     weights: of poor inputs in the fusion, by modality; DEFAULT_INPUT_WEIGHT where it names none
+    decode_room: as in `CachedFeatures`
     """
     manifest = bundle.manifest
     contents = ContentIndex(manifest, samples)
-    features = CachedFeatures(store, bundle, graphs, contents)
+    features = CachedFeatures(store, bundle, graphs, contents, decode_room)
     # Raw inputs of a LoRA step are not int8 [taps, n, dim], so they are not spilled.
     if store and room is not None and all(modality.adapter == "ladder" for modality in manifest.modalities):
         buffer = FeatureBuffer(room, features.recompute, Spill(store.directory, len(contents)))

@@ -6,15 +6,20 @@ interaction of a sequence.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from homeroom.contract.manifest import TextPreprocess
-from homeroom.data.samples import InputReference, StoredInput, StoredSample, input_kind, input_length
+from homeroom.contract.manifest import AudioPreprocess, Modality, SequencePreprocess, TextPreprocess
+from homeroom.data.decoder import client
+from homeroom.data.preprocess.media import heard_s
+from homeroom.data.samples import InputReference, StoredInput, StoredSample, input_length
 from homeroom.data.tasks import kind_of
 from homeroom.data.tasks.base import InputKey, Words
 from homeroom.runtime.bundle import Bundle
+
+SHOWN_CHARACTERS = 60  # of a text's end that is not read
 
 
 def words_of(
@@ -30,10 +35,10 @@ def words_of(
         value = sample.inputs.get(slot, [None])[0]
         if isinstance(value, InputReference):
             value = read(sample, value)
-        if isinstance(value, str) and isinstance(modality.preprocess, TextPreprocess):
+        if isinstance(value, str) and isinstance(spec := modality.preprocess, TextPreprocess):
             from homeroom.data.preprocess.text import word_spans
 
-            words[slot] = word_spans(bundle.file(modality.preprocess.tokenizer), value, modality.buckets[-1])
+            words[slot] = word_spans(bundle.file(spec.tokenizer), value, modality.buckets[-1], spec.version)
     return words
 
 
@@ -53,13 +58,33 @@ def targets_of(
 
 
 def note_of(bundle: Bundle, sample: StoredSample) -> str:
-    """A note for people on sequences longer than the bundle reads; empty if there are none."""
+    """A note for people on inputs that are longer than the bundle reads; empty if there are none.
+
+    Texts and sounds that were left in the store are not read for it.
+    """
     notes = []
     for slot in bundle.manifest.slots:
-        value = sample.inputs.get(slot.name, [None])[0]
-        if value is None or input_kind(value) != "sequence":
-            continue
         modality = bundle.manifest.modality(slot.modality)
-        if input_length(value) > modality.buckets[-1]:
-            notes.append(f"of {slot.name} the last {modality.buckets[-1]} of {input_length(value)} interactions count")
+        for index, value in enumerate(sample.inputs.get(slot.name, [])):
+            name = slot.name if slot.count == 1 else f"{slot.name} {index + 1}"
+            if value is not None and (note := _unread(bundle, modality, value)):
+                notes.append(f"of {name} {note}")
     return "; ".join(notes)
+
+
+def _unread(bundle: Bundle, modality: Modality, value: StoredInput) -> str:
+    """What counts of an input, or does not, where that is not all of it."""
+    limit = modality.buckets[-1]
+    match modality.preprocess:
+        case SequencePreprocess() if input_length(value) > limit:
+            return f"the last {limit} of {input_length(value)} interactions count"
+        case TextPreprocess() as spec if isinstance(value, str):
+            from homeroom.data.preprocess.text import unread_end
+
+            if end := unread_end(bundle.file(spec.tokenizer), value, limit, spec.version):
+                return f"the end is not read: “{textwrap.shorten(end, SHOWN_CHARACTERS, placeholder=' ...')}”"
+        case AudioPreprocess() as spec if isinstance(value, bytes):
+            begin_s, end_s, length_s = client.run(heard_s, spec, value)
+            if length_s > spec.samples / spec.rate:
+                return f"{begin_s:.1f} to {end_s:.1f} s of {length_s:.1f} s are heard"
+    return ""
