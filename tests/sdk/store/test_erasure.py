@@ -329,3 +329,14 @@ def test_a_sample_to_remove_is_named_by_eight_digits_of_its_id_or_more(tmp_path:
             store.remove(["0" * 64])
         assert store.remove([first[:8]]).samples == 1
         assert numbers(store) == [1]
+
+
+@pytest.mark.parametrize("left", [b"", b"SQLite format 3\0"])
+def test_an_emptied_database_is_put_back_from_its_copy_and_never_begun_anew(left: bytes, tmp_path: Path) -> None:
+    fill(tmp_path)
+    with open_store(tmp_path) as store:
+        store.back_up()
+    (tmp_path / "device" / "device.db").write_bytes(left)
+    with open_store(tmp_path) as store:
+        assert store.subjects() == ["gone", "stays"]
+        assert store.damage() != [], "and it is said"
