@@ -35,7 +35,7 @@ from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import examples
 from homeroom.train.fit import fit
 from homeroom.train.settings import Settings
-from homeroom.train.solve.base import Head, Strength
+from homeroom.train.solve.base import SolvedHead, Strength
 from homeroom.train.solve.combine import choose_weight, combined
 from homeroom.train.solve.kinds import SOLVERS
 from homeroom.train.solve.task_vectors import TaskVectors
@@ -246,7 +246,7 @@ def accuracy(task: Task, outputs: np.ndarray, classes: np.ndarray) -> float:
     return float((probabilities(task, outputs).argmax(1) == classes).mean())
 
 
-def solve(made: Ready, rows: np.ndarray, strength: Strength) -> Head:
+def solve(made: Ready, rows: np.ndarray, strength: Strength) -> SolvedHead:
     """A head of the samples with these numbers."""
     solver = SOLVERS[made.task.kind]
     sums: Statistics = solver.sums(made.task, made.vectors.subset(rows), made.targets[rows])

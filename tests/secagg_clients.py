@@ -11,7 +11,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from homeroom.contract.layout import Layout, Parameter, Segment
 from homeroom.contract.roster import Roster, make_roster
 from homeroom.contract.round import RoundConfiguration
-from homeroom.contract.secagg import Consent, Consents, Inbox, Notice, Reveal, SecureCohort, SecureRules, Survivors
+from homeroom.contract.secagg import (
+    Consents,
+    Inbox,
+    Notice,
+    Reveal,
+    SecureCohort,
+    SecureRules,
+    Survivors,
+    SurvivorsConsent,
+)
 from homeroom.contract.signing import certify, new_key
 from homeroom.contract.update import Update, make_update
 from homeroom.contract.update_checks import read_update
@@ -59,7 +68,7 @@ class Round:
     view: CohortView
     sealed: dict[int, dict[int, bytes]] = field(default_factory=dict)  # receiver -> sender -> sealed shares
     inputs: dict[int, bytes] = field(default_factory=dict)
-    consents: list[Consent] = field(default_factory=list)
+    consents: list[SurvivorsConsent] = field(default_factory=list)
 
     @property
     def sharers(self) -> tuple[int, ...]:
@@ -100,7 +109,7 @@ class Round:
                 device.state, survivors or self.survivors, self.configuration, self.layout, device.key
             )
             assert device.state.consent
-            self.consents.append(Consent(slot, device.state.consent))
+            self.consents.append(SurvivorsConsent(slot, device.state.consent))
 
     def reveal(self, absent: Collection[int] = ()) -> dict[int, Reveal]:
         consents = Consents(self.survivors, tuple(self.consents))

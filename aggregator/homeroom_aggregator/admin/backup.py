@@ -97,7 +97,9 @@ def restore(source: Path, folder: Path, lost: Path | None = None) -> Restored:
     if LOG_FILE not in contents.files and lost:
         raise InputError("has no log, which --from-lost could go on from", where=str(source), remedy="leave it out")
     acts = (
-        lost_log.read_lost_acts(lost, source / LOG_FILE) if lost else lost_log.LostActs(unknown=tuple(lost_log.KINDS))
+        lost_log.read_lost_acts(lost, source / LOG_FILE)
+        if lost
+        else lost_log.LostActs(unknown=tuple(lost_log.ACT_KINDS))
     )
     restored = Restored(contents.version, contents.at, {}, acts.unknown)
     with _whole(folder) as beside:

@@ -24,7 +24,7 @@ BY = "a restore, from the lost log"  # who did it, in the audit log
 
 @dataclass(frozen=True)
 class LostActs:
-    """Rows by kind (a key of `KINDS`); `unknown`: the kinds that could not be read."""
+    """Rows by kind (a key of `ACT_KINDS`); `unknown`: the kinds that could not be read."""
 
     rows: Mapping[str, list[Sequence[Any]]] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ def read_lost_acts(lost: Path, saved_log: Path) -> LostActs:
     rows, unknown = dict[str, list[Sequence[Any]]](), list[str]()
     with contextlib.closing(lock_file(path.with_suffix(".lock"))), contextlib.closing(_opened(path)) as log:
         _check_descent(log, path, saved_log)
-        for kind, (sql, _) in KINDS.items():
+        for kind, (sql, _) in ACT_KINDS.items():
             try:
                 rows[kind] = log.execute(sql).fetchall()
             except sqlite3.DatabaseError:
@@ -70,7 +70,7 @@ def _check_descent(log: sqlite3.Connection, path: Path, saved_log: Path) -> None
 
 def do_again(rounds: Rounds, acts: LostActs) -> dict[str, int]:
     """Do in restored rounds what the lost log says was done; how many acts of each kind were new here."""
-    done = {kind: sum(act(rounds, *row) for row in acts.rows.get(kind, ())) for kind, (_, act) in KINDS.items()}
+    done = {kind: sum(act(rounds, *row) for row in acts.rows.get(kind, ())) for kind, (_, act) in ACT_KINDS.items()}
     rounds.withdraw_gone()
     return done
 
@@ -117,7 +117,7 @@ def _unlearning(rounds: Rounds, update_id: str, member: str) -> int:
 
 
 # By kind: what the lost log is asked for, and what does a row of that again; 1 where it was not so yet, else 0.
-KINDS: dict[str, tuple[str, Callable[..., int]]] = {
+ACT_KINDS: dict[str, tuple[str, Callable[..., int]]] = {
     "revoked keys and used invitations": (
         "SELECT device, code, revoked, role, school, member, replaced_by, joined FROM devices ORDER BY rowid",
         _enrolment,

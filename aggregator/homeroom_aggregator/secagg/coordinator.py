@@ -110,7 +110,7 @@ class SecureRounds:
         if live.phase == "consent":
             return secagg.pack(secagg.Survivors(live.survivors))
         signed = self.store.bodies("consent")
-        consents = (secagg.Consent(self._index(live, sender), body) for sender, body in signed.items())
+        consents = (secagg.SurvivorsConsent(self._index(live, sender), body) for sender, body in signed.items())
         return secagg.pack(
             secagg.Consents(
                 secagg.Survivors(live.survivors), tuple(sorted(consents, key=lambda consent: consent.place))

@@ -19,7 +19,7 @@ from typing import Any
 
 from homeroom_aggregator.admin.configuration import RequestLimits
 from homeroom_aggregator.server.eviction import EvictionOrder
-from homeroom_aggregator.server.heads import NO_HTTP, Head, read_head, refusal
+from homeroom_aggregator.server.heads import NO_HTTP, RequestHead, read_head, refusal
 from homeroom_aggregator.server.strangers import StrangersLane
 
 try:
@@ -56,7 +56,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.begun = self.paused = self._stopped = False
         self.held = list[Callable[[], object]]()  # what gives back once the answer is sent
         self._come, self._searched = bytearray(), 0  # of the next request and those behind it
-        self._next: Head | None = None  # whole, and waits for its turn
+        self._next: RequestHead | None = None  # whole, and waits for its turn
         self._body_bytes = 0  # of the body that is under way, not here yet
         self._asked, self._turn_s = 0, 0.0  # while it was nobody's
         self._looked_s = time.monotonic()

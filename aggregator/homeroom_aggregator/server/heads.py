@@ -30,7 +30,7 @@ CHUNKED = refusal(
 
 
 @dataclass(frozen=True)
-class Head:
+class RequestHead:
     """A whole head: where it ends, and how many bytes of body follow; or the refusal of one that is none."""
 
     end: int = 0
@@ -38,23 +38,23 @@ class Head:
     refusal: bytes = b""
 
 
-def read_head(data: bytes | bytearray, searched: int, limit_bytes: int) -> Head | None:
+def read_head(data: bytes | bytearray, searched: int, limit_bytes: int) -> RequestHead | None:
     """The head at the beginning of `data`, which is not empty; None where its end has not come.
 
     searched: bytes of `data` that an earlier call has seen.
     """
     if data[0] < FIRST_LETTER:
-        return Head(refusal=NO_HTTP)
+        return RequestHead(refusal=NO_HTTP)
     found = _END.search(data, max(0, searched - 2))
     end = found.end() if found else len(data)
     if end > limit_bytes or data.count(b"\n", 0, end) > HEAD_LINES:
-        return Head(refusal=TOO_LONG)
+        return RequestHead(refusal=TOO_LONG)
     if found is None:
         return None
     fields = _BODY_FIELD.findall(data, 0, end)
     if any(name.lower() == b"transfer-encoding" for name, _ in fields):
-        return Head(refusal=CHUNKED)
+        return RequestHead(refusal=CHUNKED)
     length = fields[0][1].rstrip() if fields else b"0"
     if len(fields) > 1 or not length.isdigit() or len(length) > 18:
-        return Head(refusal=NO_LENGTH)
-    return Head(end, int(length))
+        return RequestHead(refusal=NO_LENGTH)
+    return RequestHead(end, int(length))

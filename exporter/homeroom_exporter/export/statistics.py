@@ -35,11 +35,11 @@ from homeroom_exporter.quantize import fidelity
 from homeroom_exporter.quantize.compress import truncate
 
 FILE = "statistics.safetensors"
-KINDS: dict[str, BlockKind] = {"text": "text", "image": "taps", "audio": "taps", "table": "table"}  # by modality
+BLOCK_KINDS: dict[str, BlockKind] = {"text": "text", "image": "taps", "audio": "taps", "table": "table"}  # by modality
 FITTED_SAMPLES = 480  # calibration samples that a projection is fitted on
 SAMPLES_A_DIMENSION = 4
 KEPT_QUANTILE = 0.99  # of calibration vectors that are not cut
-LEAST_SPREAD = 1e-6  # of a number that varies at all
+LEAST_VARIATION = 1e-6  # of a number that varies at all
 
 Group = tuple[int, float | NDArray[np.float64] | None]  # width, and its unit; None: each by its own spread
 
@@ -87,8 +87,8 @@ def fit_projection(raw: NDArray[np.float32], groups: Sequence[Group]) -> Project
     spread, parts, start = values.std(0), [], 0
     for width, unit in groups:
         own = spread[start : start + width]
-        each = np.where(own > LEAST_SPREAD, 1 / np.maximum(own, LEAST_SPREAD), 0.0) if unit is None else unit
-        scaled = np.broadcast_to(np.asarray(each, np.float64), (width,)) * (own > LEAST_SPREAD)
+        each = np.where(own > LEAST_VARIATION, 1 / np.maximum(own, LEAST_VARIATION), 0.0) if unit is None else unit
+        scaled = np.broadcast_to(np.asarray(each, np.float64), (width,)) * (own > LEAST_VARIATION)
         total = float(((own * scaled) ** 2).sum())
         parts.append(scaled / total**0.5 if total > 0 else scaled)
         start += width
@@ -102,7 +102,7 @@ def fit_projection(raw: NDArray[np.float32], groups: Sequence[Group]) -> Project
     basis = vectors[:, ::-1][:, kept]
     basis = basis * np.sign(basis[np.abs(basis).argmax(0), np.arange(len(kept))])
     norms = np.linalg.norm(values @ basis, axis=1)
-    return Projection(mean, weight, truncate(basis / max(float(np.quantile(norms, KEPT_QUANTILE)), LEAST_SPREAD)))
+    return Projection(mean, weight, truncate(basis / max(float(np.quantile(norms, KEPT_QUANTILE)), LEAST_VARIATION)))
 
 
 def _groups(kind: BlockKind, modality: Modality, scale: NDArray[np.float64]) -> list[Group]:
@@ -123,8 +123,8 @@ def _wanted(manifest: Manifest, backbones: Mapping[str, Backbone]) -> Iterator[t
     tasks = [task for task in manifest.tasks if solver_of(task)]
     read = {slot for task in tasks for slot in set(task.reads).difference(*_text_pairs(manifest, task))}
     for slot in manifest.slots:
-        if slot.name in read and slot.modality in KINDS and slot.modality in backbones:
-            yield KINDS[slot.modality], (slot.name,)
+        if slot.name in read and slot.modality in BLOCK_KINDS and slot.modality in backbones:
+            yield BLOCK_KINDS[slot.modality], (slot.name,)
     for pair in dict.fromkeys(chain.from_iterable(_text_pairs(manifest, task) for task in tasks)):
         if "text" in backbones:
             yield from ((kind, pair) for kind in OF_TWO_TEXTS)

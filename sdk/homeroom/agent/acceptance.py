@@ -23,7 +23,7 @@ from homeroom.device.device import Device
 from homeroom.errors import HomeroomError, InputError
 from homeroom.system.files import read_bounded
 
-SUFFIXES = (".json", ".txt")  # an invitation is also one line of text
+DOCUMENT_SUFFIXES = (".json", ".txt")  # an invitation is also one line of text
 LIMIT_BYTES = max(INVITATION_LIMIT_BYTES, POLICY_LIMIT_BYTES)
 
 
@@ -42,7 +42,7 @@ def waiting_entry(entry: Path, joined: Enrolment | None = None) -> WaitingEntry 
 
     joined: with which aggregator the device has joined.
     """
-    if entry.suffix.lower() not in SUFFIXES:
+    if entry.suffix.lower() not in DOCUMENT_SUFFIXES:
         return ""
     try:
         data = read_bounded(entry, LIMIT_BYTES)

@@ -148,7 +148,7 @@ class Survivors(msgspec.Struct, frozen=True):
         return cohort_id + b"".join(slot.to_bytes(2, "big") for slot in self.places)
 
 
-class Consent(msgspec.Struct, frozen=True):
+class SurvivorsConsent(msgspec.Struct, frozen=True):
     """A device's signature over the survivors, for the purpose `secure-survivors`; it signs one set a round."""
 
     place: SlotIndex
@@ -159,7 +159,7 @@ class Consents(msgspec.Struct, frozen=True):
     """The survivors and the signatures over them."""
 
     survivors: Survivors
-    consents: Annotated[tuple[Consent, ...], msgspec.Meta(max_length=10_000)]
+    consents: Annotated[tuple[SurvivorsConsent, ...], msgspec.Meta(max_length=10_000)]
 
 
 class Reveal(msgspec.Struct, frozen=True):

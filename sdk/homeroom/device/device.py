@@ -50,14 +50,14 @@ from homeroom.train.features.quality_gate import add_checked
 from homeroom.train.settings import Settings
 
 P = ParamSpec("P")
-T = TypeVar("T")
+Result = TypeVar("Result")
 
 
-def one_at_a_time(verb: Callable[Concatenate[Device, P], T]) -> Callable[Concatenate[Device, P], T]:
+def one_at_a_time(verb: Callable[Concatenate[Device, P], Result]) -> Callable[Concatenate[Device, P], Result]:
     """A verb that changes the device: other threads wait with theirs until it ends."""
 
     @functools.wraps(verb)
-    def run(device: Device, /, *arguments: P.args, **options: P.kwargs) -> T:
+    def run(device: Device, /, *arguments: P.args, **options: P.kwargs) -> Result:
         with device.changes:
             return verb(device, *arguments, **options)
 

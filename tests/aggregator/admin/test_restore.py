@@ -99,7 +99,7 @@ def test_without_the_lost_log_the_losses_are_named_until_an_officer_says_they_ar
     said = CliRunner().invoke(homeroom, arguments, catch_exceptions=False).output
     since = json.loads((lost.saved / "backup.json").read_text())["at"]
     assert f"not known since {since}: " in said
-    for kind in lost_log.KINDS:
+    for kind in lost_log.ACT_KINDS:
         assert kind in said
     with (
         closing(open_service(lost.again)) as service,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homeroom_aggregator.server.heads import CHUNKED, HEAD_LINES, NO_HTTP, NO_LENGTH, TOO_LONG, Head, read_head
+from homeroom_aggregator.server.heads import CHUNKED, HEAD_LINES, NO_HTTP, NO_LENGTH, TOO_LONG, RequestHead, read_head
 
 LIMIT_BYTES = 1 << 14
 TOKENS = st.text("abcdefgh-", min_size=1, max_size=12)
@@ -29,7 +29,7 @@ def requests(draw: st.DrawFn) -> tuple[bytes, int]:
 def test_a_head_and_its_body_are_those_of_the_parser(request: tuple[bytes, int]) -> None:
     data, size = request
     head = read_head(data, 0, LIMIT_BYTES)
-    assert head == Head(len(data) - size, size)
+    assert head == RequestHead(len(data) - size, size)
     for end in range(1, head.end):
         assert read_head(data[:end], end - 1, LIMIT_BYTES) is None
     parser = h11.Connection(h11.SERVER)
@@ -66,11 +66,11 @@ START = b"POST /v1/join HTTP/1.1\r\nhost: x\r\n"
     ],
 )
 def test_a_head_is_refused_before_a_parser_sees_it(data: bytes, refusal: bytes) -> None:
-    assert read_head(data, 0, LIMIT_BYTES) == Head(refusal=refusal)
+    assert read_head(data, 0, LIMIT_BYTES) == RequestHead(refusal=refusal)
 
 
 def test_a_body_is_no_part_of_a_head() -> None:
     body = b"\n\ncontent-length: 7\ntransfer-encoding: chunked\n\n"
     data = START + b"content-length: %d\r\n\r\n" % len(body)
-    assert read_head(data + body, 0, LIMIT_BYTES) == Head(len(data), len(body))
-    assert read_head(START + b"\r\n" + b"\n" * 200, 0, LIMIT_BYTES) == Head(len(START) + 2, 0)
+    assert read_head(data + body, 0, LIMIT_BYTES) == RequestHead(len(data), len(body))
+    assert read_head(START + b"\r\n" + b"\n" * 200, 0, LIMIT_BYTES) == RequestHead(len(START) + 2, 0)

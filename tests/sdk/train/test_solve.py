@@ -9,7 +9,7 @@ from homeroom.contract.manifest import Task
 from homeroom.contract.statistics.accumulate import BlockVectors, to_grid
 from homeroom.contract.statistics.sums import NOTHING, ONE, Statistics, check_total, merge, subtract
 from homeroom.data.tasks import score, target
-from homeroom.train.solve.base import Head, Strength
+from homeroom.train.solve.base import SolvedHead, Strength
 from homeroom.train.solve.discriminant import ClassHead, solve_classes
 from homeroom.train.solve.kinds import SOLVERS, solver_of
 from homeroom.train.solve.own import Own
@@ -44,7 +44,7 @@ def widths(vectors: TaskVectors) -> list[tuple[str, int]]:
     return found
 
 
-def head(task: Task, statistics: Statistics, vectors: TaskVectors, strength: Strength = STRENGTH) -> Head:
+def head(task: Task, statistics: Statistics, vectors: TaskVectors, strength: Strength = STRENGTH) -> SolvedHead:
     solver = solver_of(task)
     assert solver
     return solver.head(task, statistics, widths(vectors), strength)
@@ -270,7 +270,7 @@ def own_head(fed: Statistics, vectors: TaskVectors, targets: np.ndarray) -> tupl
     return own, ClassHead(own.head)
 
 
-def accuracy(head: Head, vectors: TaskVectors, targets: np.ndarray) -> float:
+def accuracy(head: SolvedHead, vectors: TaskVectors, targets: np.ndarray) -> float:
     return float((head.outputs(vectors).argmax(1) == targets.argmax(1)).mean())
 
 

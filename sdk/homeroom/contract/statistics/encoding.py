@@ -42,7 +42,7 @@ class _Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     width: Annotated[int, msgspec.Meta(ge=1, le=8)]
 
 
-class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _StatisticsHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: int
     blocks: tuple[Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")], ...]
     cells: tuple[_Entry, ...]
@@ -57,7 +57,7 @@ def encode(statistics: Statistics) -> bytes:
         numbers = tuple(blocks.index(block) for block in cell.blocks)
         entries.append(_Entry(cell.task, cell.kind, cell.row, numbers, len(values), width))
         payload.append(values.astype(f"<i{width}").tobytes())
-    header = canonical(_Header(FORMAT, tuple(blocks), tuple(entries)))
+    header = canonical(_StatisticsHeader(FORMAT, tuple(blocks), tuple(entries)))
     body = struct.pack("<I", len(header)) + header + b"".join(payload)
     too_many = sum(entry.length for entry in entries) > VALUES_LIMIT
     if len(body) > LIMIT_BYTES or len(header) > HEADER_LIMIT_BYTES or too_many:
@@ -87,7 +87,7 @@ def read(data: bytes, *, limit_bytes: int = LIMIT_BYTES) -> Statistics:
     return statistics
 
 
-def _header(data: bytes, limit_bytes: int) -> tuple[_Header, bytes]:
+def _header(data: bytes, limit_bytes: int) -> tuple[_StatisticsHeader, bytes]:
     if len(data) > limit_bytes:
         raise UpdateError(f"{len(data):,} bytes are more than the {limit_bytes:,} allowed", code="too_long")
     if data[:8] != MAGIC or len(data) < 44:
@@ -98,7 +98,7 @@ def _header(data: bytes, limit_bytes: int) -> tuple[_Header, bytes]:
     if length > HEADER_LIMIT_BYTES or len(data) < 44 + length:
         raise _damaged("its header is too long")
     header = decode(
-        data[44 : 44 + length], _Header, limit_bytes=HEADER_LIMIT_BYTES, where="statistics", error=UpdateError
+        data[44 : 44 + length], _StatisticsHeader, limit_bytes=HEADER_LIMIT_BYTES, where="statistics", error=UpdateError
     )
     if header.format != FORMAT:
         what = f"format {header.format} is not read here"

@@ -24,7 +24,7 @@ CELL_LIMIT_VALUES = 1 << 20
 ONE = 1 << GRID_BITS
 
 CellKind = Literal["count", "moment", "number", "product", "vector"]
-KINDS: tuple[CellKind, ...] = get_args(CellKind)
+CELL_KINDS: tuple[CellKind, ...] = get_args(CellKind)
 
 
 @dataclass(frozen=True, order=True, slots=True)

@@ -23,7 +23,7 @@ class Strength:
     prior_power: float = 0.5
 
 
-class Head(Protocol):
+class SolvedHead(Protocol):
     """A solved head."""
 
     def outputs(self, vectors: TaskVectors) -> np.ndarray:
@@ -42,5 +42,5 @@ class Solver:
 
     kind: str
     sums: Callable[[Task, TaskVectors, np.ndarray], Statistics]
-    head: Callable[[Task, Statistics, Blocks, Strength], Head]
+    head: Callable[[Task, Statistics, Blocks, Strength], SolvedHead]
     pairs: bool = False

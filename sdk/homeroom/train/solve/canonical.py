@@ -95,8 +95,8 @@ def _pair_sums(task: Task, asked: BlockVectors, other: BlockVectors, right: np.n
     return sum_samples(task.name, blocks, rows, moments=right)
 
 
-CHOICE = Solver(kind="choice", sums=_choice_sums, head=_head, pairs=True)
-MATCHING = Solver(
+SOLVE_CHOICE = Solver(kind="choice", sums=_choice_sums, head=_head, pairs=True)
+SOLVE_MATCHING = Solver(
     kind="matching",
     sums=lambda task, vectors, targets: _pair_sums(task, vectors.blocks[0], vectors.options[0], targets[:, 0] > 0.5),
     head=_head,

@@ -144,12 +144,12 @@ def levels_of(targets: np.ndarray) -> np.ndarray:
     return np.asarray(targets.sum(1).round().astype(int))
 
 
-CLASSIFICATION = Solver(
+SOLVE_CLASSIFICATION = Solver(
     kind="classification",
     sums=lambda task, vectors, targets: sum_classes(task, vectors, targets.argmax(1)),
     head=lambda task, statistics, blocks, strength: ClassHead(solve_classes(task, statistics, blocks, strength)),
 )
-ORDINAL = Solver(
+SOLVE_ORDINAL = Solver(
     kind="ordinal",
     sums=lambda task, vectors, targets: sum_classes(task, vectors, levels_of(targets)),
     head=lambda task, statistics, blocks, strength: LevelHead(solve_classes(task, statistics, blocks, strength)),

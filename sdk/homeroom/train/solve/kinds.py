@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from homeroom.contract.manifest import Task
 from homeroom.train.solve.base import Solver
-from homeroom.train.solve.canonical import CHOICE, MATCHING
-from homeroom.train.solve.discriminant import CLASSIFICATION, ORDINAL
-from homeroom.train.solve.multilabel import MULTILABEL
-from homeroom.train.solve.ridge import REGRESSION
+from homeroom.train.solve.canonical import SOLVE_CHOICE, SOLVE_MATCHING
+from homeroom.train.solve.discriminant import SOLVE_CLASSIFICATION, SOLVE_ORDINAL
+from homeroom.train.solve.multilabel import SOLVE_MULTILABEL
+from homeroom.train.solve.ridge import SOLVE_REGRESSION
 
-SOLVERS = {solver.kind: solver for solver in (CLASSIFICATION, ORDINAL, MULTILABEL, REGRESSION, CHOICE, MATCHING)}
+SOLVERS = {
+    solver.kind: solver
+    for solver in (
+        SOLVE_CLASSIFICATION,
+        SOLVE_ORDINAL,
+        SOLVE_MULTILABEL,
+        SOLVE_REGRESSION,
+        SOLVE_CHOICE,
+        SOLVE_MATCHING,
+    )
+}
 
 
 def solver_of(task: Task) -> Solver | None:

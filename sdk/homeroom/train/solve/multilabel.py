@@ -48,4 +48,4 @@ def _head(task: Task, statistics: Statistics, blocks: Blocks, strength: Strength
     return LabelHead(tuple(discriminants))
 
 
-MULTILABEL = Solver(kind="multilabel", sums=_sums, head=_head)
+SOLVE_MULTILABEL = Solver(kind="multilabel", sums=_sums, head=_head)

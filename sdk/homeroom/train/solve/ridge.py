@@ -123,4 +123,4 @@ def solve_number(task: Task, statistics: Statistics, blocks: Blocks, strength: S
     return Ridge(moments, numbers, products)
 
 
-REGRESSION = Solver(kind="regression", sums=_sums, head=solve_number)
+SOLVE_REGRESSION = Solver(kind="regression", sums=_sums, head=solve_number)
