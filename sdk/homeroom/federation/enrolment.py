@@ -158,6 +158,14 @@ def network_settings(store: Store) -> NetworkSettings:
     return msgspec.structs.replace(network, clock="ignore") if store.clock_warning() else network
 
 
+def _is_setting(name: str, value: str) -> bool:
+    try:
+        msgspec.convert({name: value}, NetworkSettings)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
 def set_network(store: Store, **changes: str) -> NetworkSettings:
     """Stores changes of some `NetworkSettings`; raises InputError where one is impossible."""
     from homeroom.federation.network.transport import check_urls
@@ -165,10 +173,9 @@ def set_network(store: Store, **changes: str) -> NetworkSettings:
     known = NETWORK.read(store) or NetworkSettings()
     try:
         network = msgspec.convert({**msgspec.structs.asdict(known), **changes}, NetworkSettings)
-    except msgspec.ValidationError as problem:
-        name = str(problem).rpartition("$.")[2].rstrip("`")
-        says = f"{str(changes.get(name, ''))[:80]!r} is no {name}" if name in changes else f"no such setting: {problem}"
-        raise InputError(says, remedy="an address is https://name, a proxy http://name:port") from None
+    except msgspec.ValidationError:
+        wrong = [f"{value[:80]!r} is no {name}" for name, value in changes.items() if not _is_setting(name, value)]
+        raise InputError(", ".join(wrong), remedy="an address is https://name, a proxy http://name:port") from None
     check_urls(network)
     _check_address(store, network.address)
     NETWORK.write(store, network)

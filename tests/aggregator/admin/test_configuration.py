@@ -104,7 +104,7 @@ MORE_REFUSALS = [
     ({}, ["--over", "2"], "--over says nothing without --deadline and --quorum"),
     ({}, ["--cohort", "30"], "--cohort says nothing without --secure"),
     ({}, ["--beta1", "0.5"], "--beta1 says nothing without --optimizer"),
-    ({}, ["--optimizer", "fedavg", "--tau", "0.1"], "--tau says nothing with --optimizer fedavg"),
+    ({}, ["--optimizer", "fedavg", "--tau", "0.1"], "--tau says nothing with the optimizer fedavg"),
     ({}, ["--delta", "1e-6"], "--delta says nothing without --epsilon"),
     ({}, ["--deadline", "30"], "belong together"),
     (SYNCHRONOUS, ["--max-staleness", "3"], "max_staleness 0"),

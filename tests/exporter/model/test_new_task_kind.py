@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from exporter.small import assembled
 from homeroom import Device, Sample
 from homeroom.agent import page
+from homeroom.agent.inbox import LeftEntries
 from homeroom.agent.status import AgentStatus
 from homeroom.cli.main import homeroom
 from homeroom.data import tasks
@@ -165,7 +166,7 @@ def shown(device: Device) -> str:
     """The agent's page of the device's samples."""
     agent = SimpleNamespace(status=AgentStatus(), settings=SimpleNamespace(inbox=None))
     server = SimpleNamespace(agent=agent, address=page.PageAddress(1, "token"))
-    handler: Any = SimpleNamespace(server=server)
+    handler: Any = SimpleNamespace(server=server, _left=lambda device: LeftEntries())
     return page.PageHandler._render(handler, device, 0, "")
 
 
@@ -224,7 +225,7 @@ def test_no_other_module_names_a_kind() -> None:
     house, wrong = Path(__file__).resolve().parents[3], []
     for folder in ("sdk/homeroom", "exporter/homeroom_exporter", "aggregator/homeroom_aggregator"):
         for path in sorted((house / folder).rglob("*.py")):
-            if path.parent.name == "tasks":
+            if path.parent.name in ("tasks", "solve"):
                 continue
             for node in ast.walk(ast.parse(path.read_text())):
                 names = [node.value] if isinstance(node, ast.Constant) else []

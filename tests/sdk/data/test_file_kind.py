@@ -17,7 +17,7 @@ FILES = {
     "a web page (HTML)": b"\xef\xbb\xbf <!DOCTYPE html><html>",
     "a zip or Office file": b"PK\x03\x04" + bytes(99),
     "a WebM or Matroska file": b"\x1aE\xdf\xa3" + bytes(99),
-    "an AMR sound": b"#!AMR\n" + bytes(99),
+    "an AMR sound": b"#!AMR\n" + b"\xff" * 99,
     "a text": b"not a picture at all",
 }
 

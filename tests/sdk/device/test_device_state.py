@@ -36,6 +36,7 @@ SDK = ROOT / "sdk"
 STATEMENT = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE|FROM|INTO)\b.*\bsecrets\b")
 SQL_OF_RECORDS = {  # modules of the store that name the table in SQL, beside `device_state`
     "context.py": "puts and gets the sealed bytes",
+    "carried_digests.py": "stores the digests inside a migration, before there is a context",
     "sealed_rows.py": "opens every row to find damage",
     "outbox.py": "drops the residuals of updates that were sent",
     "erasure.py": "drops what stems from a forgotten subject's updates",

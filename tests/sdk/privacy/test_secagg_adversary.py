@@ -11,7 +11,7 @@ import pytest
 from secagg_clients import ROOT, Round, gather
 
 from homeroom.contract.roster import Roster, make_roster, read_roster
-from homeroom.contract.secagg import Consent, Consents, Inbox, Reveal, SecureCohort, Survivors
+from homeroom.contract.secagg import Consents, Inbox, Reveal, SecureCohort, Survivors, SurvivorsConsent
 from homeroom.contract.signing import certify, fingerprint, new_key, public_hex, sign
 from homeroom.errors import TrustError, UpdateError
 from homeroom.privacy.secagg import client as steps
@@ -267,12 +267,12 @@ def test_a_server_that_tells_two_halves_different_survivors_opens_nothing(masked
     everyone = masked.survivors.places
     one, other = Survivors(everyone), Survivors(everyone[:7])
     told = {place: one if place < 4 else other for place in range(7)}
-    consents: dict[Survivors, list[Consent]] = {one: [], other: []}
+    consents: dict[Survivors, list[SurvivorsConsent]] = {one: [], other: []}
     for place, survivors in told.items():
         device = masked.devices[place]
         device.state = steps.consent(device.state, survivors, masked.configuration, masked.layout, device.key)
         assert device.state.consent
-        consents[survivors].append(Consent(place, device.state.consent))
+        consents[survivors].append(SurvivorsConsent(place, device.state.consent))
     everything = [*consents[one], *consents[other]]
     for place, survivors in told.items():
         member = masked.devices[place].state
@@ -289,8 +289,8 @@ def test_one_signature_counts_once_and_a_strangers_not_at_all(masked: Round) -> 
     one = masked.consents[0]
     for consents, why in (
         ([one] * 8, "are needed"),
-        ([*masked.consents[:-1], Consent(7, one.signature)], "signature does not hold"),
-        ([*masked.consents, Consent(9, one.signature)], "no survivor"),
+        ([*masked.consents[:-1], SurvivorsConsent(7, one.signature)], "signature does not hold"),
+        ([*masked.consents, SurvivorsConsent(9, one.signature)], "no survivor"),
     ):
         with pytest.raises(TrustError, match=why):
             steps.reveal(masked.devices[0].state, Consents(masked.survivors, tuple(consents)), masked.configuration)

@@ -56,8 +56,8 @@ class PlainText:
 def plain(text: str) -> PlainText:
     """The plain text of a text.
 
-    Tags that HTML knows are left out where at least one pair of them (`<p>` and `</p>`) shows a page, so that `<br>` or
-    `a <b> c` elsewhere stay; entities become their characters; NFC, and NFKC of FORMS; INVISIBLE is left out; curly
+    Tags that HTML knows are left out where at least one pair of them shows a page, so that `a <b> c` elsewhere stays;
+    entities become their characters; NFC, and NFKC of FORMS; INVISIBLE is left out; curly
     quotes become straight; what is blank becomes one space, none at either end.
     """
     if not UNUSUAL.search(text):
