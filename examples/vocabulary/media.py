@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from homeroom.data.preprocess.image import decode
 
 SIDE, MARGIN = 256, 8
 NEARLY_WHITE = 12  # how far from white a pixel may be, of 255
+LINK = re.compile(rb'<image [^>]*href="pencil1\.png"/>')  # in one stamp, to a sketch that its package lacks
 
 
 def square(path: Path) -> Path:
@@ -27,7 +29,7 @@ def square(path: Path) -> Path:
     data = path.read_bytes()
     place = cache_folder() / f"vocabulary-pictures-{SIDE}" / f"{hashlib.sha256(data).hexdigest()[:24]}.png"
     if not place.exists():
-        picture = decode(data, str(path))
+        picture = decode(LINK.sub(b"", data), str(path))
         drawn = ImageOps.invert(picture.convert("L")).point(lambda value: value if value > NEARLY_WHITE else 0)
         picture = picture.crop(drawn.getbbox())
         picture = ImageOps.contain(picture, (SIDE - 2 * MARGIN,) * 2, Image.Resampling.LANCZOS)
