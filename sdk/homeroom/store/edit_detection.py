@@ -111,10 +111,13 @@ def keep(context: StoreContext, name: str, is_there: bool) -> None:
 
 
 def accept_edits(context: StoreContext) -> str:
-    """Accepts the store as it is; returns what had been noticed, empty if nothing was."""
+    """Accepts the store as it is; returns what had been noticed, empty if nothing was.
+
+    Nothing tells which of the requests to unlearn were truly sent, so that all are asked again.
+    """
     edited = context.key_ring.edited
     if edited:
         with context.step("accepted as it is"):
-            pass
+            context.database.write("UPDATE unlearning SET state = 'pending'")
         context.change_key_ring(edited="", kept=())
     return edited

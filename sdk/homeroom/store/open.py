@@ -143,6 +143,7 @@ def _open_sound(
             raise DamagedError(problem)
         repair.migrate(database, key_ring, lambda changed: master_keys.write(store_id, changed))
         repair.check_shape(database)
+        repair.mend_numbers(database)
         return database, DataKeys(database, key_ring)
     except BrokenSealError as broken:
         database.close()

@@ -23,6 +23,8 @@ from homeroom.system.files import open_private, replace_durable, sync_directory
 from homeroom.system.files import refusal as file_refusal
 from homeroom.system.sqlite import SQLITE_ERRORS, Database, connect
 
+NUMBERED_TABLES = {"samples", "subjects", "versions", "audit", "damage"}
+LARGEST_NUMBER = 2**62  # of a row: no store comes near it
 CHECKED_AT_OPEN_BYTES = 64 << 20  # a larger store is checked before it is read or copied, not at every opening
 DAMAGE_MARK = "damaged"  # a file: SQLite found damage, so the next opening checks everything
 LOST = "was damaged and is lost: the copy does not have it"
@@ -116,6 +118,15 @@ def check_shape(database: Database) -> None:
             raise DamagedError("its tables are not those of a store")
     finally:
         expected.close()
+
+
+def mend_numbers(database: Database) -> None:
+    """Puts the last numbers of the tables right where an edit left none to come: SQLite would call the disk full."""
+    lasts = dict(database.rows("SELECT name, seq FROM sqlite_sequence"))
+    for table in NUMBERED_TABLES & lasts.keys():
+        if not isinstance(last := lasts[table], int) or not 0 <= last < LARGEST_NUMBER:
+            sql = f"UPDATE sqlite_sequence SET seq = (SELECT coalesce(max(rowid), 0) FROM {table}) WHERE name = ?"
+            database.write(sql, (table,))
 
 
 def first_value_of_copy(directory: Path, sql: str) -> Any:

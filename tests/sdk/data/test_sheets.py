@@ -356,3 +356,10 @@ def test_a_sample_that_would_be_removed_at_once_is_refused(tiny_bundle: tiny.Tin
         pytest.raises(InputError, match=r"line 2 retain_until: 2020-01-01 has passed"),
     ):
         device.add(path)
+
+
+@pytest.mark.parametrize("cell", ["n/a", "-", "NULL"])
+def test_nobody_is_called_as_a_missing_cell_is_written(cell: str, tmp_path: Path) -> None:
+    (sample,), intake = rows_of(sheet(tmp_path, f"word,label.category,subject\ncat,cat,{cell}\n"))
+    assert sample.subject == "classroom"
+    assert intake.missing == {cell: 1}

@@ -311,3 +311,24 @@ def test_what_was_noticed_stays_noticed_through_a_restart_and_more_edits(tmp_pat
     shutil.copytree(tmp_path / "old", tmp_path / "device")
     with open_store(tmp_path) as store:
         assert store.edited == OLDER_STORE
+
+
+def test_a_request_to_unlearn_that_was_marked_as_sent_is_asked_once_the_store_is_accepted(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with raw(tmp_path) as connection:
+        connection.execute("INSERT INTO unlearning VALUES (?, 'sent')", ("s" * 32,))
+    with open_store(tmp_path) as store:
+        store.forget("p-0")
+        assert store.edited
+        store.accept_edits()
+        assert "s" * 32 in store.outbox.unlearning()
+
+
+@pytest.mark.parametrize("last", ["9223372036854775807", "-1", "'x'"])
+def test_a_table_whose_numbers_were_used_up_takes_samples_again(last: str, tmp_path: Path) -> None:
+    fill(tmp_path)
+    with raw(tmp_path) as connection:
+        connection.execute(f"UPDATE sqlite_sequence SET seq = {last}")
+    with open_store(tmp_path) as store:
+        assert len(store.add([make_sample(20, "new")])) == 1
+        assert store.count() == 6

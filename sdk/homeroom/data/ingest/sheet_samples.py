@@ -26,6 +26,7 @@ from homeroom.errors import InputError
 
 LABEL_PREFIXES = ("label", "labels")
 EXACT_LIMIT = 2.0**53  # whole numbers below are written without a point, as a kind that counts wants them
+PERSONS = ("subject", "author")  # of whom nobody is called n/a
 INTERACTION_COLUMNS = ("skill", "correct", "time")
 
 
@@ -102,7 +103,7 @@ def to_sample(row: Row, where: str, columns: SheetColumns, intake: Intake) -> Sa
         prefix, _, rest = name.partition(".")
         is_label = prefix in LABEL_PREFIXES and bool(rest)
         try:
-            if isinstance(cell, str) and (is_label or name in columns.usual) and is_missing(cell):
+            if isinstance(cell, str) and (is_label or name in columns.usual or name in PERSONS) and is_missing(cell):
                 intake.missing[cell.strip()] += 1
                 continue
             if isinstance(cell, str) and name in columns.usual:
