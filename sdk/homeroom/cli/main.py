@@ -7,10 +7,11 @@ never in a traceback.
 from __future__ import annotations
 
 import copy
+import os
 import sys
 from collections.abc import Iterable
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -64,6 +65,8 @@ class Commands(click.Group):
         """Run the sub-command; what it imports when it runs may be missing too."""
         try:
             return super().invoke(context)
+        except BrokenPipeError:  # which click would end with 1
+            _end_unread()
         except ModuleNotFoundError as problem:
             path = _present(self.below(context.invoked_subcommand or ""))
             if path is None or _extra(path) is None:
@@ -187,13 +190,19 @@ def main(arguments: list[str] | None = None) -> Any:
         click.echo("homeroom: stopped; what was done is kept", err=True)
         sys.exit(130)
     except BrokenPipeError:
-        sys.exit(141)
+        _end_unread()
     except OSError as problem:
         if problem.errno not in DISK_FULL_ERRNOS:
             raise
         what = problem.filename or "what is printed"
         click.echo(f"homeroom: no space left for {what}; what was done is kept", err=True)
         sys.exit(DiskFullError.exit_code)
+
+
+def _end_unread() -> NoReturn:
+    """Ends the process where nobody reads what it prints any more; what is still to be printed goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(141)
 
 
 def _one_line(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
 import sys
 
 import click
@@ -127,3 +128,15 @@ def test_a_missing_extra_is_named_by_the_new_spelling(
     assert "`homeroom bundle export` needs a part that is not installed" in err
     assert "pip install 'homeroom[exporter]'" in err
     assert run(capsys, "bundle", "--help")[0] == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe that nobody reads is no error there")
+def test_a_reader_who_leaves_ends_the_command_with_its_own_code() -> None:
+    command = [sys.executable, "-m", "homeroom", "doctor"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+        assert process.wait(60) == 141
+    assert b"Error" not in said
