@@ -76,7 +76,9 @@ def bundle(service: Service, call: SignedRequest) -> Response:
     """The bundle as one file, for members and for who holds an invitation: a device has its bundle before it joins."""
     code = _code(service, call, call.request.headers.get(http_signatures.INVITATION_HEADER, ""))
     if not may_fetch(service.members, service.secret, call.key, code):
-        raise RefusedError(403, "unknown_device", "this device is not enrolled", "fetch it with an invitation")
+        used = "its invitation is not in force: it was used, has ended or was taken back; ask for a new one"
+        remedy = used if code else "fetch it with an invitation"
+        raise RefusedError(403, "unknown_device", "this device is not enrolled", remedy)
     if call.request.path_params["bundle_id"] != service.rounds.bundle.bundle_id:
         raise RefusedError(404, "unknown_bundle", "this bundle is not served here", "see /v1/keys for the one that is")
     return service.downloads.bundle_file()

@@ -120,6 +120,8 @@ def test_a_bundle_is_for_members_and_for_who_holds_an_invitation(tmp_path: Path)
         assert [status(code) for code in ("", "A" * 48, invitation.code)] == [403, 403, 200]
         service.rounds.log.database.write("UPDATE invitations SET revoked = 1")
         assert status(invitation.code) == 403
+        answer = stranger.ask("GET", path, headers=lambda: {INVITATION_HEADER: invitation.code})
+        assert b"it was used, has ended or was taken back; ask for a new one" in answer.body
     service.close()
 
 
