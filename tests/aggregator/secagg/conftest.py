@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,10 +16,16 @@ from homeroom_aggregator.server.service import open_service
 
 
 @pytest.fixture
-def district(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[District]:
+def rules() -> dict[str, Any]:
+    """What the district's rounds are like; a module may have others."""
+    return {}
+
+
+@pytest.fixture
+def district(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rules: dict[str, Any]) -> Iterator[District]:
     monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
     (tmp_path / "keys").mkdir()
-    folder = make_folder(tmp_path, min_devices=3, secure=RULES)  # type: ignore[arg-type]
+    folder = make_folder(tmp_path, min_devices=3, secure=RULES, **rules)
     service = open_service(folder)
     with running(service) as address:
         found = District(service, address, tmp_path)

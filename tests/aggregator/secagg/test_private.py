@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 from conftest import Attack
 
-from aggregator.institution import SEGMENTS, START, School, make_folder, running
-from aggregator.secagg.district import RULES, District, Member
+from aggregator.institution import SEGMENTS, START, School
+from aggregator.secagg.district import RULES, District
 from homeroom.contract.layout import Layout
 from homeroom.contract.privacy import Privacy, epsilon_spent
 from homeroom.contract.round import RoundConfiguration
@@ -20,9 +19,7 @@ from homeroom.contract.update_checks import read_update
 from homeroom.errors import TrustError, UpdateError
 from homeroom.federation import privacy_ledger
 from homeroom.privacy.secagg.noise import noise_share, share_grid
-from homeroom_aggregator.admin.folder import replace_roster
 from homeroom_aggregator.admin.privacy_report import folder_figures, report_lines
-from homeroom_aggregator.server.service import open_service
 from homeroom_aggregator.state.secure_sum import SecureSum, SumHeader, unpack
 
 PROMISE = Privacy(clip_norm=0.5, noise_multiplier=2.0, epsilon=4.0, delta=1e-5, mechanism="distributed")
@@ -30,19 +27,8 @@ ROUND = RoundConfiguration(bundle_id="0" * 64, secure=RULES, privacy=PROMISE)
 
 
 @pytest.fixture
-def district(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[District]:
-    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
-    (tmp_path / "keys").mkdir()
-    folder = make_folder(tmp_path, min_devices=3, buffer_size=4, secure=RULES, privacy=PROMISE)
-    service = open_service(folder)
-    with running(service) as address:
-        found = District(service, address, tmp_path)
-        found.members = [Member(found, number) for number in range(4)]
-        replace_roster(folder, msgspec.json.encode(found.roster(found.members)))
-        yield found
-    for member in found.members:
-        member.store.close()
-    found.service.close()
+def rules() -> dict[str, Any]:
+    return {"buffer_size": 4, "privacy": PROMISE}
 
 
 def a_round(district: District) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -11,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import Attack
 
-from aggregator.institution import ROOT, START, School, announce, make_folder, running
-from aggregator.secagg.district import RULES, SIGNER, District, Member
+from aggregator.institution import ROOT, START, School, announce
+from aggregator.secagg.district import RULES, SIGNER, District
 from homeroom.contract.roster import make_roster
 from homeroom.contract.round import weight
 from homeroom.contract.secagg import pack
@@ -26,22 +25,6 @@ from homeroom_aggregator.admin.folder import ROSTER_FILE, load_roster, replace_r
 from homeroom_aggregator.server.service import open_service
 
 FEEDS = frozenset({"ladder.table", "head.grade"})
-
-
-@pytest.fixture
-def district(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[District]:
-    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
-    (tmp_path / "keys").mkdir()
-    folder = make_folder(tmp_path, min_devices=3, secure=RULES)  # type: ignore[arg-type]
-    service = open_service(folder)
-    with running(service) as address:
-        found = District(service, address, tmp_path)
-        found.members = [Member(found, number) for number in range(4)]
-        replace_roster(folder, msgspec.json.encode(found.roster(found.members)))
-        yield found
-    for member in found.members:
-        member.store.close()
-    found.service.close()
 
 
 def expected(district: District, numbers: list[int]) -> bytes:

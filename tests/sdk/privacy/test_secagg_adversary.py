@@ -22,20 +22,6 @@ from homeroom_aggregator.secagg.unmask import Unmasking, decode_sum, unmask_sum
 HOUSE = Path(__file__).resolve().parents[3]
 
 
-@pytest.fixture
-def shared() -> Round:
-    """Eight devices that have shared: five open a secret, five agree on survivors, two may drop out."""
-    found = gather(8)
-    found.share()
-    return found
-
-
-@pytest.fixture
-def masked(shared: Round) -> Round:
-    shared.mask()
-    return shared
-
-
 def resigned(found: Round, place: int, **changes: bytes) -> SecureCohort:
     """The cohort with one device's advertisement altered, its old signature kept."""
     members = list(found.cohort.members)

@@ -12,20 +12,6 @@ from homeroom.privacy.secagg import client as steps
 from homeroom.privacy.secagg.encoding import feeders
 
 
-@pytest.fixture
-def shared() -> Round:
-    """Eight devices that have shared: five open a secret."""
-    found = gather(8)
-    found.share()
-    return found
-
-
-@pytest.fixture
-def masked(shared: Round) -> Round:
-    shared.mask()
-    return shared
-
-
 def inboxes(found: Round) -> list[tuple[Inbox, str]]:
     good = found.inbox(0)
     return [
