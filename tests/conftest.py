@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+import solvable
 import tiered
 import tiny
 from hypothesis import settings
@@ -53,3 +54,9 @@ def tiered_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def tiny_bundle() -> tiny.Tiny:
     """A complete signed bundle of tiny random encoders; read it, never change it."""
     return tiny.bundle()
+
+
+@pytest.fixture(scope="session")
+def solved_bundle(tmp_path_factory: pytest.TempPathFactory) -> tiny.Tiny:
+    """The tiny bundle with statistics, from which heads are solved; read it, never change it."""
+    return solvable.with_statistics(tmp_path_factory.mktemp("solved") / "bundle")

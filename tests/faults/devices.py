@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from homeroom.contract.statistics.accumulate import BlockVectors, sum_samples, to_grid
+from homeroom.contract.statistics.sums import Statistics
 from homeroom.data.samples import StoredSample
 from homeroom.store import Store
 from homeroom.store.master_keys import FolderKeys
@@ -35,7 +37,7 @@ def open_store(home: Path, **options: bool) -> Store:
 
 # What each version had not yet; the newest first.
 UNDONE = {
-    3: """DROP TABLE inputs; DROP TABLE samples; CREATE TABLE samples (
+    3: """DROP TABLE statistics; DROP TABLE inputs; DROP TABLE samples; CREATE TABLE samples (
         number INTEGER PRIMARY KEY AUTOINCREMENT, sample_id TEXT NOT NULL UNIQUE,
         subject_id INTEGER NOT NULL REFERENCES subjects, facts BLOB NOT NULL, inputs BLOB NOT NULL,
         aside INTEGER NOT NULL DEFAULT 0, near BLOB);
@@ -96,6 +98,14 @@ def numbers(store: Store) -> list[int]:
         assert sample.inputs == make_sample(number).inputs
         found.append(number)
     return found
+
+
+def sums(number: int, task: str = "category") -> Statistics:
+    """Sums of three samples of two classes, unlike any other number's."""
+    rng = np.random.default_rng(number)
+    block = BlockVectors("1" * 64, to_grid(rng.normal(0, 0.4, (3, 4))), np.ones(3, bool))
+    is_cat = np.array([True, False, bool(number % 2)])
+    return sum_samples(task, [block], {"cat": is_cat, "dog": ~is_cat}, moments=np.ones(3, bool))
 
 
 def features(number: int) -> np.ndarray:

@@ -24,6 +24,7 @@ from homeroom.store.context import StoreContext
 from homeroom.store.data_keys import Subject, content_index, near_index
 from homeroom.store.records import AddReport
 from homeroom.store.sealed_rows import SampleFacts
+from homeroom.store.statistics import drop_sums
 
 Fingerprint = Callable[[StoredSample], bytes]
 STATED_FIELDS = (*sealed_rows.ID_FIELDS, "author")  # what a person says of a sample
@@ -133,6 +134,7 @@ class _Adding:
         stated = {**corrected(held.facts, new), "replaced": held.facts.replaced, "near": new.near}
         facts, content = msgspec.structs.replace(packed, **stated), secrets.randbits(63)
         sealed_rows.delete_samples(self.context.database, "sample_id", held.sample_id)
+        drop_sums(self.context.database, subject.subject_id)
         sample_id = sealed_rows.insert_sample(self.context.database, subject, content, facts, held.aside)
         sealed_rows.insert_inputs(self.context.database, subject, content, bodies)
         return sample_id
@@ -162,6 +164,7 @@ class _Adding:
         self.report.corrected.update(_changes(held.facts, facts))
         self.report.corrected_samples += 1
         self.context.database.write("DELETE FROM samples WHERE sample_id = ?", (held.sample_id,))
+        drop_sums(self.context.database, subject.subject_id)
         if facts.labels != held.facts.labels:
             judged = msgspec.structs.replace(
                 facts, aside=new.aside, left_out=new.left_out, weighed=new.weighed, near=new.near or facts.near

@@ -20,6 +20,7 @@ from homeroom.store.device_state import RESIDUAL, SECURE
 from homeroom.store.profiles import remove_profile
 from homeroom.store.records import ForgetReport, RemoveReport
 from homeroom.store.sealed_rows import delete_samples
+from homeroom.store.statistics import drop_sums
 from homeroom.store.versions import Versions
 
 LEAST_ID_CHARACTERS = 8  # by which a sample is named
@@ -195,6 +196,7 @@ def _renew_or_drop(context: StoreContext, subject_ids: Iterable[int]) -> None:
     authors = {sample.author for _, sample in context.each_without_inputs()}
     names = {subject.subject_id: subject.name for subject in context.keys.all()}
     for subject_id in subject_ids:
+        drop_sums(context.database, subject_id)
         counts = (f"SELECT count(*) FROM {table} WHERE subject_id = ?" for table in ("samples", "lineage"))
         held = any(context.database.one(sql, (subject_id,))[0] for sql in counts)
         if held or names[subject_id] in authors:

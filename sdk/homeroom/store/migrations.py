@@ -75,10 +75,16 @@ def _index_contents(database: Database, key_ring: KeyRing) -> None:
         database.write("UPDATE samples SET facts = ?, content_index = ? WHERE number = ?", row)
 
 
+def _add_statistics(database: Database, _: KeyRing) -> None:
+    """Version 5 to 6: a table for each subject's sums."""
+    database.tables.executescript(schema.STATISTICS)
+
+
 # From each older version to the next, after a copy was made.
 MIGRATIONS: dict[int, Callable[[Database, KeyRing], None]] = {
     1: _add_profiles,
     2: _add_quarantine,
     3: _split_inputs,
     4: _index_contents,
+    5: _add_statistics,
 }

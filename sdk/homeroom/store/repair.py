@@ -29,6 +29,7 @@ CHECKED_AT_OPEN_BYTES = 64 << 20  # a larger store is checked before it is read 
 DAMAGE_MARK = "damaged"  # a file: SQLite found damage, so the next opening checks everything
 LOST = "was damaged and is lost: the copy does not have it"
 PLAUSIBLE_VERSIONS_AHEAD = 100  # of a store that a newer homeroom wrote
+SAMPLES_CHANGE_BELOW = 5  # migrations of older versions change rows of samples
 FIRST_CHECKED_VERSION = 3  # of a store whose rows are checked before it is migrated
 SQLITE_LOG_SUFFIXES = ("-wal", "-shm", "-journal")
 SALVAGED = """SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'
@@ -83,7 +84,9 @@ def migrate(database: Database, key_ring: KeyRing, put_key_ring: Callable[[KeyRi
     if present >= FIRST_CHECKED_VERSION:
         mend(database, DataKeys(database, key_ring), backup)
     backup.make_whole(database)
-    with database.transaction(), carried_digests(database, key_ring, put_key_ring):
+    with database.transaction(), contextlib.ExitStack() as carried:
+        if present < SAMPLES_CHANGE_BELOW:
+            carried.enter_context(carried_digests(database, key_ring, put_key_ring))
         for version in range(present, schema.SCHEMA_VERSION):
             migrations.MIGRATIONS[version](database, key_ring)
         database.write(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")

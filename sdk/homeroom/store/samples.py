@@ -19,6 +19,7 @@ from homeroom.store.context import StoreContext
 from homeroom.store.data_keys import Subject
 from homeroom.store.erasure import drop_unsent
 from homeroom.store.records import ConsentReport
+from homeroom.store.statistics import drop_sums
 
 SAMPLES_PER_QUERY = 512
 SELECT_SAMPLE = f"SELECT {sealed_rows.SAMPLE_COLUMNS} FROM samples WHERE sample_id = ?"
@@ -82,6 +83,7 @@ def quarantine_samples(context: StoreContext, reasons: Mapping[str, str], *, rel
             facts = sealed_rows.with_reason(facts, "; ".join(filter(None, (facts.aside, reason))))
             sealed = sealed_rows.seal_facts(subjects[owner], sample_id, content, facts)
             context.database.write("UPDATE samples SET facts = ?, aside = 1 WHERE sample_id = ?", (sealed, sample_id))
+            drop_sums(context.database, owner)
             quarantined.append(sample_id)
     context.back_up()
     return quarantined
@@ -118,6 +120,7 @@ def relabel(context: StoreContext, sample_id: str, labels: Mapping[str, Any]) ->
     facts = facts if aside else sealed_rows.without_quarantine(facts)
     new_id = sealed_rows.sample_id_of(facts, subject)
     with context.step("relabel", 1):
+        drop_sums(context.database, owner)
         if new_id != sample_id and context.database.one(SELECT_SAMPLE, (new_id,)):
             sealed_rows.delete_samples(context.database, "sample_id", sample_id)
         else:
@@ -151,5 +154,7 @@ def set_consent(context: StoreContext, consent: Consent, chosen: Callable[[Store
             owners.add(owner)
         if consent.state in FORBIDDING:
             dropped = sum(len(drop_unsent(context, owner)) for owner in owners)
+            for owner in owners:
+                drop_sums(context.database, owner)
     context.back_up()
     return ConsentReport(len(ids), len(owners), dropped)

@@ -240,10 +240,19 @@ def broken_rows(database: Database, keys: DataKeys, *, bodies: bool) -> Iterator
                 and subject.cipher.holds(device.open(body, *associated_data), *associated_data)
             ):
                 yield BrokenRow(table, key, name)
+    if database.one(HAS_TABLE, ("statistics",)):  # since version 6
+        yield from _broken_sums(database, subjects)
     if database.one("SELECT 1 FROM pragma_table_info('samples') WHERE name = 'inputs'"):
         yield from _broken_samples_before_4(database, subjects)
     else:
         yield from _broken_samples(database, subjects, bodies=bodies)
+
+
+def _broken_sums(database: Database, subjects: Mapping[int, Subject]) -> Iterator[BrokenRow]:
+    for owner, sums_id, body in database.each("SELECT subject_id, sums_id, body FROM statistics"):
+        subject = subjects.get(owner)
+        if subject is None or not subject.cipher.holds(body, "statistics.body", owner, sums_id):
+            yield BrokenRow("statistics", "subject_id", owner, shown=f"the statistics of subject {owner}")
 
 
 def _broken_samples(database: Database, subjects: Mapping[int, Subject], *, bodies: bool) -> Iterator[BrokenRow]:

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from homeroom.contract.statistics.sums import Statistics
 from homeroom.data.consent import Consent
 from homeroom.data.names import normal_name
 from homeroom.data.samples import INPUT_KINDS, InputKind, InputReference, StoredInput, StoredSample
-from homeroom.store import edit_detection
+from homeroom.store import edit_detection, statistics
 from homeroom.store import samples as stored_samples
 from homeroom.store.adding import add_samples
 from homeroom.store.context import StoreContext
@@ -174,6 +175,28 @@ class Store:
     def write_features(self, variant: str, features: Mapping[tuple[str, bytes], np.ndarray]) -> None:
         """Caches features by (subject, content digest); subjects that the store does not know are skipped."""
         self._context.cache.write(self._context.keys, variant, features)
+
+    # Statistics
+
+    def put_sums(self, sums_id: str, sums: Iterable[tuple[str, Statistics]]) -> Statistics:
+        """Stores each subject's sums in place of those before and returns their total; see `store.statistics`."""
+        return statistics.put_sums(self._context, sums_id, sums)
+
+    def own_total(self, sums_id: str) -> Statistics:
+        """The sums of all subjects together; those of none where nothing of this meaning is stored."""
+        return statistics.own_total(self._context, sums_id)
+
+    def each_subjects_sums(self, sums_id: str) -> Iterator[tuple[str, Statistics]]:
+        """Subjects by name and their sums, in the order the subjects came, one in memory at a time."""
+        return statistics.each_subjects_sums(self._context, sums_id)
+
+    def summed_subjects(self, sums_id: str) -> int:
+        """How many subjects have sums of this meaning."""
+        return statistics.summed_subjects(self._context, sums_id)
+
+    def sums_mark(self) -> bytes:
+        """Bytes that change whenever a subject's sums do; empty where there are none."""
+        return statistics.sums_mark(self._context)
 
     # Personal theta
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
+import solvable
 import tiny
 
-from homeroom.contract.canonical_json import canonical
-from homeroom.contract.manifest import File
 from homeroom.contract.manifest_checks import read_manifest
 from homeroom.contract.statistics.section import DIMENSION_LIMIT, Section
 from homeroom.contract.statistics.sums import ONE
@@ -22,7 +18,7 @@ from homeroom.data.samples import Sample, StoredSample
 from homeroom.data.tasks import target
 from homeroom.data.validation import resolve
 from homeroom.errors import BundleError
-from homeroom.runtime.bundle import Bundle, open_bundle, write_signature
+from homeroom.runtime.bundle import Bundle, open_bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.examples import examples
 from homeroom.train.solve.base import Strength
@@ -31,27 +27,17 @@ from homeroom.train.solve.vectors.overlap import overlap_numbers
 from homeroom.train.solve.vectors.projection import read_projections
 from homeroom.train.solve.vectors.samples import SampleVectors, blocks_of, covered, sample_vectors
 from homeroom.train.solve.vectors.surface import surface_numbers
-from homeroom_exporter.export.statistics import fit_projection, fit_statistics
+from homeroom_exporter.export.statistics import fit_projection
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The tiny bundle with statistics of 60 calibration samples added."""
-    made, out = tiny.bundle(), tmp_path_factory.mktemp("out") / "bundle"
-    design, backbones = tiny.design_and_backbones(tmp_path_factory.mktemp("work"))
-    stored = [resolve(Sample(**row), tiny.draft()) for row in tiny.samples(60, seed=7)]
-    draft = msgspec.structs.replace(tiny.draft(), modalities=design.modalities)
-    fitted, again = (fit_statistics(draft, backbones, stored, threads=1) for _ in range(2))
-    assert fitted
-    assert fitted == again
-    shutil.copytree(made.path, out)
-    (out / fitted.section.file).write_bytes(fitted.file)
-    file = File(hashlib.sha256(fitted.file).hexdigest(), len(fitted.file))
-    files = {**made.manifest.files, fitted.section.file: file}
-    manifest = msgspec.structs.replace(made.manifest, files=files, statistics=fitted.section)
-    (out / "manifest.json").write_bytes(canonical(manifest))
-    write_signature(out, manifest, made.certificate, made.exporter_key)
-    return open_bundle(out, root=None)
+def bundle(solved_bundle: tiny.Tiny) -> Bundle:
+    return open_bundle(solved_bundle.path, root=None)
+
+
+def test_the_same_samples_give_the_same_statistics(solved_bundle: tiny.Tiny, tmp_path: Path) -> None:
+    again = solvable.with_statistics(tmp_path / "again")
+    assert again.manifest == solved_bundle.manifest
 
 
 def vectors_of(bundle: Bundle, rows: list[dict[str, Any]]) -> tuple[SampleVectors, list[StoredSample]]:
@@ -103,7 +89,7 @@ def test_vectors_are_on_the_grid_and_few_are_cut(bundle: Bundle) -> None:
     vectors, _ = vectors_of(bundle, tiny.samples(60, seed=7))
     for name, values in vectors.values.items():
         norms = np.linalg.norm(values[vectors.present[name]], axis=1)
-        assert values.dtype == np.int64
+        assert values.dtype == np.int16
         assert norms.max() <= ONE
         if name in ("picture", "pictures", "speech", "facts"):  # of the few texts many are the same
             assert np.mean(norms > ONE * 0.995) < 0.1

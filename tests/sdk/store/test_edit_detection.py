@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Attack
-from faults.devices import forget_digests, make_sample, numbers, open_store, theta
+from faults.devices import forget_digests, make_sample, numbers, open_store, sums, theta
 
 from homeroom.errors import EditedError, HomeroomError
 from homeroom.store import Store
@@ -37,6 +37,7 @@ def fill(home: Path) -> None:
         store.outbox.mark_sent("s" * 32)
         store.add([make_sample(9, "gone")])
         put_profile(store._context, "p-1", {}, {"a" * 64: theta(1)}, ["p-1"])
+        store.put_sums("s", [("p-0", sums(0)), ("p-1", sums(1))])
 
 
 @contextlib.contextmanager
@@ -110,7 +111,7 @@ def test_rows_are_not_swapped_between_names_either(tmp_path: Path, attack: Attac
 
 
 @EDITED
-@pytest.mark.parametrize("table", ["samples", "profiles", "segments", "audit"])
+@pytest.mark.parametrize("table", ["samples", "profiles", "segments", "statistics", "audit"])
 def test_an_edit_of_another_row_is_listed(tmp_path: Path, attack: Attack, table: str) -> None:
     fill(tmp_path)
     with raw(tmp_path) as database:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from faults.devices import SECRET_WORD, features, make_sample, numbers, open_store, theta
+from faults.devices import SECRET_WORD, features, make_sample, numbers, open_store, sums, theta
 
 from homeroom.errors import BrokenSealError, DiskFullError, InputError, StoreError
 from homeroom.store import Store, erasure
@@ -38,6 +38,7 @@ def fill(home: Path) -> None:
         for family in ("residual.", "secure."):  # what an update could not carry; what a secure round keeps of it
             store.put_secret(family + "a" * 32, b"of gone")
             store.put_secret(family + "d" * 32, b"of stays")
+        store.put_sums("s", [("gone", sums(0)), ("stays", sums(1))])
 
 
 def assert_forgotten(store: Store) -> None:
@@ -54,6 +55,7 @@ def assert_forgotten(store: Store) -> None:
     assert [update.data for update in store.outbox.pending()] == [b"of another"]
     assert sorted(store.outbox.unlearning()) == ["a" * 32, "b" * 32]
     assert store.get_secret("identity.key") == b"signing key"
+    assert list(store.each_subjects_sums("s")) == [("stays", sums(1))]
     for family in ("residual.", "secure."):
         assert store.get_secret(family + "a" * 32) is None, family
         assert store.get_secret(family + "d" * 32) == b"of stays", family
@@ -138,7 +140,8 @@ def test_with_all_keys_of_today_an_old_copy_gives_nothing_away(tmp_path: Path) -
         opened = [place for place, value in sealed_values(raw) if any(opens(key, value, place) for key in keys)]
         others = [place for place, value in sealed_values(raw) if old_master and opens(old_master, value, place)]
         raw.close()
-        assert all(str(place[0]).startswith(("samples.", "inputs.", "subjects.name", "features")) for place in opened)
+        by_subject = ("samples.", "inputs.", "subjects.name", "statistics.", "features")
+        assert all(str(place[0]).startswith(by_subject) for place in opened)
         assert len(opened) == len([place for place in opened if not opens_for_gone(path, place)])
         assert len(others) == (0 if path.name == "cache.db" else 4), "the old master key would have opened it"
     assert index_today not in (tmp_path / "old" / "device.db").read_bytes(), "not even who was there can be confirmed"
@@ -165,6 +168,8 @@ def sealed_values(raw: sqlite3.Connection) -> list[tuple[tuple[str | int, ...], 
         found.append((("samples.facts", name, content), facts))
     inputs = raw.execute("SELECT content || '/' || place, body FROM inputs")
     found += [(("inputs.body", name), body) for name, body in inputs]
+    rows = raw.execute("SELECT subject_id, sums_id, body FROM statistics")
+    found += [(("statistics.body", owner, sums_id), body) for owner, sums_id, body in rows]
     found += [(("secrets", name), body) for name, body in raw.execute("SELECT name, body FROM secrets")]
     return found
 
@@ -175,6 +180,8 @@ def opens(key: Cipher, value: bytes, place: tuple[str | int, ...]) -> bool:
 
 def opens_for_gone(path: Path, place: tuple[str | int, ...]) -> bool:
     """Whether a value in an old database belongs to the subject that was forgotten (its rows came first)."""
+    if place[0] == "statistics.body":
+        return place[1] == 1
     if place[0] not in ("samples.facts", "inputs.body"):
         return False
     content = int(str(place[-1]).partition("/")[0])
@@ -191,6 +198,7 @@ def test_the_files_hold_no_bytes_of_the_forgotten_rows(tmp_path: Path) -> None:
     sql = "SELECT body FROM inputs JOIN samples USING (content) WHERE subject_id = 1"
     bodies = [row[0][:64] for row in raw.execute(sql)]
     bodies += [row[0] for row in raw.execute("SELECT data_key FROM subjects")]
+    bodies += [row[0][:64] for row in raw.execute("SELECT body FROM statistics WHERE subject_id = 1")]
     raw.close()
     with open_store(tmp_path) as store:
         store.forget("gone")

@@ -17,7 +17,7 @@ SUM_ROWS = 1 << 20  # rows added at once: their sums of products stay below 2^53
 class BlockVectors:
     """Vectors of some samples in one block.
 
-    values: int64 [n, d] on the grid, zeros where it is absent
+    values: integers [n, d] on the grid, zeros where it is absent
     present: bool [n]
     """
 
@@ -75,7 +75,7 @@ def sum_samples(
     for block in blocks:
         one = (block.statistics_id,)
         for name, chosen in rows.items():
-            cells[Cell(task, "vector", name, one)] = block.values[block.present & chosen].sum(0)
+            cells[Cell(task, "vector", name, one)] = block.values[block.present & chosen].sum(0, np.int64)
         if numbers is not None:
             y = numbers[block.present]
             cells[Cell(task, "number", "", one)] = np.array([y.sum(), (y * y).sum()])

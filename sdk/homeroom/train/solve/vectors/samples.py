@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from homeroom.contract.canonical_json import identity
 from homeroom.contract.manifest import Manifest, Task
 from homeroom.contract.statistics.accumulate import BlockVectors
 from homeroom.contract.statistics.section import Block, Section
@@ -26,12 +27,26 @@ Read = Callable[[StoredSample, StoredInput], StoredInput | None]  # opens an inp
 class SampleVectors:
     """Vectors of n samples by name of the block, one for each input of its slots.
 
-    values: int64 [n, inputs, d] on the grid; present: bool [n, inputs]
+    values: int16 [n, inputs, d] on the grid; present: bool [n, inputs]
     """
 
     section: Section
     values: Mapping[str, np.ndarray]
     present: Mapping[str, np.ndarray]
+
+    @staticmethod
+    def joined(parts: Sequence[SampleVectors]) -> SampleVectors:
+        """The vectors of one or more lots of samples, one after another."""
+        values, present = (
+            {name: np.concatenate([getattr(part, kind)[name] for part in parts]) for name in parts[0].values}
+            for kind in ("values", "present")
+        )
+        return SampleVectors(parts[0].section, values, present)
+
+    def subset(self, rows: np.ndarray) -> SampleVectors:
+        """The vectors of the samples with these numbers."""
+        values, present = ({n: a[rows] for n, a in of.items()} for of in (self.values, self.present))
+        return SampleVectors(self.section, values, present)
 
     def of_task(self, task: Task) -> TaskVectors:
         """The vectors that a task is solved from."""
@@ -68,6 +83,19 @@ def covered(manifest: Manifest) -> list[Task]:
     return [task for task in manifest.tasks if isinstance(section, Section) and blocks_of(section, task)[0]]
 
 
+def sums_id(manifest: Manifest) -> str:
+    """What the sums of a bundle's tasks mean: those of two bundles may be added where this is the same; else ""."""
+    section, tasks = manifest.statistics, covered(manifest)
+    if not isinstance(section, Section) or not tasks:
+        return ""
+    blocks = {block.name: block.statistics_id for block in section.blocks}
+    named = [
+        {"name": t.name, "kind": t.kind, "reads": t.reads, "labels": t.labels, "range": [t.offset, t.scale]}
+        for t in tasks
+    ]
+    return identity({"blocks": blocks, "tasks": named, "subject_limit": section.subject_limit})
+
+
 def sample_vectors(
     manifest: Manifest,
     projections: Mapping[str, Projection],
@@ -88,7 +116,7 @@ def sample_vectors(
         raw = np.zeros((len(samples), width, block.width), np.float32)
         for row, index, numbers in raw_rows(manifest, block.slots, block.kind, zip(samples, inputs, strict=True), read):
             raw[row, index], there[row, index] = numbers, True
-        vectors = np.zeros((len(samples), width, block.dimension), np.int64)
+        vectors = np.zeros((len(samples), width, block.dimension), np.int16)  # at most 2^10
         vectors[there] = projections[block.name](raw[there])
         values[block.name], present[block.name] = vectors, there
     return SampleVectors(section, values, present)

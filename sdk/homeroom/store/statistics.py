@@ -1,0 +1,70 @@
+"""Each subject's sums in the store, sealed under the subject's data key: what heads are solved from, exactly unlearned.
+
+A row is never stale. It goes with its subject's key; and where a sample that is in it goes, is corrected or relabelled,
+is quarantined, or may no longer be used. The next training computes it again. So does one after a change of bundle:
+`sums_id` says what the sums mean, and rows of another meaning count as none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from homeroom.contract.statistics.encoding import encode, read
+from homeroom.contract.statistics.sums import NOTHING, Statistics, add, merge
+from homeroom.store.context import StoreContext
+from homeroom.store.data_keys import Subject
+from homeroom.system.sqlite import Database
+
+SELECT = "SELECT subject_id, body FROM statistics WHERE sums_id = ? ORDER BY subject_id"
+
+
+def put_sums(context: StoreContext, sums_id: str, sums: Iterable[tuple[str, Statistics]]) -> Statistics:
+    """Stores the sums of all subjects in place of those before, all or none; returns their total.
+
+    sums_id: what they mean, as `train.solve.vectors.samples.sums_id` says.
+    sums: subjects by name, one in memory at a time. UpdateError where one is too large to be stored.
+    """
+    database, total = context.database, NOTHING
+    with context.step("statistics"):
+        drop_all_sums(database)
+        for name, statistics in sums:
+            subject = context.keys.find(name)
+            if subject is not None and statistics.cells:  # else forgotten meanwhile: nothing to keep
+                sealed = subject.cipher.seal(encode(statistics), "statistics.body", subject.subject_id, sums_id)
+                database.write("INSERT INTO statistics VALUES (?, ?, ?)", (subject.subject_id, sums_id, sealed))
+                total = add(total, statistics)
+    return total
+
+
+def each_subjects_sums(context: StoreContext, sums_id: str) -> Iterator[tuple[str, Statistics]]:
+    """Subjects by name and their sums, in the order the subjects came, one in memory at a time."""
+    subjects: Mapping[int, Subject] = context.sound_subjects()
+    for subject_id, body in context.database.each(SELECT, (sums_id,)):
+        subject = subjects[subject_id]
+        yield subject.name, read(subject.cipher.open(body, "statistics.body", subject_id, sums_id))
+
+
+def own_total(context: StoreContext, sums_id: str) -> Statistics:
+    """The sums of all subjects together; those of none where nothing of this meaning is stored."""
+    return merge(statistics for _, statistics in each_subjects_sums(context, sums_id))
+
+
+def summed_subjects(context: StoreContext, sums_id: str) -> int:
+    """How many subjects have sums of this meaning."""
+    return int(context.database.one("SELECT count(*) FROM statistics WHERE sums_id = ?", (sums_id,))[0])
+
+
+def sums_mark(context: StoreContext) -> bytes:
+    """The digest of the rows: bytes that change with them; empty where there are none."""
+    assert context.digests is not None  # an open store has them
+    return context.digests.sums.get("statistics", b"")
+
+
+def drop_sums(database: Database, subject_id: int) -> None:
+    """Removes a subject's sums, which no longer hold; inside a step."""
+    database.write("DELETE FROM statistics WHERE subject_id = ?", (subject_id,))
+
+
+def drop_all_sums(database: Database) -> None:
+    """Removes the sums of every subject; inside a step."""
+    database.write("DELETE FROM statistics")
