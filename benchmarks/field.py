@@ -29,6 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+import field_colours  # noqa: E402
 import field_exports  # noqa: E402
 import field_histories  # noqa: E402
 import field_inbox  # noqa: E402
@@ -107,6 +108,7 @@ def every_kind() -> list[Kind]:
     """All kinds of input, whether they can be made here or not."""
     return [
         *field_media.kinds(),
+        *field_colours.kinds(),
         *field_sheets.kinds(),
         *field_exports.kinds(),
         *field_histories.kinds(),

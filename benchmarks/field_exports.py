@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -39,11 +41,14 @@ def forms() -> list[Kind]:
         mapped(QUIZ_MAP, "First name,Last name,State,Started on,Time taken"),
     )
     again = ("add", "DIR", "GIVEN")
+    summed = QUIZ + '"Overall average",,,,,"7,35",\n'
     return [
         sheet("Google Forms' export", GOOGLE_FORM, "refused, naming --map", None, "map", group="file"),
         sheet("Google Forms' export, questions of several lines, mapped", GOOGLE_FORM, "the answers", animal, group="file", options=form),
         and_said(sheet("the next export of a form, without options", GOOGLE_FORM, "as it was mapped, and said", animal, group="file", options=form, then=(again,)), "remembers"),
         sheet("Moodle's export with decimal commas, mapped", QUIZ, "the grade as a number", grade, group="file", options=quiz),
+        and_said(sheet("Moodle's row of averages below the grades", summed, "passed over, and said", grade, group="file", options=quiz), "Overall average"),
+        sheet("a sum under a column of numbers", "word,facts.legs\na cat,4\na dog,4\nSumme:,8\n", "asked about", None, "averages or sums", group="file"),
         and_said(sheet("the next export of Moodle, without options", QUIZ, "as it was mapped, and said", grade, group="file", options=quiz, then=(again,)), "remembers"),
     ]  # fmt: skip
 
@@ -51,7 +56,7 @@ def forms() -> list[Kind]:
 def excel() -> list[Kind]:
     """Sheets of Excel."""
 
-    def write(folder: Path, rows: Sequence[Sequence[Any]], merged: str = "") -> Path:
+    def write(folder: Path, rows: Sequence[Sequence[Any]], merged: str = "", more: Sequence[Any] = ()) -> Path:
         import openpyxl
 
         book = openpyxl.Workbook()
@@ -59,6 +64,8 @@ def excel() -> list[Kind]:
             book.active.append(list(row))
         if merged:
             book.active.merge_cells(merged)
+        for row in more:
+            (book["More"] if "More" in book.sheetnames else book.create_sheet("More")).append(list(row))
         book.save(folder / "lesson.xlsx")
         return folder / "lesson.xlsx"
 
@@ -67,9 +74,28 @@ def excel() -> list[Kind]:
         Kind("Excel", "file", "the cells", partial(write, rows=[names, (4, 4.5, "cat")]), cat),
         Kind("Excel with empty rows", "file", "passed over", partial(write, rows=[names, (), (4, 4.5, "cat")]), cat),
         Kind("Excel with a formula never computed", "file", "refused", partial(write, rows=[names, (4, "=2+2.5", "cat")]), None, ("formula",)),
+        Kind("an Excel report of several sheets, as of a quiz game", "file", "refused, saying how", partial(write, rows=[names, (4, 4.5, "cat")], more=[("Player", "Score"), ("ada", 900)]), None, ("several sheets",)),
+        Kind("Excel with numbers as texts", "file", "the cells", partial(write, rows=[names, (4.0, "4,5", "Cat ")]), cat),
         Kind("Excel with a title above", "file", "refused, or passed over", partial(write, rows=[("My lesson",), names, (4, 4.5, "cat")], merged="A1:C1"), cat, ("title", "column")),
     ]  # fmt: skip
 
 
+def containers() -> list[Kind]:
+    """Files of office programs that are called .xlsx."""
+
+    def kind(name: str, wanted: str, data: bytes, *told: str) -> Kind:
+        return sheet(name, data, wanted, None, *told, group="file", file="lesson.xlsx")
+
+    document = io.BytesIO()
+    with zipfile.ZipFile(document, "w") as archive:
+        archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+        archive.writestr("content.xml", "<office:document-content/>")
+    old = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600)
+    return [
+        kind("a workbook with a password", "refused, saying how", old, "password"),
+        kind("an OpenDocument sheet called .xlsx", "refused, saying how", document.getvalue(), "CSV UTF-8"),
+    ]
+
+
 def kinds() -> list[Kind]:
-    return [*forms(), *(replace(one, needs="openpyxl") for one in excel())]
+    return [*forms(), *containers(), *(replace(one, needs="openpyxl") for one in excel())]

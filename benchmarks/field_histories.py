@@ -56,6 +56,32 @@ def kinds() -> list[Kind]:
         ),
         kind("a row without a skill", "one problem, with its line", FIRST + "p-1,,1,90\n", None, "line 4"),
         kind("a row without a skill, left out", "the others", FIRST + "p-1,,1,90\n", history(one, two), skip=True),
+        kind(
+            "the newest answer first",
+            "put in order by its times, and said",
+            "p-1,fractions,0,60\np-1,addition,1,0\n",
+            history(one, two, said="in order by its times"),
+        ),
+        kind(
+            "answers in no order, two of one moment",
+            "refused",
+            NEXT + FIRST + "p-1,fractions,1,60\n",
+            None,
+            "same time",
+        ),
+        kind(
+            "answers in no order, without all times",
+            "refused",
+            NEXT + FIRST + "p-1,fractions,1,\n",
+            None,
+            "without a time",
+        ),
+        kind(
+            "times of Google Forms",
+            "seconds",
+            "p-1,addition,1,2026/11/03 11:00:00 AM GMT+1\n",
+            history(("addition", True, 1_793_700_000.0)),
+        ),
         kind("times in milliseconds", "refused", "p-1,addition,1,1770000000000\n", None, "milliseconds"),
         kind(
             "days and times",

@@ -430,4 +430,12 @@ def by_extras() -> list[Kind]:
 
 
 def kinds() -> list[Kind]:
-    return [*formats(), *tones(), *drawings(), *not_pictures(), *sound_formats(), *recordings(), *by_extras()]
+    return [
+        *formats(),
+        *tones(),
+        *drawings(),
+        *not_pictures(),
+        *sound_formats(),
+        *recordings(),
+        *by_extras(),
+    ]

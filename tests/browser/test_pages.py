@@ -83,3 +83,21 @@ def test_a_label_is_given_by_hand(browser: playwright.Browser, addresses: dict[s
     form.get_by_role("button", name="Save").click()
     page.get_by_role("status").get_by_text("The labels are saved").wait_for()
     page.close()
+
+
+def test_a_persons_consent_is_set_by_hand(browser: playwright.Browser, addresses: dict[str, str]) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(addresses["device"])
+    page.locator("summary").first.click()
+    form = page.locator("form[action='/consent']").first
+    form.get_by_label("Consent").select_option("given")
+    form.get_by_label("By").fill("Ms Ray")
+    assert Axe().run(page).violations_count == 0
+    form.get_by_role("button", name="Set the consent").click()
+    page.get_by_role("heading", name="Set this consent?").wait_for()
+    assert Axe().run(page).violations_count == 0
+    page.get_by_role("button", name="Set it").click()
+    page.get_by_role("status").get_by_text("is given now").wait_for()
+    page.close()

@@ -12,6 +12,7 @@ from msgspec import UNSET
 
 from homeroom.contract.layout import Scope
 from homeroom.contract.manifest import SLOT_LIMIT, Column, ModalityName, Objective, Slot, Task
+from homeroom.data.samples import OTHER_RESERVED, RESERVED_FIELDS
 from homeroom.data.tasks import KINDS as DEVICE_KINDS
 from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.model.heads import FUSED, PAIR
@@ -83,6 +84,9 @@ def read_slots(document: Document, encoders: tuple[EncoderSpec, ...]) -> dict[st
 
 def _slot(document: Document, name: str, value: Any, encoders: tuple[EncoderSpec, ...]) -> Slot:
     path = ("slots", name)
+    if name in (*RESERVED_FIELDS, *OTHER_RESERVED):
+        what = f"{name!r} means something else beside the inputs of a sample, in sheets and JSON"
+        raise document.refusal(what, *path, remedy=f"give it another name, such as my_{name}")
     match = SLOT.match(value) if isinstance(value, str) else None
     if match is None:
         raise document.refusal(f"{value!r} is no kind of input", *path, remedy='"text", "image[4]" and the like')

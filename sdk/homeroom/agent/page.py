@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import secrets
 import threading
+from collections.abc import Callable
 from concurrent.futures import TimeoutError as TooSlowError
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
@@ -20,13 +21,16 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from homeroom.agent.acceptance import accept
+from homeroom.agent.decisions import Question, consent_question, removal_question, remove_sample, set_consent
 from homeroom.agent.inbox import LeftEntries, left_entries, refuse_entry, refused_entries
 from homeroom.agent.label_form import is_asked, is_in_form, read_labels
 from homeroom.agent.loop import Agent
 from homeroom.agent.status import AGENT_FOLDER, status_lines
+from homeroom.data.consent import CONSENT_STATES
 from homeroom.data.samples import InputReference, StoredSample
 from homeroom.data.tasks import kind_of
 from homeroom.data.validation import check_label
+from homeroom.device.consents import undecided_consents
 from homeroom.device.device import Device
 from homeroom.errors import HomeroomError, InputError
 from homeroom.federation.enrolment import ENROLMENT
@@ -38,19 +42,19 @@ HOST, PAGE_FILE, COOKIE = "127.0.0.1", "page.json", "homeroom"
 BODY_LIMIT_BYTES = 64 << 10
 SAMPLES_PER_PAGE = 20
 AGENT_TIMEOUT_S = 30.0  # for a request, until the agent does its work
-TEMPLATE = Path(__file__).with_suffix(".html")
+TEMPLATE, QUESTION_TEMPLATE = (Path(__file__).with_name(name) for name in ("page.html", "question.html"))
 CONTENT_SECURITY_POLICY = (
     f"default-src 'none'; style-src {style_source()}; img-src 'self' data:; media-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
 )
-
-
 SAFE_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+
+Fields = dict[str, list[str]]  # of a form
 
 
 class PageAddress(msgspec.Struct, frozen=True):
@@ -98,7 +102,7 @@ def find_page(directory: Path) -> PageAddress | None:
 class PageHandler(BaseHTTPRequestHandler):
     """Handles one request.
 
-    GET: /, /status.json, /media/SAMPLE/SLOT/INDEX. POST: /label, /put-back, /accept, /decline.
+    GET: /, /status.json, /media/SAMPLE/SLOT/INDEX. POST: those of POSTS.
     """
 
     server: PageServer
@@ -156,26 +160,24 @@ class PageHandler(BaseHTTPRequestHandler):
         fields = parse_qs(body, keep_blank_values=True, max_num_fields=500)
         if not self._is_token(self._cookie()) or not self._is_token(fields.get("token", [""])[0]):
             return self._send(HTTPStatus.FORBIDDEN, "open the address with its token: `homeroom device page DIRECTORY`")
-        if self.path not in ("/label", "/put-back", "/accept", "/decline"):
+        if self.path not in POSTS:
             return self._send(HTTPStatus.NOT_FOUND, "there is no such page")
-        if self.path in ("/accept", "/decline"):
-            name, digest = (fields.get(field, [""])[0] for field in ("name", "digest"))
-            yes = self.path == "/accept"
-            notice = self.server.agent.ask(lambda device: self._decide(device, name, digest, yes), AGENT_TIMEOUT_S)
-            return self._page(0, notice)
-        sample_id = fields.get("sample", [""])[0]
-        if self.path == "/put-back":
-            self.server.agent.ask(lambda device: device.put_back(sample_id), AGENT_TIMEOUT_S)
-            return self._page(0, "It is back: the next training learns from all of it.")
-        self.server.agent.ask(lambda device: save_labels(device, sample_id, fields), AGENT_TIMEOUT_S)
-        return self._page(0, "The labels are saved; the next training learns from them.")
+        work = POSTS[self.path]
+        outcome = self.server.agent.ask(lambda device: work(self, device, fields), AGENT_TIMEOUT_S)
+        return self._page(0, outcome) if isinstance(outcome, str) else self._ask_again(outcome)
+
+    def _ask_again(self, question: Question) -> None:
+        """The second step of a decision."""
+        html = render(QUESTION_TEMPLATE, question=question, token=self.server.address.token)
+        self._send(HTTPStatus.OK, html, "text/html")
 
     def _left(self, device: Device) -> LeftEntries:
         inbox = self.server.agent.settings.inbox
         return left_entries(inbox, ENROLMENT.read(device.store)) if inbox else LeftEntries()
 
-    def _decide(self, device: Device, name: str, digest: str, yes: bool) -> str:
+    def decide(self, device: Device, fields: Fields, yes: bool) -> str:
         """Accepts or refuses an entry that waits for a person's yes; returns what was done."""
+        name, digest = first(fields, "name"), first(fields, "digest")
         inbox, waiting = self.server.agent.settings.inbox, self._left(device).waiting
         if inbox is None or (name, digest) not in [(entry.name, entry.digest) for entry in waiting]:
             raise InputError("has changed or gone", where=name, remedy="open the page again")
@@ -201,6 +203,8 @@ class PageHandler(BaseHTTPRequestHandler):
             notice=notice,
             manifest=device.bundle.manifest,
             samples=samples,
+            undecided=undecided_consents(device.store),
+            states=CONSENT_STATES[:3],
             start=start,
             total=total,
             limit=SAMPLES_PER_PAGE,
@@ -238,6 +242,47 @@ class PageHandler(BaseHTTPRequestHandler):
         for name, value in (SAFE_HEADERS | more).items():
             self.send_header(name, value)
         self.end_headers()
+
+
+def put_back(_: PageHandler, device: Device, fields: Fields) -> str:
+    """Releases a sample from quarantine."""
+    device.put_back(first(fields, "sample"))
+    return "It is back: the next training learns from all of it."
+
+
+def label(_: PageHandler, device: Device, fields: Fields) -> str:
+    """Gives a sample the labels of a form."""
+    save_labels(device, first(fields, "sample"), fields)
+    return "The labels are saved; the next training learns from them."
+
+
+def decide_consent(_: PageHandler, device: Device, fields: Fields) -> str | Question:
+    """Asks what a consent shall be, then sets it."""
+    given = {name: values[0] for name, values in fields.items()}
+    return set_consent(device, given, given["seen"]) if "seen" in given else consent_question(device, given)
+
+
+def remove(_: PageHandler, device: Device, fields: Fields) -> str | Question:
+    """Asks whether a sample shall go, then removes it."""
+    sample_id = first(fields, "sample")
+    if "seen" in fields:
+        return remove_sample(device, sample_id, first(fields, "seen"))
+    return removal_question(device, sample_id)
+
+
+def first(fields: Fields, name: str) -> str:
+    """A field's first value; empty where the form has none."""
+    return fields.get(name, [""])[0]
+
+
+POSTS: dict[str, Callable[[PageHandler, Device, Fields], str | Question]] = {
+    "/label": label,
+    "/put-back": put_back,
+    "/accept": lambda page, device, fields: page.decide(device, fields, yes=True),
+    "/decline": lambda page, device, fields: page.decide(device, fields, yes=False),
+    "/consent": decide_consent,
+    "/remove": remove,
+}
 
 
 def list_samples(device: Device, start: int) -> tuple[int, list[StoredSample]]:

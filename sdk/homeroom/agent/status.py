@@ -100,7 +100,7 @@ def _waiting_lines(status: AgentStatus) -> list[tuple[str, str]]:
         how = "accept it on the page, or with `homeroom device join` or `policy` and the file"
         lines.append(("waits for a yes", f"{status.waiting_entries} in the inbox, an invitation or a policy: {how}"))
     if status.consent_to_decide:
-        told_once = "`homeroom device consent DIR` lists their words once, to be decided"
+        told_once = "the page and `homeroom device consent DIR` list their words once, to be decided"
         lines.append(("consent", f"of {status.consent_to_decide} samples is in words alone: {told_once}"))
     if status.unread_entries:
         lines.append(("not read", f"{status.unread_entries} in the inbox: the page names them, and why"))

@@ -9,15 +9,17 @@ import datetime
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from homeroom.errors import InputError
 
 Decimal = Literal["", "point", "comma"]
 SEPARATORS: dict[Decimal, str] = {"point": ".", "comma": ","}
-MISSING_CELLS = frozenset(
-    ["n/a", "na", "#n/a", "null", "#null!", "none", "nan", "#div/0!", "#value!", "#ref!", "-", "\u2013", "\u2014", "?"]
-)
+MISSING_CELLS = frozenset(["n/a", "na", "null", "none", "nan", "-", "\u2013", "\u2014", "?"])
+SPREADSHEET_ERRORS = frozenset([
+    "#n/a", "#null!", "#div/0!", "#value!", "#ref!", "#name?", "#num!", "#spill!", "#calc!", "#error!",
+    "#nv", "#wert!", "#bezug!", "#zahl!", "#valeur!", "#nombre!", "#nom?",
+])  # fmt: skip
 THOUSANDS_SPACES = str.maketrans("", "", " \u00a0\u202f'\u2019")
 NUMBER = re.compile(r"([+-]?)(\d*(?:[.,]\d+)*[.,]?)(?:[eE]([+-]?\d{1,4}))?")
 GROUPED = r"[1-9]\d{0,2}(?:\%s\d{3})+"
@@ -36,9 +38,19 @@ class Range:
         return self.least <= number <= self.largest
 
 
+def is_filled(cell: Any) -> bool:
+    """Whether a cell holds anything."""
+    return cell is not None and cell != "" and not (isinstance(cell, str) and not cell.strip())
+
+
 def is_missing(cell: str) -> bool:
     """Whether a cell that should hold a number or a label says that there is none."""
-    return cell.strip().casefold() in MISSING_CELLS
+    return cell.strip().casefold() in MISSING_CELLS or is_spreadsheet_error(cell)
+
+
+def is_spreadsheet_error(cell: str) -> bool:
+    """Whether a formula of a spreadsheet failed there, so that the cell holds nothing that a person wrote."""
+    return cell.strip().casefold() in SPREADSHEET_ERRORS
 
 
 def decimal_of(cells: Iterable[str]) -> Decimal:
@@ -71,12 +83,14 @@ def parse_number(cell: str, decimal: Decimal, usual: Range) -> float:
 
 
 def parse_day(text: str, where: str = "retain_until") -> datetime.date:
-    """Returns the day of 2027-07-31, 31.07.2027, 31/07/2027 or 07/31/2027; InputError where it could be two days."""
+    """Returns the day of 2027-07-31, 2027/07/31, 31.07.2027 or 31/07/2027; InputError where it could be two days."""
     remedy = "write it as 2027-07-31"
     found = DAY.fullmatch(text.strip())
     try:
-        if not found or found[2] == "-" or len(found[1]) == 4:
+        if not found or found[2] == "-":
             return datetime.date.fromisoformat(text.strip())
+        if len(found[1]) == 4:
+            return datetime.date(int(found[1]), int(found[3]), int(found[4]))
         first, second, year = int(found[1]), int(found[3]), int(found[4])
         if found[2] == "/" and first <= 12 and second <= 12 and first != second:
             raise InputError(f"{text!r} could be two days", where=where, remedy=remedy)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime
 import itertools
 import math
+import re
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from homeroom.data.cells import parse_day
@@ -15,6 +16,10 @@ from homeroom.data.samples import INTERACTION_LIMIT, TRUTH_WORDS
 from homeroom.data.tasks.base import suggestion
 from homeroom.errors import InputError
 
+MOMENT = re.compile(
+    r"(?P<day>\d[\d./-]*)(?:[T ]\s*(?P<hour>\d{1,2}):(?P<minute>\d\d)(?::(?P<second>\d\d))?"
+    r"(?: ?(?P<half>[AaPp])[Mm])?(?: ?(?P<zone>GMT|UTC))?(?P<offset>[+-]\d{1,2})?)?"
+)
 LARGEST_S = 1e11  # the year 5138 since 1970
 LARGEST_OF_UNIT = {"milliseconds": 1e14, "microseconds": 1e17, "nanoseconds": 1e20}
 LONGEST_GAP_S = 20 * YEAR_S
@@ -23,8 +28,13 @@ DAYS_AS_NUMBERS = (19_900_101, 20_501_231)
 SECONDS_REMEDY = "give seconds, from any moment on, or a day and time such as 2026-11-03 10:00:00"
 
 
-def check_interactions(skills: Sequence[str], value: Any, where: str) -> list[Interaction]:
-    """Returns the interactions, the oldest first. Raises InputError where one is wrong, or times are not seconds."""
+def check_interactions(
+    skills: Sequence[str], value: Any, where: str, note: Callable[[str], None] | None = None
+) -> list[Interaction]:
+    """Returns the interactions, the oldest first. Raises InputError where one is wrong, or times are not seconds.
+
+    note: takes a sentence where they came in another order, and their times put them right.
+    """
     if isinstance(value, Mapping):
         value = [value]
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
@@ -33,22 +43,38 @@ def check_interactions(skills: Sequence[str], value: Any, where: str) -> list[In
         raise InputError("the sequence is empty", where=where, remedy="leave the input out instead")
     if len(value) > INTERACTION_LIMIT:
         raise InputError(f"{len(value):,} interactions are more than {INTERACTION_LIMIT:,}", where=where)
-    interactions: list[Interaction] = []
-    latest_s, known = -math.inf, dict.fromkeys(skills)  # a dict, since a bundle may have hundreds of skills
-    for index, item in enumerate(value):
-        interaction = check_interaction(known, item, f"{where}[{index}]")
-        time_s = latest_s if interaction[2] is None else interaction[2]
-        if time_s < latest_s:
-            raise InputError(
-                "is earlier than one before it", where=f"{where}[{index}]", remedy="put the oldest interaction first"
-            )
-        if latest_s > -math.inf and time_s - latest_s > LONGEST_GAP_S:
-            what = f"is {(time_s - latest_s) / YEAR_S:,.0f} years after the one before it: times of two units"
-            raise InputError(what, where=f"{where}[{index}]", remedy=SECONDS_REMEDY)
-        latest_s = time_s
-        interactions.append(interaction)
-    _check_unit([time_s for _, _, time_s in interactions if time_s is not None], where)
+    known = dict.fromkeys(skills)  # a dict, since a bundle may have hundreds of skills
+    interactions = [check_interaction(known, item, f"{where}[{index}]") for index, item in enumerate(value)]
+    times_s = [time_s for _, _, time_s in interactions if time_s is not None]
+    if any(after < before for before, after in itertools.pairwise(times_s)):
+        interactions = _oldest_first(interactions, where)
+        if note is not None:
+            note(f"{where}: a history did not begin with the oldest interaction, and was put in order by its times")
+    _check_unit(sorted(times_s), where)
     return interactions
+
+
+def _oldest_first(interactions: Sequence[Interaction], where: str) -> list[Interaction]:
+    """Sorts interactions by time; of one that came newest first, those of one time are reversed too.
+
+    Raises InputError where their order is not known: one has no time, or two have the same, and rows are in no order.
+    """
+    remedy = "put the oldest interaction first, or give each its own time"
+    times_s = [math.nan if time_s is None else time_s for _, _, time_s in interactions]
+    if any(map(math.isnan, times_s)):
+        what = "is not in order of time, and has interactions without a time, so that their order is not known"
+        raise InputError(what, where=where, remedy=remedy)
+    newest_first = all(after <= before for before, after in itertools.pairwise(times_s))
+    ordered = sorted(reversed(interactions) if newest_first else interactions, key=_seconds)
+    for before, after in () if newest_first else itertools.pairwise(ordered):
+        if before[2] == after[2] and before != after:
+            what = f"is not in order of time, and has two interactions of the same time ({before[0]}, {after[0]})"
+            raise InputError(f"{what}, so that their order is not known", where=where, remedy=remedy)
+    return ordered
+
+
+def _seconds(interaction: Interaction) -> float:
+    return interaction[2] or 0.0
 
 
 def check_interaction(skills: Collection[str], item: Any, where: str) -> Interaction:
@@ -93,25 +119,41 @@ def check_time(value: Any, where: str) -> float | None:
 
 def _moment(value: Any, where: str) -> float:
     text = value.strip() if isinstance(value, str) else ""
-    day, _, time = text.partition("T" if "T" in text else " ")
     try:
         moment = datetime.datetime.fromisoformat(text)
     except ValueError:
-        try:
-            at = datetime.time.fromisoformat(time.strip() or "00:00")
-        except ValueError:
+        if not (found := MOMENT.fullmatch(text)):
             raise InputError(f"{value!r} is no time", where=where, remedy=SECONDS_REMEDY) from None
-        if not day[:1].isdecimal():
-            raise InputError(f"{value!r} is no time", where=where, remedy=SECONDS_REMEDY) from None
-        moment = datetime.datetime.combine(parse_day(day, where), at)
+        moment = datetime.datetime.combine(parse_day(found["day"], where), _time_of_day(found, value, where))
     return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
 
 
+def _time_of_day(found: re.Match[str], value: Any, where: str) -> datetime.time:
+    """The time of a moment as forms write it, such as 3:05:00 PM GMT+1."""
+    hour, half = int(found["hour"] or 0), (found["half"] or "").lower()
+    if half and 1 <= hour <= 12:
+        hour = hour % 12 + 12 * (half == "p")
+    elif half:
+        hour = 24
+    try:
+        offset = datetime.timedelta(hours=int(found["offset"] or 0))
+        zone = datetime.timezone(offset) if found["zone"] or found["offset"] else None
+        return datetime.time(hour, int(found["minute"] or 0), int(found["second"] or 0), tzinfo=zone)
+    except ValueError:
+        raise InputError(f"{value!r} is no time", where=where, remedy=SECONDS_REMEDY) from None
+
+
 def _check_unit(times_s: Sequence[float], where: str) -> None:
-    """InputError where the times of a history are hardly seconds: days as numbers, or fractions of a second apart."""
+    """InputError where the times of a history, rising, are hardly seconds.
+
+    Such are days as numbers, times decades apart, and answers fractions of a second apart.
+    """
     first, last = DAYS_AS_NUMBERS
     if len(times_s) > 1 and all(first <= time <= last and time.is_integer() for time in times_s):
         raise InputError(f"times such as {times_s[0]:.0f} look like days", where=where, remedy=SECONDS_REMEDY)
+    if (longest_s := max((after - before for before, after in itertools.pairwise(times_s)), default=0)) > LONGEST_GAP_S:
+        what = f"times are {longest_s / YEAR_S:,.0f} years apart: times of two units"
+        raise InputError(what, where=where, remedy=SECONDS_REMEDY)
     gaps_s = [after - before for before, after in itertools.pairwise(times_s) if after > before]
     if len(gaps_s) >= 2 and statistics.median(gaps_s) < SHORTEST_USUAL_GAP_S:
         what = f"times are mostly {statistics.median(gaps_s):.2g} apart: no person answers so fast, if they are seconds"

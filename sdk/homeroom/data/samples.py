@@ -23,6 +23,9 @@ SpanLabel = dict[str, str | int]  # start, end (characters), label
 Label = str | int | float | bool | list[str | SpanLabel]
 TRUTH_WORDS = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
 RESERVED_FIELDS = ("labels", "subject", "author", "consent", *CONSENT_FIELDS, "source", "retain_until", "language")
+PERSONS = ("subject", "author")  # of whom nobody is called n/a
+LATER_FIELDS = ("author", *CONSENT_FIELDS)  # reserved since 0.1.0, whose bundles may have slots of these names
+OTHER_RESERVED = ("label", "file", "why")  # columns of sheets that are no fields of a sample
 
 
 class Sample:

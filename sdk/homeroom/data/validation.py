@@ -17,7 +17,9 @@ from homeroom.data.names import check_person, check_text_field, refuse_control_c
 from homeroom.data.preprocess.media import check
 from homeroom.data.samples import (
     DEFAULT_SUBJECT,
+    LATER_FIELDS,
     MEDIA_LIMIT_BYTES,
+    RESERVED_FIELDS,
     TEXT_LIMIT_CHARACTERS,
     Label,
     Row,
@@ -51,7 +53,10 @@ def resolve(
     """
     inputs: dict[str, list[StoredInput | None]] = {}
     told = None if trusted else note or _say_nothing
-    for name, value in sample.inputs.items():
+    given = _inputs_of(sample, manifest)
+    if told is not None and (names := [name for name in LATER_FIELDS if name in given]):
+        told(f"{' and '.join(names)}: taken as this bundle's input of that name, not as a fact about the sample")
+    for name, value in given.items():
         slot = find_slot(name, manifest)
         if slot.name in inputs:
             raise InputError(f"slot {slot.name} is given twice", where=name)
@@ -68,7 +73,7 @@ def resolve(
         task = manifest.task(name)
         kind_of(task).check_inputs(task, label, inputs)
     subject = check_person("subject", sample.subject) or DEFAULT_SUBJECT
-    author = check_person("author", sample.author)
+    author = None if "author" in given else check_person("author", sample.author)
     return StoredSample(
         inputs=inputs,
         labels=labels,
@@ -81,11 +86,24 @@ def resolve(
     )
 
 
+def reserved_fields(manifest: Manifest) -> tuple[str, ...]:
+    """The reserved fields of a sample, without those that are slots of a bundle from before they were reserved."""
+    slots = {slot.name for slot in manifest.slots}
+    return tuple(name for name in RESERVED_FIELDS if name not in LATER_FIELDS or name not in slots)
+
+
+def _inputs_of(sample: Sample, manifest: Manifest) -> dict[str, Any]:
+    """The inputs by name; with what was given as author, where that is a slot."""
+    if sample.author is None or "author" in (*sample.inputs, *reserved_fields(manifest)):
+        return sample.inputs
+    return {**sample.inputs, "author": sample.author}
+
+
 def media_names(sample: Sample, manifest: Manifest) -> list[str | Path]:
     """The files that a sample names, as it names them."""
     return [
         item
-        for name, value in sample.inputs.items()
+        for name, value in _inputs_of(sample, manifest).items()
         if find_slot(name, manifest).modality in ("image", "audio")
         for item in (value if isinstance(value, list | tuple) else [value])
         if isinstance(item, str | Path)
@@ -147,7 +165,7 @@ def _check_input(
             raise InputError(f"needs a mapping of columns, not {type(value).__name__}", where=where)
         return _check_row(modality.preprocess.columns, value, where)  # type: ignore[union-attr]
     if isinstance(modality.preprocess, SequencePreprocess):
-        return check_interactions(modality.preprocess.skills, value, where)
+        return check_interactions(modality.preprocess.skills, value, where, note)
     data, where = _read_media(value, base, where)
     if note is not None and (sentence := client.run(check, modality.preprocess, data, where, where=where)):
         note(sentence)
@@ -176,7 +194,8 @@ def _read_media(value: Any, base: Path | None, where: str) -> tuple[bytes, str]:
             data = read_below(base, value, MEDIA_LIMIT_BYTES) if base else read_bounded(Path(value), MEDIA_LIMIT_BYTES)
         except (OSError, ValueError) as problem:
             reason = getattr(problem, "strerror", None) or str(problem)
-            raise InputError(f"cannot be read: {reason}", where=where, remedy="check the path") from None
+            remedy = "write / between folders" if "\\" in str(value) else "check the path"
+            raise InputError(f"cannot be read: {reason}", where=where, remedy=remedy) from None
     else:
         raise InputError(f"needs a file's path or bytes, not {type(value).__name__}", where=where)
     if len(data) > MEDIA_LIMIT_BYTES:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from homeroom.data.consent import Consent
 from homeroom.data.names import normal_name
@@ -17,6 +20,11 @@ class UndecidedConsent:
 
     text: str
     subjects: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the words, for a form, which may not keep every character."""
+        return sha256(self.text.encode()).hexdigest()
 
 
 def undecided_consents(store: Store) -> list[UndecidedConsent]:
@@ -38,6 +46,23 @@ def set_consent(store: Store, consent: Consent, subject: str | None, text: str |
         raise InputError("does not say by whom", where="consent", remedy="name who gave, refused or withdrew it: --by")
     if subject is None and text is None:
         raise InputError("says neither whose consent nor which words", remedy="give --subject or --text")
+    consent_holders(store, subject, text)
+    return store.set_consent(consent, _chosen(store, subject, text))
+
+
+def consent_holders(store: Store, subject: str | None, text: str | None) -> Counter[str]:
+    """How many samples of each person `set_consent` would change; InputError where there are none."""
+    chosen = _chosen(store, subject, text)
+    held = Counter(sample.subject for sample in store.each_without_inputs() if chosen(sample))
+    if not held:
+        what = f"no sample of {normal_name(subject)}" if subject else "no sample"
+        what += f" has the undecided words {text!r}" if text is not None else " is held"
+        raise InputError(what, remedy="`homeroom device consent DIR` lists the words to decide on")
+    return held
+
+
+def _chosen(store: Store, subject: str | None, text: str | None) -> Callable[[StoredSample], bool]:
+    """Whether a sample is of the subject, and has the undecided words."""
     known = None if subject is None else store.known(subject)
 
     def chosen(sample: StoredSample) -> bool:
@@ -46,8 +71,4 @@ def set_consent(store: Store, consent: Consent, subject: str | None, text: str |
         undecided = sample.consent is not None and sample.consent.is_undecided
         return text is None or (undecided and sample.consent is not None and sample.consent.text == text)
 
-    if not any(chosen(sample) for sample in store.each_without_inputs()):
-        what = f"no sample of {normal_name(subject)}" if subject else "no sample"
-        what += f" has the undecided words {text!r}" if text is not None else " is held"
-        raise InputError(what, remedy="`homeroom device consent DIR` lists the words to decide on")
-    return store.set_consent(consent, chosen)
+    return chosen

@@ -15,7 +15,7 @@ from homeroom.data.ingest.jsonl import read_jsonl
 from homeroom.data.preprocess import prepare
 from homeroom.data.preprocess.raw_inputs import raw_input
 from homeroom.data.samples import StoredSample
-from homeroom.data.validation import resolve
+from homeroom.data.validation import reserved_fields, resolve
 from homeroom.errors import BundleError
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs, precisions
@@ -42,7 +42,7 @@ class Drift:
 def golden_samples(bundle: Bundle) -> list[StoredSample]:
     """Reads the bundle's golden samples."""
     path = bundle.file(bundle.manifest.golden) / "samples.jsonl"
-    lines = read_jsonl(path, intake := Intake())
+    lines = read_jsonl(path, intake := Intake(), reserved_fields(bundle.manifest))
     samples = [resolve(sample, bundle.manifest, base=path.parent, trusted=True) for sample in lines]
     intake.finish()
     return samples

@@ -148,7 +148,7 @@ def test_rows_of_a_sheet_are_the_interactions_of_each_pupil(bundle: Bundle, tmp_
         ([("addition", "perhaps")], "'perhaps' is neither right nor wrong"),
         ([("addition",)], "is no interaction"),
         ([{"skill": "addition", "correct": 1, "hints": 2}], "an interaction has no 'hints'"),
-        ([("addition", 1, 50), ("addition", 1, 40)], r"history\[1\]: is earlier than one before it"),
+        ([("addition", 1, 50), ("addition", 1, 40), ("addition", 1)], "history: is not in order of time"),
         ([("addition", 1, "today")], "'today' is no time"),
         ([], "the sequence is empty"),
         ("addition", "needs a list of interactions, not str"),

@@ -104,6 +104,8 @@ def test_the_example_recipes_are_valid(path: Path) -> None:
         ),
         ("epochs = 7", "epochs = 7\nnested = true", 32, "needs tiers to nest"),
         ('other = "text"', 'other = "text"\nthird = "text"', 17, "no task reads it"),
+        ('other = "text"', 'author = "text"', 16, "'author' means something else"),
+        ('other = "text"', 'file = "text"', 16, "give it another name, such as my_file"),
         ("epochs = 7", 'epochs = 7\n[scopes]\nhead.grades = "personal"', 33, "no such segment"),
         (
             "epochs = 7",

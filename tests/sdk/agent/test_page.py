@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import http.client
 import io
 import re
@@ -196,3 +197,119 @@ def test_what_was_set_aside_comes_first_with_its_reason_and_can_be_put_back(page
     assert page.agent.ask(lambda device: device.set_aside()) == []
     assert stored(page, black).aside == ""
     assert ask(page, "/put-back", form)[0] == 400, "it is not set aside any more"
+
+
+WORDS = f"letter of 3 May\u202e\n {EVIL}"
+DECISION = {"state": "refused", "by": "Ms Ray", "on": "3.5.2026", "basis": "form 7"}
+
+
+def add_with_words(page: PageServer, *subjects: str, text: str = WORDS) -> list[str]:
+    picture = tiny.samples(1, 1)[0]["picture"]
+    samples = [
+        Sample(word=f"{text[:9]} of {one}", picture=picture, subject=one, consent={"text": text}) for one in subjects
+    ]
+    return list(page.agent.ask(lambda device: device.add(*samples, gates=False)))
+
+
+def hidden_of(text: str, action: str) -> dict[str, str]:
+    """The hidden fields of the first form of a page with that action."""
+    form = re.search(rf'<form method="post" action="{action}"[^>]*>(.*?)</form>', text, re.S)
+    assert form is not None
+    found = re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', form[1])
+    return {name: html.unescape(value) for name, value in found}
+
+
+def consents(page: PageServer, *sample_ids: str) -> list[Any]:
+    return [stored(page, one).consent for one in sample_ids]
+
+
+def test_words_of_consent_are_decided_in_two_steps(page: PageServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "homeroom.agent")
+    ids = add_with_words(page, "p-8", "p-9")
+    before, text = consents(page, *ids), ask(page)[2].decode()
+    assert EVIL not in text
+    assert "Consent to be decided" in text
+    first = hidden_of(text, "/consent") | DECISION
+    status, _, body = ask(page, "/consent", first)
+    assert (status, consents(page, *ids)) == (200, before), "the first step changes nothing"
+    assert "of p-8, p-9: consent refused, by Ms Ray, on 2026-05-03, on the basis of form 7." in body.decode()
+    assert "never trained on" in body.decode()
+    second = hidden_of(body.decode(), "/consent")
+    status, _, body = ask(page, "/consent", second)
+    assert status == 200
+    assert b"The consent of 2 samples is refused now." in body
+    assert b"Consent to be decided" not in body
+    for consent in consents(page, *ids):
+        assert (consent.state, consent.by, consent.on, consent.basis) == ("refused", "Ms Ray", "2026-05-03", "form 7")
+        assert consent.text == before[0].text, "the words are kept"
+    assert not any(stored(page, one).trainable for one in ids)
+    assert page.agent.ask(lambda device: device.store.audit())[-1]["event"] == "consent"
+    assert "page: consent of 2 samples is refused" in caplog.text
+    assert "p-8" not in caplog.text
+    assert ask(page, "/consent", second)[0] == 400, "it is decided"
+
+
+def test_what_changed_between_the_two_steps_is_looked_at_anew(page: PageServer) -> None:
+    (first,) = add_with_words(page, "p-10", text="by telephone")
+    question = ask(page, "/consent", hidden_of(ask(page)[2].decode(), "/consent") | DECISION | {"state": "given"})
+    (second,) = add_with_words(page, "p-11", text="by telephone")
+    status, _, body = ask(page, "/consent", hidden_of(question[2].decode(), "/consent"))
+    assert status == 400
+    assert b"nothing was done" in body
+    assert [one.state for one in consents(page, first, second)] == ["unstated", "unstated"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status"),
+    [
+        ({"state": ""}, 400),
+        ({"state": "perhaps"}, 400),
+        ({"by": "  "}, 400),
+        ({"by": "x" * 300}, 400),
+        ({"on": "03/04/2026"}, 400),
+        ({"words": "f" * 64}, 400),
+        ({"words": ""}, 400),
+        ({"token": "guess"}, 403),
+    ],
+)
+def test_a_consent_that_is_not_clear_is_one_sentence_and_changes_nothing(
+    page: PageServer, wrong: dict[str, str], status: int
+) -> None:
+    (held,) = add_with_words(page, "p-12", text="on paper")
+    text = ask(page)[2].decode()
+    before = page.agent.ask(lambda device: device.store.audit())
+    for seen in ({}, {"seen": "0" * 64}):
+        found, _, body = ask(page, "/consent", hidden_of(text, "/consent") | DECISION | wrong | seen)
+        assert (found, b"Traceback" in body) == (status, False)
+    assert stored(page, held).consent.state == "unstated"
+    assert page.agent.ask(lambda device: device.store.audit()) == before
+
+
+def test_a_persons_consent_is_set_beside_one_of_their_samples(page: PageServer) -> None:
+    first, second = add_with_words(page, "p-13", text="one") + add_with_words(page, "p-13", text="another")
+    form = {"token": page.address.token, "sample": first} | DECISION | {"state": "withdrawn"}
+    body = ask(page, "/consent", form)[2].decode()
+    assert "2 samples, of p-13: consent withdrawn" in body
+    assert ask(page, "/consent", hidden_of(body, "/consent"))[0] == 200
+    assert [one.state for one in consents(page, first, second)] == ["withdrawn", "withdrawn"]
+
+
+def test_a_sample_is_removed_in_two_steps(page: PageServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "homeroom.agent")
+    (held,) = add_with_words(page, "p-14", text="to go")
+    text = ask(page)[2].decode()
+    assert held in text
+    form = {"token": page.address.token, "sample": held}
+    assert ask(page, "/remove", {**form, "token": "guess"})[0] == 403
+    status, _, body = ask(page, "/remove", form)
+    assert (status, b"Remove this sample?" in body, b"of p-14" in body) == (200, True, True)
+    assert stored(page, held) is not None, "the first step changes nothing"
+    second = hidden_of(body.decode(), "/remove")
+    assert ask(page, "/remove", second | {"seen": "0" * 32})[0] == 400
+    assert stored(page, held) is not None
+    status, _, body = ask(page, "/remove", second)
+    assert (status, b"Removed" in body) == (200, True)
+    assert stored(page, held) is None
+    assert page.agent.ask(lambda device: device.store.audit())[-1]["event"] == "remove"
+    assert "page: 1 sample removed" in caplog.text
+    assert ask(page, "/remove", second)[0] == 400, "it is gone"

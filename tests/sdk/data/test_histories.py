@@ -118,6 +118,9 @@ def test_what_does_not_go_on_is_kept_beside_it_and_counted(tmp_path: Path) -> No
         ("2026-11-03 10:00:00", 1_793_700_000.0),
         ("03.11.2026 10:00", 1_793_700_000.0),
         ("2026-11-03T11:00:00+01:00", 1_793_700_000.0),
+        ("2026/11/03 11:00:00 AM GMT+1", 1_793_700_000.0),
+        ("2026/11/03 9:00 pm GMT+11", 1_793_700_000.0),
+        ("13/11/2026 12:05 AM", 1_794_528_300.0),
     ],
 )
 def test_a_time_is_seconds_or_a_day_and_time(value: Any, seconds: float | None) -> None:
@@ -132,6 +135,8 @@ def test_a_time_is_seconds_or_a_day_and_time(value: Any, seconds: float | None) 
         ((1_770_000_000_000_000_000,), "nanoseconds"),
         (("03/04/2026 10:00",), "two days"),
         (("10 o'clock",), "is no time"),
+        (("2026/11/03 13:00 PM",), "is no time"),
+        (("2026/11/03 11:00 MEZ",), "is no time"),
         ((True,), "is no time"),
         ((0, 60, 1_770_000_000), "two units"),
         ((46_329.41, 46_329.42, 46_329.43), "no person answers so fast"),
@@ -142,6 +147,56 @@ def test_times_that_are_not_seconds_are_refused_with_what_they_look_like(times: 
     with pytest.raises(InputError, match=says) as problem:
         check_interactions(SKILLS, [("addition", 1, time) for time in times], "history")
     assert problem.value.remedy
+
+
+ONE, TWO, THREE = ("addition", True, 0.0), ("fractions", False, 60.0), ("addition", True, 120.0)
+SAME_TIME = ("fractions", True, 60.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "ordered"),
+    [
+        ([THREE, TWO, ONE], [ONE, TWO, THREE]),
+        ([TWO, THREE, ONE], [ONE, TWO, THREE]),
+        ([THREE, SAME_TIME, TWO, ONE], [ONE, TWO, SAME_TIME, THREE]),
+        ([THREE, TWO, TWO, ONE, THREE], [ONE, TWO, TWO, THREE, THREE]),
+    ],
+)
+def test_times_put_a_history_in_order_and_that_is_said(given: list[Any], ordered: list[Any]) -> None:
+    notes: list[str] = []
+    assert check_interactions(SKILLS, given, "history", notes.append) == ordered
+    assert "in order by its times" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ([TWO, ONE, ("addition", True, None)], "without a time"),
+        ([THREE, TWO, SAME_TIME, ONE, THREE], "two interactions of the same time .fractions, fractions."),
+    ],
+)
+def test_a_history_whose_order_is_not_known_is_refused(given: list[Any], says: str) -> None:
+    with pytest.raises(InputError, match=says) as problem:
+        check_interactions(SKILLS, given, "history")
+    assert "oldest interaction first" in problem.value.remedy
+
+
+def test_a_history_that_rises_is_as_it_was_given_and_nothing_is_said() -> None:
+    notes: list[str] = []
+    given = [ONE, TWO, SAME_TIME, ("addition", True, None), THREE]
+    assert check_interactions(SKILLS, given, "history", notes.append) == given
+    assert not notes
+
+
+def test_a_sheet_with_the_newest_first_is_one_history_and_goes_on(tmp_path: Path) -> None:
+    sheet = tmp_path / "week.csv"
+    rows = ["p-1,addition,1,2026-11-03 10:02:00", "p-1,fractions,0,2026-11-03 10:01:00", "p-1,addition,1,2026-11-03"]
+    sheet.write_text("subject,history.skill,history.correct,history.time\n" + "\n".join(rows) + "\n")
+    intake = Intake()
+    (sample,) = read([sheet], manifest(), intake)
+    (history,) = sample.inputs["history"]
+    assert [time_s for _, _, time_s in history] == [1_793_664_000.0, 1_793_700_060.0, 1_793_700_120.0]  # type: ignore[union-attr]
+    assert any("in order by its times" in note for note in intake.notes)
 
 
 def test_a_row_without_a_skill_is_one_problem(tmp_path: Path) -> None:

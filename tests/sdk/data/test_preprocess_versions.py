@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import icc
 import numpy as np
 import pytest
 import soundfile
@@ -82,6 +83,9 @@ INPUTS: dict[str, Callable[[], Any]] = {
     "LA": lambda: clear("LA"),
     "palette": lambda: file(Image.fromarray(scene(48, 60)).quantize(32), transparency=3),
     "sideways": sideways,
+    "wide gamut": lambda: file(Image.fromarray(scene(48, 60)), icc_profile=icc.rgb()),
+    "CMYK of a press": lambda: file(Image.fromarray(scene(48, 60)).convert("CMYK"), "TIFF", icc_profile=icc.cmyk()),
+    "CMYK": lambda: file(Image.fromarray(scene(48, 60)).convert("CMYK"), "TIFF"),
     "6 megapixels": lambda: file(Image.fromarray(scene(3000, 2000)), compress_level=1),
     "sound": lambda: wav(tone()),
     "one side": lambda: wav(np.stack([tone(), quiet(0.4)], 1)),
@@ -115,6 +119,7 @@ def digest(name: str, version: int) -> str:
 
 
 # By version: SHA-256 of the array, its first 16 digits, and the tokens. The first is what 0.1.0 gives.
+BY_PROFILE = ""  # littlecms may round otherwise on another machine: test_colours holds what it gives
 PINNED = {
     "picture": ("6a6ebff31a0c8732 10", "6a6ebff31a0c8732 10"),
     "grey of 16 bits": ("8aa74db60657dedc 10", "74a38c4ca7603906 10"),
@@ -123,6 +128,9 @@ PINNED = {
     "LA": ("ab523981b0494cb1 10", "ab523981b0494cb1 10"),
     "palette": ("47b8c7cc90d1b18e 10", "47b8c7cc90d1b18e 10"),
     "sideways": ("e95af0718f90aab0 10", "e95af0718f90aab0 10"),
+    "wide gamut": ("6a6ebff31a0c8732 10", BY_PROFILE),
+    "CMYK of a press": ("6a6ebff31a0c8732 10", BY_PROFILE),
+    "CMYK": ("6a6ebff31a0c8732 10", "6a6ebff31a0c8732 10"),
     "6 megapixels": ("4f88ffb735809e67 10", "5a46298c3f2458e1 10"),
     "sound": ("e5b0fc8dff88463f 8", "e5b0fc8dff88463f 8"),
     "one side": ("ad26857f819e0df0 8", "e5b0fc8dff88463f 8"),
@@ -138,7 +146,8 @@ PINNED = {
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("name", INPUTS)
 def test_what_a_model_sees_is_what_it_saw(name: str, version: int) -> None:
-    assert digest(name, version) == PINNED[name][version - 1]
+    found, pinned = digest(name, version), PINNED[name][version - 1]
+    assert found == pinned or (pinned == BY_PROFILE and found != PINNED[name][0])
 
 
 def test_a_side_that_is_silent_or_cancels_changes_nothing() -> None:

@@ -363,3 +363,76 @@ def test_nobody_is_called_as_a_missing_cell_is_written(cell: str, tmp_path: Path
     (sample,), intake = rows_of(sheet(tmp_path, f"word,label.category,subject\ncat,cat,{cell}\n"))
     assert sample.subject == "classroom"
     assert intake.missing == {cell: 1}
+
+
+SUMMARY = "First name;subject;facts.legs;label.weight\n"
+
+
+@pytest.mark.parametrize(
+    "row",
+    ["Overall average;;4,5;7,35", "Gesamtdurchschnitt;;4,5;7,35", ";Total:;8;14,7", ";Durchschnitt;4,5;7,35"],
+)
+@pytest.mark.parametrize("last", [True, False])
+def test_a_row_of_averages_is_no_sample_and_that_is_said(row: str, last: bool, tmp_path: Path) -> None:
+    rows = ["Ada;p-1;4;8,5", "Bo;p-2;2;6,2"]
+    rows.insert(2 if last else 1, row)
+    path = sheet(tmp_path, SUMMARY + "\n".join(rows) + "\n")
+    samples, intake = rows_of(path, ignore=frozenset({"First name"}))
+    assert [sample.subject for sample in samples] == ["p-1", "p-2"]
+    assert any("a row of averages or sums was passed over" in note and f"line {4 if last else 3}" in note
+               for note in intake.notes)  # fmt: skip
+
+
+@pytest.mark.parametrize("head", ["word,facts.legs", "id,facts.legs"])
+def test_a_last_row_that_may_be_a_sum_is_asked_about(head: str, tmp_path: Path) -> None:
+    ignore = frozenset({"id"} if head.startswith("id") else ())
+    with pytest.raises(InputError, match=r"'Total' looks like a row of averages or sums") as problem:
+        rows_of(sheet(tmp_path, f"{head}\na cat,4\nTotal,4\n"), ignore=ignore)
+    assert "put it above another row" in problem.value.remedy
+    samples, _ = rows_of(sheet(tmp_path, f"{head}\nTotal,4\na cat,4\n"), ignore=ignore)
+    assert len(samples) == 2
+
+
+def test_words_that_sum_up_are_samples_where_nothing_speaks_against_it(tmp_path: Path) -> None:
+    for text in ("word,label.category\na dog,dog\naverage,cat\n", "word,facts.legs\nthe total of it,4\n"):
+        samples, intake = rows_of(sheet(tmp_path, text))
+        assert samples[-1].inputs["word"][0] in ("average", "the total of it")
+        assert not intake.notes
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_known_without_its_mark(encoding: str, tmp_path: Path) -> None:
+    (sample,), _ = rows_of(sheet(tmp_path, "word,label.category\nel ratón,cat\n".encode(encoding)))
+    assert sample.inputs["word"] == ["el ratón"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("a.csv", b"\xef\xbb\xbf<html><table>", "is a web page, although it is called a sheet"),
+        ("a.csv", b"PK\x03\x04", "is an Excel or Office file"),
+        ("a.xlsx", b"\xd0\xcf\x11\xe0" + bytes(600), "is protected with a password"),
+    ],
+)
+def test_a_file_that_is_no_sheet_is_named_by_its_bytes(name: str, data: bytes, says: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=says) as problem:
+        rows_of(sheet(tmp_path, data, name))
+    assert "CSV UTF-8" in problem.value.remedy
+
+
+def test_a_formula_that_failed_is_no_text(tmp_path: Path) -> None:
+    (sample,), intake = rows_of(sheet(tmp_path, "word,facts.legs\n#BEZUG!,4\n"))
+    assert "word" not in sample.inputs
+    assert intake.missing == {"#BEZUG!": 1}
+    (sample,), _ = rows_of(sheet(tmp_path, "word\nnone\n"))
+    assert sample.inputs["word"] == ["none"], "a text may be such a word"
+
+
+@pytest.mark.parametrize("name", ["1.23457E+11", "1,23457E+11", "2E+15"])
+def test_a_number_that_a_spreadsheet_shortened_names_nobody(name: str, tmp_path: Path) -> None:
+    for column in ("subject", "author"):
+        with pytest.raises(InputError, match="several people may have it") as problem:
+            rows_of(sheet(tmp_path, f'word,{column}\na cat,"{name}"\n'))
+        assert problem.value.where.endswith(column)
+    (sample,), _ = rows_of(sheet(tmp_path, "word,subject\na cat,3E\n"))
+    assert sample.subject == "3E"

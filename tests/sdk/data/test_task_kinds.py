@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 from homeroom.contract.evaluation_report import NumberReport, TaskReport, make_report
 from homeroom.contract.manifest import NO_UNIT, Task
 from homeroom.data.tasks import KINDS, kind_of, losses, probabilities, score, target
+from homeroom.data.tasks.base import match_name
 from homeroom.data.tasks.metrics import Score, clearly_worse, quantity
 from homeroom.errors import InputError
 
@@ -253,3 +254,39 @@ def test_what_is_not_known_is_null_and_old_labels_beyond_float32_warn_of_nothing
     assert report is not None
     assert report.numbers["t"].unit == NO_UNIT, "on the wire it is a text"
     assert not np.isfinite(target(task, 1e308)).any()
+
+
+@pytest.mark.parametrize("cell", ["low, high", "high;low;", "Low;HIGH", "low | high", "high,low,"])
+def test_several_ticked_boxes_of_a_form_are_several_labels(cell: str) -> None:
+    kind = KINDS["multilabel"]
+    assert kind.check(TASKS["multilabel"], kind.parse(cell), "t") == ["high", "low"]
+
+
+def test_what_a_form_joined_is_taken_apart_only_where_each_part_is_a_label() -> None:
+    kind = KINDS["multilabel"]
+    task = msgspec.structs.replace(TASKS["multilabel"], labels=("low", "low, but rising", "high"))
+    assert kind.check(task, kind.parse("low, but rising"), "t") == ["low, but rising"]
+    for cell in ("low, tall", "low, but rising, high"):
+        with pytest.raises(InputError, match="no label"):
+            kind.check(task, kind.parse(cell), "t")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("1.0", "1"),
+        ("1.00", "1"),
+        ("01", None),
+        ("1.5", None),
+        ("\u2764", "\u2764\ufe0f"),
+        ("A\u200b", "a"),
+        ("b\u00a0 c", "b c"),
+    ],
+)
+def test_a_label_is_found_without_what_nobody_sees(written: str, meant: str | None) -> None:
+    assert match_name(written, ("1", "2", "\u2764\ufe0f", "a", "b c")) == meant
+
+
+def test_a_label_that_could_be_two_is_none() -> None:
+    assert match_name("1.0", ("1", "1.0")) == "1.0"
+    assert match_name("A ", ("a", "\u200ba")) is None

@@ -14,7 +14,7 @@ from homeroom.data.ingest.jsonl import read_jsonl
 from homeroom.data.ingest.sheet import SHEET_SUFFIXES
 from homeroom.data.ingest.sheet_samples import read_sheet
 from homeroom.data.samples import Sample, StoredSample
-from homeroom.data.validation import media_names, resolve
+from homeroom.data.validation import media_names, reserved_fields, resolve
 from homeroom.errors import InputError
 
 __all__ = ["Intake", "Problem", "ReadOptions", "read", "read_samples", "remember_columns"]
@@ -73,7 +73,7 @@ def _checked_as_remembered(path: Path, manifest: Manifest, intake: Intake) -> It
     elif not path.exists():
         raise InputError("there is no such file or folder", where=str(path), remedy="check the path")
     elif path.suffix.lower() in JSON_LINES_SUFFIXES:
-        samples, base = read_jsonl(path.resolve(), intake), path.parent
+        samples, base = read_jsonl(path.resolve(), intake, reserved_fields(manifest)), path.parent
     elif path.suffix.lower() in SHEET_SUFFIXES:
         intake.begin_sheet(path, recall(path, intake))
         samples, base = read_sheet(path.resolve(), manifest, intake), path.parent

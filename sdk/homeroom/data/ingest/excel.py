@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 from xml.etree import ElementTree
 
+from homeroom.data.preprocess.file_kind import OLD_OFFICE_MAGIC
 from homeroom.errors import InputError, MissingExtraError
 from homeroom.system.files import open_below
 
@@ -42,6 +43,10 @@ def look_into(file_path: str) -> Workbook:
     Raises InputError where it is none, or has a cell so far off that the empty ones before it would fill the memory.
     """
     path, book = Path(file_path), Workbook(0, 0, [])
+    with _opened(path) as file:
+        if file.read(len(OLD_OFFICE_MAGIC)) == OLD_OFFICE_MAGIC:
+            what = "is protected with a password, or of Excel before 2007"
+            raise InputError(what, where=path.name, remedy="save it as .xlsx without a password, or as CSV UTF-8")
     with _opened(path) as file, zipfile.ZipFile(file) as archive:
         if sum(part.file_size for part in archive.infolist()) > UNPACKED_LIMIT_BYTES:
             what = f"holds more than {UNPACKED_LIMIT_BYTES >> 20} MB"

@@ -17,13 +17,14 @@ from homeroom.contract.manifest import Manifest
 from homeroom.data.ingest.column_memory import MEMORY_FILE, recall
 from homeroom.data.ingest.intake import PROBLEMS_SHOWN, Intake
 from homeroom.data.ingest.jsonl import read_jsonl
-from homeroom.data.ingest.sheet import SHEET_SUFFIXES, Row, read_rows
+from homeroom.data.ingest.sheet import SHEET_SUFFIXES, UTF_16_MARKS, Row, read_rows
 from homeroom.data.ingest.sheet_samples import SheetColumns, known_columns, read_sheet, to_sample
 from homeroom.data.preprocess.heic import HEIC_SUFFIXES, HOW_TO_READ_HEIC, reads_heic
 from homeroom.data.preprocess.recordings import AV_SUFFIXES, HOW_TO_READ_AV, reads_av
 from homeroom.data.samples import Sample
 from homeroom.data.tasks import kind_of
 from homeroom.data.tasks.base import close_names, match_name
+from homeroom.data.validation import reserved_fields
 from homeroom.errors import InputError
 from homeroom.system.files import read_below
 
@@ -161,7 +162,8 @@ def _sheet_samples(sheet: Path, manifest: Manifest, files: Sequence[Path], intak
     intake.read.add(sheet)
     named: set[str] = set()
     jsonl = sheet.suffix.lower() == ".jsonl"
-    for sample in read_jsonl(sheet, intake) if jsonl else read_sheet(sheet, manifest, intake):
+    lines = read_jsonl(sheet, intake, reserved_fields(manifest)) if jsonl else read_sheet(sheet, manifest, intake)
+    for sample in lines:
         for value in sample.inputs.values():
             named |= {Path(one).as_posix() for one in (value if isinstance(value, list) else [value])
                       if isinstance(one, str) and len(one) < 4_096}  # fmt: skip
@@ -222,9 +224,10 @@ def _read_text(folder: Path, name: str) -> str:
     try:
         data = read_below(folder, name, TEXT_LIMIT_BYTES)
         if len(data) > TEXT_LIMIT_BYTES:
-            raise InputError("is larger than 1 MB", where=name)
-        return io.StringIO(data.decode("utf-8-sig"), newline=None).read().strip()
+            raise InputError("is larger than 1 MB", where=name, remedy="split it, or give a part of it")
+        encoding = "utf-16" if data.startswith(UTF_16_MARKS) else "utf-8-sig"
+        return io.StringIO(data.decode(encoding), newline=None).read().strip()
     except UnicodeDecodeError:
-        raise InputError("is not UTF-8 text", where=name) from None
+        raise InputError("is not UTF-8 text", where=name, remedy="save it as UTF-8") from None
     except OSError as problem:
         raise InputError(f"cannot be read: {problem.strerror}", where=name) from None

@@ -77,4 +77,6 @@ def _to_sample(row: dict[str, Any], manifest: Manifest) -> Sample:
     stated = {name: row[name] for name in STATED_FIELDS if row.get(name) is not None}
     if not isinstance(stated.get("labels", {}), dict):
         raise InputError("labels must be an object of task and label")
-    return Sample(**stated, **inputs)
+    sample = Sample(**stated)
+    sample.inputs = inputs
+    return sample

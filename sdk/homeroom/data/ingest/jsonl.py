@@ -8,13 +8,13 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from homeroom.data.consent import gather_consent
 from homeroom.data.ingest.intake import Intake
-from homeroom.data.samples import RESERVED_FIELDS, Sample
+from homeroom.data.samples import Sample
 from homeroom.errors import InputError
 from homeroom.system.files import open_below
 
@@ -22,8 +22,11 @@ LINE_LIMIT_BYTES = 1 << 20
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def read_jsonl(path: Path, intake: Intake) -> Iterator[Sample]:
-    """Yields a sample a line, not yet checked, and skips empty lines; lines that are none become problems."""
+def read_jsonl(path: Path, intake: Intake, reserved: Collection[str]) -> Iterator[Sample]:
+    """Yields a sample a line, not yet checked, and skips empty lines; lines that are none become problems.
+
+    reserved: names of fields that are no inputs.
+    """
     try:
         with open_below(path.parent, path.name) as file:
             number = 0
@@ -34,23 +37,21 @@ def read_jsonl(path: Path, intake: Intake) -> Iterator[Sample]:
                     raise InputError(f"is longer than {LINE_LIMIT_BYTES:,} bytes", where=where)
                 if line.strip():
                     with intake.row(where, {"line": line.decode("utf-8", "replace").rstrip()}):
-                        sample = to_sample(_decode(line, where), where)
+                        sample = to_sample(_decode(line, where), where, reserved)
                         sample.origin = where
                         yield sample
     except OSError as problem:
         raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
 
 
-def to_sample(row: dict[str, Any], where: str) -> Sample:
+def to_sample(row: dict[str, Any], where: str, reserved: Collection[str]) -> Sample:
     """Converts a decoded line; every field that is not reserved is an input."""
-    reserved = gather_consent({name: row[name] for name in RESERVED_FIELDS if row.get(name) is not None})
-    if not isinstance(reserved.get("labels", {}), dict):
+    fields = gather_consent({name: row[name] for name in reserved if row.get(name) is not None})
+    if not isinstance(fields.get("labels", {}), dict):
         raise InputError("labels must be an object of task and label", where=where)
-    inputs = {name: value for name, value in row.items() if name not in RESERVED_FIELDS and value is not None}
-    try:
-        return Sample(**reserved, **inputs)
-    except TypeError as problem:
-        raise InputError(str(problem), where=where) from None
+    sample = Sample(**fields)
+    sample.inputs = {name: value for name, value in row.items() if name not in reserved and value is not None}
+    return sample
 
 
 def _decode(line: bytes, where: str) -> dict[str, Any]:

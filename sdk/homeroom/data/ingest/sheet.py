@@ -5,6 +5,7 @@ The separator is the one with which the first line names the most columns that t
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import itertools
@@ -15,8 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from homeroom.data.cells import is_filled
 from homeroom.data.decoder.client import run, stream
 from homeroom.data.ingest.intake import Intake
+from homeroom.data.ingest.summary_rows import Summary, find_summary
+from homeroom.data.preprocess.file_kind import OLD_OFFICE_MAGIC, ZIP_MAGIC
 from homeroom.data.samples import DEFAULT_SUBJECT
 from homeroom.data.tasks.base import close_names
 from homeroom.errors import InputError
@@ -30,7 +34,7 @@ SEPARATORS = (",", ";", "\t")
 CELL_LIMIT_CHARACTERS = 1 << 20
 ROW_LIMIT_CHARACTERS = 16 << 20
 TITLE_ROWS = 10  # that may stand above the names of the columns
-ZIP_MAGIC, OLD_OFFICE_MAGIC = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 UNNAMED = "column "  # and its number, in place of the name of a column without one
 WHY_COLUMN = "why"  # of a sheet of rows that were not taken
@@ -87,11 +91,13 @@ def read_rows(path: Path, known: ColumnNames, intake: Intake) -> Iterator[tuple[
         raise InputError(what, where=path.name, remedy="unmerge them, and fill in each row")
     intake.columns.update(names)
     columns, nobodys = _columns_of(names, path.name, known, intake), 0
-    for line, cells in lines:
+    filled = (line for line in lines if any(map(is_filled, line[1])))
+    for (line, cells), following in itertools.pairwise(itertools.chain(filled, [(0, [])])):
         where = f"{path.name} line {line}"
-        if not any(_filled(cell) for cell in cells):
+        if summary := find_summary(columns, cells, is_last=not following[1]):
+            _leave_out(summary, where, dict(zip(names, cells, strict=False)), intake)
             continue
-        if any(_filled(cell) for cell in cells[len(columns) :]):
+        if any(is_filled(cell) for cell in cells[len(columns) :]):
             with intake.row(where, dict(itertools.zip_longest(names, cells[: len(names)], fillvalue=""))):
                 raise InputError(f"has more cells than the {len(columns)} columns", where=where)
             continue
@@ -102,14 +108,24 @@ def read_rows(path: Path, known: ColumnNames, intake: Intake) -> Iterator[tuple[
         intake.note(f"{path.name}: {nobodys:,} rows without a subject are held as {DEFAULT_SUBJECT}")
 
 
+def _leave_out(summary: Summary, where: str, row: Row, intake: Intake) -> None:
+    """Says that a row of averages or sums is passed over; where it could be a sample, that is a problem of the row."""
+    if summary.is_proved:
+        intake.note(f"{where}: a row of averages or sums was passed over: {summary.cell}")
+        return
+    with intake.row(where, row):
+        remedy = "delete it; if it is a sample, put it above another row"
+        raise InputError(f"{summary.cell!r} looks like a row of averages or sums", where=where, remedy=remedy)
+
+
 def _row_of(
     names: Sequence[str], columns: Sequence[str | None], cells: Sequence[Any], where: str, intake: Intake
 ) -> Row:
     row: Row = {}
     for name, column, cell in zip(names, columns, cells, strict=False):
-        if column and _filled(cell):
+        if column and is_filled(cell):
             row[column] = cell
-        elif name.startswith(UNNAMED) and name not in intake.options.ignore and _filled(cell):
+        elif name.startswith(UNNAMED) and name not in intake.options.ignore and is_filled(cell):
             what = f"a cell stands in {name}, which has no name"
             remedy = f"name it, say what it is with --map, or pass it over: --ignore {name!r}"
             raise InputError(what, where=where, remedy=remedy)
@@ -140,10 +156,6 @@ def column_name(cell: Any) -> str:
     return "" if cell is None else " ".join(str(cell).split())
 
 
-def _filled(cell: Any) -> bool:
-    return cell is not None and cell != "" and not (isinstance(cell, str) and not cell.strip())
-
-
 def read_text(file_path: str, known: ColumnNames) -> Iterator[tuple[int, list[str]]]:
     """Yields the number and the cells of each row; runs in the decoder. Raises InputError where it is no sheet."""
     path = Path(file_path)
@@ -171,11 +183,16 @@ def read_text(file_path: str, known: ColumnNames) -> Iterator[tuple[int, list[st
 
 def _encoding_of(path: Path) -> str:
     with open_below(path.parent, path.name) as file:
-        start = file.read(4)
-    if start in (ZIP_MAGIC, OLD_OFFICE_MAGIC):
+        start = file.read(8).removeprefix(codecs.BOM_UTF8)
+    if start.startswith((ZIP_MAGIC, OLD_OFFICE_MAGIC)):
         remedy = "save it as CSV UTF-8, or give it its own ending: .xlsx"
         raise InputError("is an Excel or Office file, although it is called a text", where=path.name, remedy=remedy)
-    return "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    if start.lstrip()[:1] == b"<":
+        remedy = "open it in a spreadsheet program, and save it as CSV UTF-8"
+        raise InputError("is a web page, although it is called a sheet", where=path.name, remedy=remedy)
+    if start.startswith(UTF_16_MARKS):
+        return "utf-16"
+    return {b"\0": "utf-16-be"}.get(start[:1]) or {b"\0": "utf-16-le"}.get(start[1:2], "utf-8-sig")
 
 
 def _separator_of(line: str, path: Path, known: ColumnNames) -> str:
@@ -217,7 +234,8 @@ def _read_header(lines: Iterator[Line], file: str, known: ColumnNames) -> tuple[
 
 def _columns_of(names: Sequence[str], file: str, known: ColumnNames, intake: Intake) -> list[str | None]:
     """The bundle's name for each column; None for those that are ignored, and for a column without a name."""
-    ignored = {*intake.options.ignore, *(names[-1:] if names[-1] == WHY_COLUMN else ())}
+    why = names[-1] == WHY_COLUMN and known.find(WHY_COLUMN) is None
+    ignored = {*intake.options.ignore, *(names[-1:] if why else ())}
     if WHY_COLUMN in ignored - intake.options.ignore:
         intake.note(f"{file}: the column {WHY_COLUMN!r} was passed over, of a sheet of rows that were not taken")
     wrong = [name for name in known.given.values() if known.find(name) is None]

@@ -8,25 +8,26 @@ the columns `slot.skill`, `slot.correct` and perhaps `slot.time`; a person's row
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from homeroom.contract.manifest import CLIP_STD, Manifest, SequencePreprocess, TablePreprocess
-from homeroom.data.cells import Decimal, Range, decimal_of, is_missing, parse_number
+from homeroom.data.cells import Decimal, Range, decimal_of, is_missing, is_spreadsheet_error, parse_number
 from homeroom.data.consent import gather_consent
 from homeroom.data.ingest.intake import Intake
 from homeroom.data.ingest.sequences import gather_interactions
 from homeroom.data.ingest.sheet import ColumnNames, Row, read_rows
-from homeroom.data.samples import RESERVED_FIELDS, Sample
+from homeroom.data.samples import PERSONS, Sample
 from homeroom.data.tasks import kind_of
-from homeroom.data.validation import find_slot, find_task
+from homeroom.data.validation import find_slot, find_task, reserved_fields
 from homeroom.errors import InputError
 
 LABEL_PREFIXES = ("label", "labels")
 EXACT_LIMIT = 2.0**53  # whole numbers below are written without a point, as a kind that counts wants them
-PERSONS = ("subject", "author")  # of whom nobody is called n/a
+SHORTENED = re.compile(r"\d(?:[.,]\d+)?[eE]\+?\d+")  # 1.23457E+11
 INTERACTION_COLUMNS = ("skill", "correct", "time")
 
 
@@ -44,9 +45,14 @@ def _samples(path: Path, manifest: Manifest, intake: Intake) -> Iterator[Sample]
 
 @dataclass(frozen=True)
 class SheetColumns:
-    """How cells are read. decimal: the separator of numbers. usual: the usual values of columns that hold numbers."""
+    """How cells are read.
+
+    reserved: columns that are no inputs. decimal: the separator of numbers. usual: the usual values of columns that
+    hold numbers.
+    """
 
     manifest: Manifest
+    reserved: Collection[str]
     decimal: Decimal
     usual: Mapping[str, Range]
 
@@ -58,12 +64,12 @@ class SheetColumns:
             rows = read_rows(sheet, known_columns(manifest, *more), Intake(intake.options))
             cells = (cell for row, _ in rows for name, cell in row.items() if name in usual and isinstance(cell, str))
             decimal = decimal_of(cells)
-        return cls(manifest, decimal, usual)
+        return cls(manifest, reserved_fields(manifest), decimal, usual)
 
 
 def known_columns(manifest: Manifest, *more: str) -> ColumnNames:
     """The names of columns that a bundle knows. more: further names."""
-    names = [*RESERVED_FIELDS, *more]
+    names = [*(name for name in reserved_fields(manifest) if name != "labels"), *more]
     for slot in manifest.slots:
         parts = [str(number) for number in range(slot.count)]
         spec = manifest.modality(slot.modality).preprocess
@@ -102,8 +108,11 @@ def to_sample(row: Row, where: str, columns: SheetColumns, intake: Intake) -> Sa
     for name, cell in row.items():
         prefix, _, rest = name.partition(".")
         is_label = prefix in LABEL_PREFIXES and bool(rest)
+        is_fact = name in columns.reserved
+        is_person = is_fact and name in PERSONS
         try:
-            if isinstance(cell, str) and (is_label or name in columns.usual or name in PERSONS) and is_missing(cell):
+            is_sparse = is_label or is_person or name in columns.usual
+            if isinstance(cell, str) and (is_missing(cell) if is_sparse else is_spreadsheet_error(cell)):
                 intake.missing[cell.strip()] += 1
                 continue
             if isinstance(cell, str) and name in columns.usual:
@@ -111,17 +120,25 @@ def to_sample(row: Row, where: str, columns: SheetColumns, intake: Intake) -> Sa
                 cell = str(int(number)) if number.is_integer() and abs(number) < EXACT_LIMIT else repr(number)
             if is_label:
                 labels[rest] = kind_of(find_task(rest, manifest)).parse(cell) if isinstance(cell, str) else cell
-            elif name in RESERVED_FIELDS:
-                reserved[name] = str(cell)
+            elif is_fact:
+                reserved[name] = _whole_name(cell) if is_person else str(cell)
             elif not rest:
                 inputs[name] = str(cell)
             else:
                 _put_cell(inputs, find_slot(prefix, manifest).count, prefix, rest, cell)
         except InputError as problem:
             raise InputError(problem.what, where=f"{where} {name}", remedy=problem.remedy) from None
-    sample = Sample(labels=labels, **gather_consent(reserved), **inputs)
-    sample.origin = where
+    sample = Sample(labels=labels, **gather_consent(reserved))
+    sample.inputs, sample.origin = inputs, where
     return sample
+
+
+def _whole_name(cell: Any) -> str:
+    """A person's name; InputError where it is a number whose last digits a spreadsheet has left out."""
+    if SHORTENED.fullmatch(name := str(cell).strip()):
+        what = f"{name!r} is a number that a spreadsheet has shortened, so that several people may have it"
+        raise InputError(what, remedy="format the column as text, and write the numbers in full")
+    return str(cell)
 
 
 def _put_cell(inputs: dict[str, Any], count: int, slot: str, rest: str, cell: Any) -> None:

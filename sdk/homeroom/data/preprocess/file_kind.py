@@ -5,11 +5,12 @@ from __future__ import annotations
 HEAD_BYTES = 64
 HEIC_KIND, MP4_KIND, WEBM_KIND = "a HEIC picture", "an MP4 file (m4a, AAC)", "a WebM or Matroska file"
 AMR_KIND, AAC_KIND, WMA_KIND = "an AMR sound", "an AAC sound", "a Windows Media (WMA) file"
+ZIP_MAGIC, OLD_OFFICE_MAGIC = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"%PDF", "a PDF"),
     (b"%!PS", "PostScript (EPS)"),
-    (b"PK\x03\x04", "a zip or Office file"),
-    (b"\xd0\xcf\x11\xe0", "an old Office file"),
+    (ZIP_MAGIC, "a zip or Office file"),
+    (OLD_OFFICE_MAGIC, "an old Office file"),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself"),
     (b"#!AMR", AMR_KIND),
     (b"\xff\xf1", AAC_KIND),

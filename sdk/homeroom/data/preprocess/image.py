@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from homeroom.contract.graph_io import PIXELS
 from homeroom.contract.manifest import ImagePreprocess
 from homeroom.data.preprocess import svg
+from homeroom.data.preprocess.colours import NOTE, Colours, colours_of
 from homeroom.data.preprocess.file_kind import named_kind
 from homeroom.data.preprocess.heic import heic_formats
 from homeroom.data.preprocess.prepared import Prepared
@@ -30,6 +31,10 @@ FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "DIB", "WEBP", "TIFF", "AVIF", "J
 # Bytes for a pixel beside the picture's own: WebP's canvases, a TIFF's strip, the coefficients of a progressive JPEG.
 WORKING_BYTES = {"WEBP": 12, "AVIF": 12, "TIFF": 8, "JPEG2000": 12, "ICO": 4, "HEIF": 12}
 PROGRESSIVE_BYTES = 6
+AS_THEY_ARE = Colours()
+ONE_OF_SEVERAL = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")  # formats of animations, and of scans of several pages
+# What Pillow's decoders raise for a file that is damaged.
+DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError)
 
 
 def decode(
@@ -38,7 +43,7 @@ def decode(
     """Decodes to RGB, upright, transparency on white; InputError if it is no picture, cut short or too large.
 
     version: of the preprocessing. From 2 on, a picture of more than REDUCED_PIXELS is given at a half, a quarter or an
-    eighth of its sides, grey of 16 bits is scaled by its depth, and an SVG's text is drawn.
+    eighth of its sides, grey of 16 bits is scaled by its depth, an SVG's text is drawn, and colours are sRGB.
     limit_bytes: at the peak of decoding, by the header, before anything is decoded; None for STORED_PIXEL_LIMIT alone.
     """
     if data.startswith(svg.GZIP_MAGIC):  # .svgz
@@ -60,8 +65,18 @@ def decode(
         raise InputError(
             "has too many pixels", code=Code.TOO_LARGE, where=where, remedy="scale the picture down"
         ) from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError) as problem:
+    except DECODER_ERRORS as problem:
         raise InputError(f"the picture is damaged: {problem}", where=where, remedy="copy it again") from None
+
+
+def holds_several(data: bytes) -> bool:
+    """Whether a file holds further pictures that are not seen, as an animation or a scan of several pages does."""
+    try:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=ONE_OF_SEVERAL) as file:
+            warnings.simplefilter("ignore")
+            return bool(getattr(file, "is_animated", False))
+    except (*DECODER_ERRORS, Image.DecompressionBombError):
+        return False
 
 
 def decode_stored(data: bytes, version: int = 1, limit_bytes: int | None = None) -> Image.Image:
@@ -113,10 +128,12 @@ def _reduced(file: ImageFile.ImageFile, where: str, limit_bytes: int | None) -> 
     _check_size(file.size, working + decoded * own + 8 * decoded // scale**2, where, limit_bytes)
     file.load()
     orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
-    picture = _to_rgb(file, _white(file, where), scale)
+    colours = colours_of(file)
+    picture = _to_rgb(file, _white(file, where), scale, colours)
     if orientation != 1:
         picture.getexif()[ExifTags.Base.Orientation] = orientation
         ImageOps.exif_transpose(picture, in_place=True)
+    picture.info[NOTE] = colours.note
     return picture
 
 
@@ -182,14 +199,15 @@ def _strips(picture: Image.Image, scale: int = 1) -> list[tuple[int, int, int, i
     return [(0, top, picture.width, min(top + rows, picture.height)) for top in range(0, picture.height, rows)]
 
 
-def _to_rgb(picture: Image.Image, white: float, scale: int = 1) -> Image.Image:
+def _to_rgb(picture: Image.Image, white: float, scale: int = 1, colours: Colours = AS_THEY_ARE) -> Image.Image:
     """Converts strip by strip, so that no second copy of a large picture is made.
 
     white: the level of white, of grey with more than 8 bits
     scale: by which both sides are reduced
+    colours: how they become sRGB
     """
     alpha = picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
-    if picture.mode == "RGB" and not alpha and scale == 1:
+    if picture.mode == "RGB" and not alpha and scale == 1 and colours.transform is None:
         return picture
     rgb = Image.new("RGB", (-(-picture.width // scale), -(-picture.height // scale)))
     for box in _strips(picture, scale):
@@ -199,6 +217,6 @@ def _to_rgb(picture: Image.Image, white: float, scale: int = 1) -> Image.Image:
         elif alpha:
             layer = strip.convert("RGBA")
             strip = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)
-        strip = strip.convert("RGB")
-        rgb.paste(strip.reduce(scale) if scale > 1 else strip, (0, box[1] // scale))
+        strip = strip.convert(colours.mode)
+        rgb.paste(colours.apply(strip.reduce(scale) if scale > 1 else strip), (0, box[1] // scale))
     return rgb

@@ -34,12 +34,16 @@ def prepare_outside(modality: Modality, value: Any, bundle_file: Callable[[str],
 
 def check(preprocess: Preprocess, data: bytes, where: str) -> str:
     """Decodes a file, so that a bad one is refused when it is added; returns what a person must know of it, or ""."""
-    decoded(preprocess, data, where)
+    content = decoded(preprocess, data, where)
     if isinstance(preprocess, AudioPreprocess):
         from homeroom.data.preprocess.recordings import length_note
 
         return length_note(data, where)
-    return ""
+    from homeroom.data.preprocess.colours import NOTE
+    from homeroom.data.preprocess.image import holds_several
+
+    notes = [content.info.get(NOTE, ""), "holds several pictures, of which the first is seen" * holds_several(data)]
+    return "; ".join(f"{where}: {note}" for note in filter(None, notes))
 
 
 def prepared(modality: Modality, data: bytes) -> Prepared:

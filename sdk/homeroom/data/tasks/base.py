@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from homeroom.data.samples import Label, StoredInput, StoredSample
 from homeroom.data.tasks.answers import Answer, Best
 from homeroom.data.tasks.metrics import Score
 from homeroom.errors import InputError
+
+EMOJI_FORMS = "\ufe0e\ufe0f"
+WHOLE_NUMBER = re.compile(r"(-?\d+)\.0+")
 
 Words = Sequence[tuple[int, int] | None]  # for each token its word's [start, end) in characters; None for special ones
 SlotInputs = Mapping[str, Sequence[StoredInput | None]]
@@ -139,12 +143,23 @@ class TaskKind:
 
 
 def match_name(name: str, known: Sequence[str]) -> str | None:
-    """The known name that is meant: the same one, else the only one without regard to case and surrounding blanks."""
+    """The known name that is meant: the same one, else the only one without regard to case, blanks and unseen signs.
+
+    A whole number with zeros behind its point, as some programs write it, is that number.
+    """
     if name in known:
         return name
-    folded = unicodedata.normalize("NFC", name.strip()).casefold()
-    alike = [one for one in known if unicodedata.normalize("NFC", one.strip()).casefold() == folded]
+    folded = _folded(name)
+    alike = [one for one in known if _folded(one) == folded]
+    if not alike and (number := WHOLE_NUMBER.fullmatch(folded)):
+        alike = [one for one in known if _folded(one) == number[1]]
     return alike[0] if len(alike) == 1 else None
+
+
+def _folded(name: str) -> str:
+    """A name without what nobody sees: marks of form (of emojis too), and which blanks there are; in small letters."""
+    seen = (c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) != "Cf" and c not in EMOJI_FORMS)
+    return " ".join("".join(seen).split()).casefold()
 
 
 def close_names(name: str, known: Sequence[str]) -> list[str]:

@@ -10,15 +10,27 @@ import numpy as np
 from homeroom.contract.manifest import Task
 from homeroom.data.samples import Label
 from homeroom.data.tasks.answers import LEAST_LEAD, Answer, unless_unclear
-from homeroom.data.tasks.base import AnsweredExample, FormField, TaskKind, check_class, column_of, labelled
+from homeroom.data.tasks.base import AnsweredExample, FormField, TaskKind, check_class, column_of, labelled, match_name
 from homeroom.data.tasks.metrics import column_losses, score_columns, sigmoid
 from homeroom.errors import InputError
+
+JOINED_BY = (";", ",")  # in the cells of forms, where several boxes are ticked
 
 
 def _check(task: Task, label: Any, where: str) -> Label:
     if not isinstance(label, list | tuple | set) or isinstance(label, str):
         raise InputError("needs a list of labels", where=where, remedy=f"some of {list(task.labels)}")
-    return list(sorted({check_class(task, name, where) for name in label}))
+    return list(sorted({check_class(task, name, where) for joined in label for name in _names(task, joined)}))
+
+
+def _names(task: Task, joined: Any) -> list[Any]:
+    """The labels that a form joined by semicolons or commas, where each part is one; else what was given."""
+    text = str(joined)
+    for separator in JOINED_BY if match_name(text, task.labels) is None else ():
+        parts: list[Any] = [part for part in text.split(separator) if part.strip()]
+        if parts and all(match_name(part, task.labels) for part in parts):
+            return parts
+    return [joined]
 
 
 def parts_of(cell: str) -> list[str]:
