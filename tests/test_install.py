@@ -95,7 +95,7 @@ def test_every_template_is_there_and_pages_are_rendered(installed: Path) -> None
     """Without them the device's page, `explain --html` and the dashboard would fail where it was installed."""
     place = Path(run(installed, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     for top in ("sdk", "exporter", "aggregator"):
-        for path in (path for kind in ("html", "svg", "css") for path in (ROOT / top).rglob(f"*.{kind}")):
+        for path in (path for kind in ("html", "svg", "css", "typed") for path in (ROOT / top).rglob(f"*.{kind}")):
             assert (place / path.relative_to(ROOT / top)).read_bytes() == path.read_bytes()
     script = (
         "from homeroom.inference.explanation_page import TEMPLATE as page\n"

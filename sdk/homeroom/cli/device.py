@@ -19,6 +19,7 @@ from homeroom.cli.options import (
     one_line,
     opened,
     plain,
+    readable,
     refuse_idle,
     say,
     with_bundle,
@@ -181,7 +182,7 @@ def predict(directory: Path, inputs: tuple[str, ...], profile: str | None, machi
     from homeroom.data.tasks import kind_of
 
     sample = sample_of(inputs)
-    with opened(directory) as device:
+    with readable(directory) as device:
         if profile is not None and device.profile(profile) is None:
             say(f"no model of {profile} is here: the shared model answers", err=True)
         answers, tasks = device.predict(sample, profile), device.bundle.manifest.tasks
@@ -206,7 +207,7 @@ def score(directory: Path, samples: tuple[Path, ...], machine: bool) -> None:
 
     Example: homeroom device score classroom/ test.csv
     """
-    with opened(directory) as device:
+    with readable(directory) as device:
         scores = device.score(*samples)
     if machine:
         click.echo(json_text({task: plain(value) for task, value in scores.items()}))
@@ -278,7 +279,7 @@ def status(directory: Path, machine: bool) -> None:
 
     Example: homeroom device status classroom/
     """
-    with opened(directory) as device:
+    with readable(directory) as device:
         facts = device.status()
     if machine:
         click.echo(json_text(facts))

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from homeroom.cli.device import sample_of
-from homeroom.cli.options import as_json, escaped, opened, say
+from homeroom.cli.options import as_json, escaped, readable, say
 from homeroom.cli.parameters import FILE, FOLDER
 
 
@@ -33,7 +33,7 @@ def explain(
     from homeroom.system.files import write_durable
 
     sample = sample_of(inputs)
-    with opened(directory) as device:
+    with readable(directory) as device:
         why = device.explain(sample, task, label)
         if html is not None:
             manifest = device.bundle.manifest

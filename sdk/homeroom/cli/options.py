@@ -14,11 +14,12 @@ import click
 from click.core import ParameterSource
 
 from homeroom.cli.parameters import PATH, Finite
-from homeroom.errors import InputError
+from homeroom.errors import Code, InputError, StoreError
 from homeroom.system.printable import printable
 
 if TYPE_CHECKING:
     from homeroom.device.device import Device
+    from homeroom.device.reader import DeviceReader
     from homeroom.device.resources.budget import Budget
 
 Command = Callable[..., Any]
@@ -86,6 +87,23 @@ def opened(directory: Path, bundle: Path | None = None, root: str | None = None,
     from homeroom.device.device import Device
 
     with Device.open(directory, bundle, root, **options) as device:
+        yield device
+
+
+@contextmanager
+def readable(directory: Path) -> Iterator[DeviceReader]:
+    """An open device, or one that is read beside the process that has it open, which a line on stderr says."""
+    from homeroom.device.device import Device
+
+    device: DeviceReader
+    try:
+        device = Device.open(directory)
+    except StoreError as problem:
+        if problem.code != Code.IN_USE:
+            raise
+        device = Device.read(directory)
+        say(f"{directory}: {problem.what}; this reads what is in use now", err=True)
+    with device:
         yield device
 
 

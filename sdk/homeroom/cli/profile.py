@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from homeroom.cli.options import as_json, json_text, one_line, opened, say
+from homeroom.cli.options import as_json, json_text, one_line, opened, readable, say
 from homeroom.cli.parameters import FILE, FOLDER
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def profile_show(directory: Path, person: str, pack: Path | None, machine: bool)
     if pack is not None:  # as 0.1.0 spelled `pack`
         _pack(directory, person, pack)
         return
-    with opened(directory) as device:
+    with readable(directory) as device:
         known = device.profile(person)
     click.echo(json_text(known and asdict(known)) if machine else one_line(profile_line(known)))
 

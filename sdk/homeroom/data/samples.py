@@ -15,7 +15,6 @@ from homeroom.data.preprocess.sequence import Interaction
 
 TEXT_LIMIT_CHARACTERS = 20_000  # far more than any bucket holds
 INTERACTION_LIMIT = 10_000  # of one sequence
-MEDIA_LIMIT_BYTES = 64 << 20
 DEFAULT_SUBJECT = "classroom"  # of samples that name none
 
 Row = dict[str, float | str | None]
@@ -31,9 +30,11 @@ OTHER_RESERVED = ("label", "file", "why")  # columns of sheets that are no field
 class Sample:
     """One example: inputs by slot name, or by modality where the bundle has one slot of it; any subset may be given.
 
-    Inputs: a text is a string; a picture or a sound the path of a file or its bytes; a table row a mapping; a sequence
-    a list of interactions, the oldest first, each (skill, correct) or (skill, correct, seconds), or a mapping with
-    `skill`, `correct` and `time`. A slot with a count takes a list.
+    Inputs: a text is a string; a picture or a sound the path of a file, its bytes, or an open file; a picture also a
+    Pillow image, or uint8 [height, width] of grey or [height, width, 3] of RGB; a sound also (wave, rate) with float
+    [n] in [-1, 1] or integers, and the rate in Hz. A table row is a mapping; a sequence a list of interactions, the
+    oldest first, each (skill, correct) or (skill, correct, seconds), or a mapping with `skill`, `correct` and `time`. A
+    slot with a count takes a list.
 
     labels: by task name: the class, the level, a list of classes, a number, the index of the right option, whether two
     inputs match, or a list of spans, each (start, end, label) in characters. A tracing task takes none.

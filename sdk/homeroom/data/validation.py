@@ -13,12 +13,12 @@ from homeroom.data.cells import parse_day
 from homeroom.data.consent import check_consent
 from homeroom.data.decoder import client
 from homeroom.data.interactions import check_interactions
+from homeroom.data.media_values import MEDIA_LIMIT_BYTES, media_bytes
 from homeroom.data.names import check_person, check_text_field, refuse_control_characters
 from homeroom.data.preprocess.media import check
 from homeroom.data.samples import (
     DEFAULT_SUBJECT,
     LATER_FIELDS,
-    MEDIA_LIMIT_BYTES,
     RESERVED_FIELDS,
     TEXT_LIMIT_CHARACTERS,
     Label,
@@ -166,7 +166,7 @@ def _check_input(
         return _check_row(modality.preprocess.columns, value, where)  # type: ignore[union-attr]
     if isinstance(modality.preprocess, SequencePreprocess):
         return check_interactions(modality.preprocess.skills, value, where, note)
-    data, where = _read_media(value, base, where)
+    data, where = _read_media(value, slot.modality, base, where)
     if note is not None and (sentence := client.run(check, modality.preprocess, data, where, where=where)):
         note(sentence)
     return data
@@ -184,11 +184,9 @@ def _check_text(value: Any, where: str) -> str:
     return value
 
 
-def _read_media(value: Any, base: Path | None, where: str) -> tuple[bytes, str]:
+def _read_media(value: Any, kind: str, base: Path | None, where: str) -> tuple[bytes, str]:
     """Returns the encoded file and where it came from, for messages."""
-    if isinstance(value, bytes | bytearray):
-        data = bytes(value)
-    elif isinstance(value, str | Path):
+    if isinstance(value, str | Path):
         where = str(value)
         try:
             data = read_below(base, value, MEDIA_LIMIT_BYTES) if base else read_bounded(Path(value), MEDIA_LIMIT_BYTES)
@@ -197,7 +195,7 @@ def _read_media(value: Any, base: Path | None, where: str) -> tuple[bytes, str]:
             remedy = "write / between folders" if "\\" in str(value) else "check the path"
             raise InputError(f"cannot be read: {reason}", where=where, remedy=remedy) from None
     else:
-        raise InputError(f"needs a file's path or bytes, not {type(value).__name__}", where=where)
+        data = media_bytes(value, kind, where)
     if len(data) > MEDIA_LIMIT_BYTES:
         raise InputError(f"is larger than {MEDIA_LIMIT_BYTES >> 20} MB", where=where)
     return data, where

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -19,33 +19,24 @@ from homeroom.data import ingest
 from homeroom.data.consent import Consent
 from homeroom.data.decoder import client as decoder
 from homeroom.data.samples import Sample, StoredSample
-from homeroom.data.tasks.answers import Answer
 from homeroom.data.tasks.metrics import Score
-from homeroom.data.validation import find_task
-from homeroom.device import consents, profile_transfer, profiles
+from homeroom.device import consents, profile_transfer
 from homeroom.device.install import installed_bundle, open_device, upgrade_bundle
 from homeroom.device.local_samples import to_examples, training_samples, training_settings, validation_scores
-from homeroom.device.model_in_use import model_in_use
-from homeroom.device.profiles import Profile
+from homeroom.device.reader import DeviceReader
 from homeroom.device.receipt import AddReceipt, Tally, write_receipt
 from homeroom.device.reports import TrainReport
 from homeroom.device.resources.budget import Budget
-from homeroom.device.status import device_status
 from homeroom.device.training_run import TrainingRun, train, train_profile
 from homeroom.errors import InputError
 from homeroom.federation import agreement, enrolment, make_update, offline, sync
 from homeroom.federation.policy import admit_samples, install_policy, policy_in_force
 from homeroom.federation.sync import SyncReport
-from homeroom.inference.explain import Explanation, explain
-from homeroom.inference.predict import noted
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import AddReport, ConsentReport, Export, ForgetReport, RemoveReport, Store
 from homeroom.train import label_errors
-from homeroom.train.evaluate import evaluate
 from homeroom.train.features.compute import Progress
-from homeroom.train.features.dataset import Dataset
-from homeroom.train.features.examples import examples
 from homeroom.train.features.quality_gate import add_checked
 from homeroom.train.settings import Settings
 
@@ -64,15 +55,16 @@ def one_at_a_time(verb: Callable[Concatenate[Device, P], Result]) -> Callable[Co
     return run
 
 
-class Device:
+class Device(DeviceReader):
     """A device directory. Open it with `Device.open`, close it or use it in a `with`; one process at a time.
 
     Any thread may use it. Verbs that change it run one after another; `predict`, `explain` and `score` answer meanwhile
-    with the model that was in use when they began.
+    with the model that was in use when they began. Other processes answer beside it: see `Device.read`.
     """
 
     def __init__(self, store: Store, graphs: Graphs) -> None:
         self.store, self.graphs = store, graphs
+        self.directory = store.directory
         self.changes = threading.RLock()
 
     @property
@@ -107,16 +99,25 @@ class Device:
         source = Path(bundle) if bundle else None
         return cls(*open_device(Path(directory), source, root, threads=threads, anew=anew, tier=tier, runtime=runtime))
 
+    @classmethod
+    def read(cls, directory: str | Path, *, threads: int | None = None) -> DeviceReader:
+        """Reads a device directory that this or another process may have open meanwhile.
+
+        Raises InputError where it is no device, StoreError where its key is missing, an older homeroom holds it, or it
+        has to be migrated or repaired first: open it once.
+
+        threads: of the runtime.
+        """
+        return DeviceReader(Path(directory), threads)
+
+    @contextlib.contextmanager
+    def _read(self) -> Iterator[tuple[Store, Graphs]]:
+        yield self.store, self.graphs
+
     @one_at_a_time
     def close(self) -> None:
         """Closes the store, once no other thread changes it."""
         self.store.close()
-
-    def __enter__(self) -> Device:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     def add(self, *samples: Sample | str | Path, gates: bool = True) -> list[str]:
         """Checks and stores samples, all or none; returns their ids. Raises InputError where one is not valid.
@@ -197,45 +198,6 @@ class Device:
         settings = settings or training_settings(self.store, self.bundle, epochs)
         run = TrainingRun(self.store, self.bundle, self.graphs, watch, settings, progress, began_s)
         return train(run) if profile is None else train_profile(run, profile)
-
-    def predict(self, sample: Sample, profile: str | None = None) -> dict[str, Answer]:
-        """Answers every task, with probabilities and whether the inputs suffice.
-
-        profile: a person whose own model answers; the shared one where there is none, which `reason` says.
-        """
-        return self.predict_many([sample], profile)[0]
-
-    def predict_many(self, samples: Sequence[Sample], profile: str | None = None) -> list[dict[str, Answer]]:
-        """Answers as `predict`, for several samples. Poor inputs are ignored or count less; `reason` says so."""
-        return model_in_use(self.store, self.graphs, profile).answer(samples)
-
-    def explain(self, sample: Sample, task: str, label: str | None = None) -> Explanation:
-        """Explains a task's answer: the words, regions, moments and columns for and against it, or `label`.
-
-        The strongest are also removed one at a time, to see the answer without them. Raises InputError if the inputs do
-        not let the task answer, BundleError if the bundle was exported without saliency graphs.
-        """
-        asked, model = find_task(task, self.bundle.manifest), model_in_use(self.store, self.graphs)
-        view = model.checked(sample)
-        stored = view.sample
-
-        def answers(samples: Sequence[StoredSample]) -> list[Answer]:
-            return [answer[asked.name] for answer in model.answers(model.examples(samples))]
-
-        (example,) = model.examples([stored])
-        answer = noted({task: answers([stored])[0]}, model.bundle.manifest, view)[task]
-        return explain(model.bundle, model.graphs, model.theta, stored, example, answer, asked, label, answers)
-
-    def score(self, *samples: Sample | str | Path, profile: str | None = None) -> dict[str, Score]:
-        """Scores by task of the theta in use, or of a person's own, on labelled samples, which are not stored."""
-        stored = list(ingest.read(samples, self.bundle.manifest))
-        model = model_in_use(self.store, self.graphs, profile)
-        ready = examples(None, model.bundle, model.graphs, stored)
-        return evaluate(model.graphs, Dataset(model.bundle.manifest, ready), model.theta)
-
-    def profile(self, subject: str) -> Profile | None:
-        """A person's own model; None if there is none."""
-        return profiles.find_profile(self.store, subject)
 
     def pack_profile(self, subject: str, path: str | Path, passphrase: str) -> None:
         """Writes a person's profile for another device of this institution, sealed with a passphrase."""
@@ -351,10 +313,6 @@ class Device:
         with self.store.step("rollback"):
             version = self.store.versions.step_back()
         return version.version_id if version else "bundle"
-
-    def status(self) -> dict[str, Any]:
-        """Status of the device: counts and facts, nothing about single subjects."""
-        return device_status(self.store, self.bundle)
 
     def _validation_scores(self, theta: np.ndarray) -> Mapping[str, Score]:
         return validation_scores(self.store, self.bundle, self.graphs, theta)

@@ -162,8 +162,12 @@ def use_tier(store: Store, bundle: Bundle, graphs: Graphs, tier: str) -> None:
 
 def stored_tier(store: Store, bundle: Bundle) -> str:
     """The tier that this device last selected; the full one if this bundle lacks it."""
-    tier = TIER.read(store)
-    return tier if tier and tier in {known.name for known in bundle.manifest.tiers} else FULL_TIER
+    return offered_tier(bundle, TIER.read(store) or FULL_TIER)
+
+
+def offered_tier(bundle: Bundle, tier: str) -> str:
+    """A tier, or the full one if this bundle lacks it."""
+    return tier if tier in {known.name for known in bundle.manifest.tiers} else FULL_TIER
 
 
 def installed_bundle(store: Store) -> InstalledBundle | None:

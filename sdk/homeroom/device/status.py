@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Never
 
 from homeroom.contract.signing import public_hex
 from homeroom.data.consent import FORBIDDING
@@ -29,39 +31,104 @@ def count_consents(store: Store, *, asked: bool) -> tuple[int, int]:
     return without, undecided
 
 
-def device_status(store: Store, bundle: Bundle) -> dict[str, Any]:
-    """The status as `Device.status` returns it and `homeroom device status --json` prints it."""
+@dataclass(frozen=True, eq=False)
+class Status(dict[str, Any]):
+    """The status of a device, frozen: `status.samples`, or as the dict that it also is, `status["samples"]`.
+
+    bundle: `name`, `version` and `bundle_id`
+    tier, runtime: in use
+    set_aside: quarantined samples, a line each
+    without_consent: samples that are never trained on
+    consent_to_decide: samples with a consent in words alone
+    in_use: `kind`, `base` and `version_id` of the version in use, or "bundle" for the bundle's own theta
+    global_version: the newest that is here; 0 where there is none
+    policy: `institution` and `version`
+    next_version: in words, how far the aggregator's next version is
+    privacy: what private rounds have spent, and their promise
+    training_unfinished: whether a training was cut short, which the next one resumes
+    copied_here: this opening found the directory on another machine or disk
+    clock: a sentence about a clock that has jumped
+    damage: a line each, with how it was repaired
+    edited: what was edited without the key
+    """
+
+    directory: str
+    bundle: Mapping[str, Any]
+    tier: str
+    runtime: str
+    samples: int
+    set_aside: list[str]
+    without_consent: int
+    consent_to_decide: int
+    subjects: int
+    profiles: int
+    in_use: Mapping[str, Any] | str
+    global_version: int
+    versions: int
+    policy: Mapping[str, Any] | None
+    joined: bool
+    device_key: str | None
+    updates_waiting: int
+    updates_sent: int
+    unlearning_waiting: int
+    next_version: str | None
+    privacy: Mapping[str, Any] | None
+    training_unfinished: bool
+    copied_here: bool
+    clock: str | None
+    damage: list[str]
+    edited: str | None
+
+    def __post_init__(self) -> None:
+        super().update({field.name: getattr(self, field.name) for field in fields(self)})
+
+    def _refuse(self, *_: object, **__: object) -> Never:
+        raise TypeError("a status is frozen: change a copy, dict(status)")
+
+    __setitem__ = __delitem__ = __ior__ = update = setdefault = pop = popitem = clear = _refuse
+
+    def __reduce__(self) -> tuple[type[Status], tuple[Any, ...]]:
+        return Status, tuple(self.values())
+
+
+def device_status(store: Store, bundle: Bundle) -> Status:
+    """The status of one moment, as `Device.status` returns it and `homeroom device status --json` prints it."""
+    with store.at_rest():
+        return _status(store, bundle)
+
+
+def _status(store: Store, bundle: Bundle) -> Status:
     installed = installed_bundle(store)
     waiting = WAITING.read(store)
     version, newest, key = store.versions.current(), newest_global(store, bundle), device_key(store)
     in_use = {"kind": version.kind, "base": version.base, "version_id": version.version_id} if version else "bundle"
     manifest, policy = bundle.manifest, POLICY.read(store)
     without, undecided = count_consents(store, asked=bool(policy and policy.consent))
-    return {
-        "directory": str(store.directory),
-        "bundle": {"name": manifest.name, "version": manifest.version, "bundle_id": bundle.bundle_id},
-        "tier": stored_tier(store, bundle),
-        "runtime": installed.runtime if installed else "onnx",
-        "samples": store.count(),
-        "set_aside": [f"{sample.sample_id[:12]}: {sample.quarantine_reason}" for sample in store.quarantined()],
-        "without_consent": without,  # never trained on
-        "consent_to_decide": undecided,  # in words alone
-        "subjects": len(store.subjects()),
-        "profiles": store.profiles(),
-        "in_use": in_use,
-        "global_version": newest.base if newest else 0,
-        "versions": len(store.versions.all()),
-        "policy": {"institution": policy.institution, "version": policy.version} if policy else None,
-        "joined": has_joined(store),
-        "device_key": public_hex(key) if key else None,
-        "updates_waiting": len(store.outbox.pending()),
-        "updates_sent": len(store.outbox.sent()),
-        "unlearning_waiting": len(store.outbox.unlearning()),
-        "next_version": ROUND_TEXT.read(store) or ("{} of {} updates are here".format(*waiting) if waiting else None),
-        "privacy": privacy_status(store),
-        "training_unfinished": store.versions.is_unfinished(),
-        "copied_here": store.moved,
-        "clock": store.clock_warning(),
-        "damage": store.damage(),
-        "edited": store.edited or None,
-    }
+    return Status(
+        directory=str(store.directory),
+        bundle={"name": manifest.name, "version": manifest.version, "bundle_id": bundle.bundle_id},
+        tier=stored_tier(store, bundle),
+        runtime=installed.runtime if installed else "onnx",
+        samples=store.count(),
+        set_aside=[f"{sample.sample_id[:12]}: {sample.quarantine_reason}" for sample in store.quarantined()],
+        without_consent=without,
+        consent_to_decide=undecided,
+        subjects=len(store.subjects()),
+        profiles=store.profiles(),
+        in_use=in_use,
+        global_version=newest.base if newest else 0,
+        versions=len(store.versions.all()),
+        policy={"institution": policy.institution, "version": policy.version} if policy else None,
+        joined=has_joined(store),
+        device_key=public_hex(key) if key else None,
+        updates_waiting=len(store.outbox.pending()),
+        updates_sent=len(store.outbox.sent()),
+        unlearning_waiting=len(store.outbox.unlearning()),
+        next_version=ROUND_TEXT.read(store) or ("{} of {} updates are here".format(*waiting) if waiting else None),
+        privacy=privacy_status(store),
+        training_unfinished=store.versions.is_unfinished(),
+        copied_here=store.moved,
+        clock=store.clock_warning(),
+        damage=store.damage(),
+        edited=store.edited or None,
+    )

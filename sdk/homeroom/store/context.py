@@ -12,11 +12,12 @@ import msgspec
 
 from homeroom.data.names import near_names, normal_name
 from homeroom.data.samples import INPUT_KINDS, InputKind, InputReference, StoredInput, StoredSample
-from homeroom.errors import BrokenSealError, DiskFullError, HomeroomError, InputError
+from homeroom.errors import BrokenSealError, DiskFullError, HomeroomError, InputError, StoreError
 from homeroom.store import repair
 from homeroom.store.backup import Backup
 from homeroom.store.data_keys import DataKeys, Subject
 from homeroom.store.device_state import json_record
+from homeroom.store.directory_lock import release_lock
 from homeroom.store.feature_cache import FeatureCache
 from homeroom.store.master_keys import KeyRing, MasterKeys
 from homeroom.store.retention_clock import RetentionClock, believe
@@ -57,6 +58,7 @@ class StoreContext:
     closed: bool = False
     digests: RowDigests | None = None  # once this opening has looked for edits
     checked: bool = False  # every sealed value but the inputs was opened in this process, so the copy may be renewed
+    is_snapshot: bool = False  # only read, while another process may have the directory open
 
     def check_clock(self) -> RetentionClock:
         """The clock as it is to be believed now; what changed is stored."""
@@ -69,6 +71,8 @@ class StoreContext:
 
     def put_key_ring(self, key_ring: KeyRing) -> None:
         """Stores the key ring, durably."""
+        if self.is_snapshot:
+            raise StoreError("is only read here", where=str(self.directory), remedy="open it to change it")
         self.master_keys.write(self.store_id, key_ring)
         self.key_ring = key_ring
 
@@ -229,6 +233,9 @@ class StoreContext:
         if self.closed:
             return
         self.closed = True
+        if self.is_snapshot:
+            self.database.close()
+            return
         if self.database.damaged:
             write_durable(self.directory / repair.DAMAGE_MARK, b"")
         elif self.database.connection.total_changes != self.backed_up_changes:
@@ -238,5 +245,7 @@ class StoreContext:
             with contextlib.suppress(HomeroomError):  # the next opening finds it as after a power cut
                 self.change_key_ring(writing=False, digest_state=self.digests.state())
         self.cache.close()
+        with contextlib.suppress(HomeroomError):  # a reader that is still there would leave the log behind
+            self.database.empty_log()
         self.database.close()
-        self.lock.close()
+        release_lock(self.directory, self.lock)

@@ -50,6 +50,23 @@ def detect_edits(context: StoreContext, *, restored: bool) -> None:
             pass
 
 
+def edits_of_snapshot(context: StoreContext) -> str:
+    """What was edited in a store that is only read, in words, as the next opening finds it; empty if nothing was."""
+    ring = context.key_ring
+    if ring.edited or not ring.digest_key:
+        return ring.edited
+    stored, digests = _read(context), RowDigests(context.database, bytes.fromhex(ring.digest_key), follow=False)
+    if context.master_keys.read(context.store_id) != ring:
+        return ""  # a session of writing began or ended meanwhile: the ring is not of this state
+    if stored is None:
+        return "" if digests.state() == ring.digest_state or (ring.writing and ring.session == 1) else OLDER_STORE
+    if not (ring.writing and stored.session == ring.session) and digests.state(stored.sums) != ring.digest_state:
+        return OLDER_STORE
+    sums = digests.sums
+    edited = [t for t in (*ROWS, SECURE_SECRETS) if t not in LISTED and sums.get(t) != stored.sums.get(t)]
+    return f"rows of {', '.join(edited)} {CHANGED}" if edited else ""
+
+
 def _edited_tables(context: StoreContext, digests: RowDigests, stored: StoredDigests | None) -> tuple[set[str], bool]:
     """The tables with edited rows, after damage was mended, and whether there was any.
 
@@ -110,7 +127,7 @@ def keep(context: StoreContext, name: str, is_there: bool) -> None:
     noted = name in context.key_ring.kept
     if noted and not is_there:
         raise EditedError(f"its record {name!r} was removed", str(context.directory))
-    if is_there and not noted:
+    if is_there and not noted and not context.is_snapshot:
         context.change_key_ring(kept=(*context.key_ring.kept, name))
 
 

@@ -66,13 +66,15 @@ def finish_rotation(context: StoreContext) -> None:
     """Removes every page, log, cached row and copy of before the step, then the old master key."""
     context.cache.keep_only(subject.subject_id for subject in context.keys.all())
     context.backup.discard_older()
-    context.database.compact()
+    emptied = context.database.compact()
     try:
         context.back_up(force=True)
     except DiskFullError:
         context.backup.discard()  # no copy is better than one that still holds the subject
         context.back_up()
     context.put_key_ring(context.key_ring.only(context.keys.generation))
+    if not emptied:  # a reader was stopped in the midst: what its log still holds has no key any more
+        context.database.empty_log()
 
 
 def _remove(context: StoreContext, subject_id: int) -> ForgetReport:

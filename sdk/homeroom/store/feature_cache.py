@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -26,7 +27,10 @@ class FeatureCache:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rebuilt = False
-        self._database = self._open()
+
+    @cached_property
+    def _database(self) -> Database:
+        return self._open()
 
     def _open(self) -> Database:
         try:
@@ -132,7 +136,8 @@ class FeatureCache:
 
     def close(self) -> None:
         """Closes the database."""
-        self._database.close()
+        if "_database" in vars(self):
+            self._database.close()
 
 
 def _pack(cipher: Cipher, array: np.ndarray, index: bytes) -> bytes:

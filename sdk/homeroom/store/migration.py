@@ -14,8 +14,9 @@ import msgspec
 from homeroom.errors import InputError, StoreError
 from homeroom.store import schema
 from homeroom.store.backup import Backup
+from homeroom.store.directory_lock import locked
 from homeroom.store.master_keys import KeyRing, MasterKeys, find_master_keys
-from homeroom.store.open import is_device, locked, missing_key_error, read_device_file
+from homeroom.store.open import is_device, missing_key_error, read_device_file
 from homeroom.store.repair import find_store_id, finish_restore, is_newer, newer_store_error
 from homeroom.system import hardware
 from homeroom.system.files import replace_durable, sync_directory, write_durable

@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import secrets
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -16,13 +15,14 @@ from homeroom.store import clone_detection, edit_detection, repair, schema
 from homeroom.store.backup import Backup
 from homeroom.store.context import StoreContext
 from homeroom.store.data_keys import DataKeys, insert_store_keys
+from homeroom.store.directory_lock import release_lock, take_lock
 from homeroom.store.erasure import expire, finish_rotation, remove_and_rotate
 from homeroom.store.feature_cache import FeatureCache
 from homeroom.store.master_keys import KeyLocation, KeyRing, MasterKeys, find_master_keys, new_key_ring
 from homeroom.store.retention_clock import RetentionClock
 from homeroom.system import clock
 from homeroom.system.files import close_to_others, make_directory, read_small, write_durable
-from homeroom.system.sqlite import Database, lock_file
+from homeroom.system.sqlite import Database
 
 OLDER_COPY_LIFETIME = datetime.timedelta(days=30)  # to go back by after a migration
 
@@ -44,19 +44,12 @@ def open_store(directory: Path, master_keys: MasterKeys | None, *, anew: bool) -
     """Opens or makes the store of a directory; see `Store.open`."""
     make_directory(directory)
     close_to_others(directory)
-    lock = lock_file(directory / "lock", where=directory)
+    lock = take_lock(directory)
     try:
         return _open_locked(directory, master_keys, lock, anew=anew)
     except BaseException:
-        lock.close()
+        release_lock(directory, lock)
         raise
-
-
-@contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Keeps other processes out of a device directory."""
-    with contextlib.closing(lock_file(directory / "lock", where=directory)):
-        yield
 
 
 def missing_key_error(directory: Path) -> StoreError:
@@ -131,7 +124,7 @@ def _open_sound(
     path: Path, store_id: str, master_keys: MasterKeys, key_ring: KeyRing, backup: Backup
 ) -> tuple[Database, DataKeys]:
     """device.db, made if there is none, and its keys; DamagedError if its structure or its keys do not hold."""
-    database = Database(path)
+    database = _shared(path)
     try:
         if not database.shape():
             if backup.exists():
@@ -156,6 +149,22 @@ def _open_sound(
     except BaseException:
         database.close()
         raise
+
+
+def _shared(path: Path) -> Database:
+    """device.db, which other processes may read meanwhile; else for this one alone, where there is no shared memory."""
+    try:
+        database = Database(path, shared=True)
+        try:
+            with database.transaction():  # writes into the shared memory alone
+                return database
+        except BaseException:
+            database.close()
+            raise
+    except DamagedError:
+        raise
+    except StoreError:
+        return Database(path)
 
 
 def _recover(context: StoreContext, damage: list[str]) -> None:

@@ -52,9 +52,12 @@ STORED = msgpack_record(DIGESTS, StoredDigests, made_again=True)
 
 
 class RowDigests:
-    """The digests of an open store. `save` is called before each commit that changes a row, with the sums before it."""
+    """The digests of an open store. `save` is called before each commit that changes a row, with the sums before it.
 
-    def __init__(self, database: Database, key: bytes) -> None:
+    follow: whether rows change here; of a store that is only read they do not.
+    """
+
+    def __init__(self, database: Database, key: bytes, *, follow: bool = True) -> None:
         self.save: Callable[[Sums], None] | None = None
         self._hash = keyed_hash(key)
         self._sums = dict.fromkeys([*ROWS, SECURE_SECRETS], 0)
@@ -63,6 +66,10 @@ class RowDigests:
             for row in database.each(f"SELECT {columns.replace('@', '')} FROM {table}"):
                 self._change(1, table, *row)
         self._before = None
+        if follow:
+            self._follow(database)
+
+    def _follow(self, database: Database) -> None:
         database.connection.create_function("row_changed", -1, self._change)
         database.rows("PRAGMA recursive_triggers = ON")  # a row that another replaces is removed too
         for table, columns in ROWS.items():

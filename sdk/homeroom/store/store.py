@@ -5,6 +5,7 @@ No other module of the device writes SQL.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -27,6 +28,7 @@ from homeroom.store.open import open_store
 from homeroom.store.outbox import Outbox
 from homeroom.store.profiles import put_profile, read_profile
 from homeroom.store.records import AddReport, ConsentReport, Export, ForgetReport, RemoveReport, StoredProfile
+from homeroom.store.snapshot import open_snapshot
 from homeroom.store.versions import Versions
 
 
@@ -53,6 +55,16 @@ class Store:
         the key is missing, or it cannot be written.
         """
         return cls(open_store(Path(directory), keys, anew=anew))
+
+    @classmethod
+    @contextlib.contextmanager
+    def snapshot(cls, directory: Path, keys: MasterKeys | None = None) -> Iterator[Store]:
+        """One state of a store to read, also while another process has it open; read it quickly, and change nothing.
+
+        Raises StoreError if it is of another version, its key is missing, or somebody keeps it from being read.
+        """
+        with open_snapshot(Path(directory), keys) as context:
+            yield cls(context)
 
     def close(self) -> None:
         """Renews the copy if anything changed since, notes the state in the key ring, and unlocks the directory."""
@@ -288,6 +300,8 @@ class Store:
     @property
     def edited(self) -> str:
         """What was edited without the key and is not accepted, in words; empty if nothing was."""
+        if self._context.is_snapshot:
+            return edit_detection.edits_of_snapshot(self._context)
         return self._context.key_ring.edited
 
     def check_unedited(self) -> None:

@@ -3,6 +3,7 @@
 Write-ahead log with `synchronous=FULL`: a transaction costs one fsync and is durable when it returns. With a rollback
 journal it would not be: SQLite does not sync the directory after it deletes the journal. The lock is exclusive: one
 process at a time owns the file, and no shared memory is needed. A `shared` file can be read by others meanwhile.
+A reader holds the log from its first query until it ends: it must be quick, or erased rows stay in the log.
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ class Database:
     path: the file; it is created where it is missing.
     durable: sync at each commit.
     shared: other processes may read and write between transactions; wait up to 10 s for theirs.
+    reading: reads a file that another process may have open, as `snapshot` does; nothing is written.
 
     `before_commit` is called as the last part of each transaction, `after_transaction` with whether it was committed.
     """
 
-    def __init__(self, path: Path, *, durable: bool = True, shared: bool = False) -> None:
+    def __init__(self, path: Path, *, durable: bool = True, shared: bool = False, reading: bool = False) -> None:
         self.path = path
         self.held = threading.RLock()  # of one thread at a time
         self.closed = False
@@ -48,9 +50,10 @@ class Database:
         self.after_transaction: Callable[[bool], None] = lambda committed: None
         self._locking = "NORMAL" if shared else "EXCLUSIVE"
         with self.refusals():
-            self.connection = connect(path, timeout_s=10 if shared else 0.5)
+            self.connection = connect_to_read(path) if reading else connect(path, timeout_s=10 if shared else 0.5)
             try:
-                self._prepare("FULL" if durable else "NORMAL")
+                if not reading:
+                    self._prepare("FULL" if durable else "NORMAL")
             except BaseException:
                 self.connection.close()
                 raise
@@ -99,6 +102,16 @@ class Database:
                 self._depth -= 1
                 self.after_transaction(committed)
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Reads one state of the file, whatever others write meanwhile; keeps the log from being emptied."""
+        with self.refusals():
+            self.connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self.connection.execute("ROLLBACK")
+
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """All rows of a query."""
         with self.refusals():
@@ -129,8 +142,8 @@ class Database:
         with self.transaction(), self.refusals():
             self.connection.executemany(sql, rows)
 
-    def compact(self) -> None:
-        """Rewrites the file without free pages and empties the write-ahead log.
+    def compact(self) -> bool:
+        """Rewrites the file without free pages and empties the write-ahead log; False as `empty_log`.
 
         Does nothing where the disk has no room for the copy: `secure_delete` has zeroed deleted rows already.
         """
@@ -140,7 +153,7 @@ class Database:
         except sqlite3.OperationalError as problem:
             if primary_code(problem) != sqlite3.SQLITE_FULL:
                 raise refusal(problem, self.path) from None
-        self.empty_log()
+        return self.empty_log()
 
     def empty_log(self) -> bool:
         """Moves the write-ahead log into the database and truncates it; False while somebody reads an older state."""
@@ -186,6 +199,12 @@ def connect(path: Path, *, timeout_s: float = 5.0) -> sqlite3.Connection:
     if str(path) != ":memory:":
         make_private(path)
     return sqlite3.connect(path, isolation_level=None, timeout=timeout_s, check_same_thread=False)
+
+
+def connect_to_read(path: Path, *, timeout_s: float = 2.0) -> sqlite3.Connection:
+    """A connection that cannot write to a file; sqlite3.OperationalError where there is none."""
+    uri = f"{path.resolve().as_uri()}?mode=ro"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=timeout_s, check_same_thread=False)
 
 
 def lock_file(path: Path, *, timeout_s: float = 0.5, where: Path | None = None) -> sqlite3.Connection:

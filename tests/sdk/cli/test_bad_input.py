@@ -256,7 +256,7 @@ def test_other_mistakes_end_in_one_message_too(
     (tmp_path / "file").write_text("x")
     assert run(capsys, "device", "train", classroom, "--minutes", "-1")[0] == 2
     with Device.open(classroom, threads=1):
-        assert_refused(*run(capsys, "device", "status", classroom), 7, "in use by another process")
+        assert_refused(*run(capsys, "device", "undo", classroom), 7, "in use by this process")
     assert_unchanged(classroom)
 
 

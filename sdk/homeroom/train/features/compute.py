@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,8 +21,14 @@ BATCH_MEDIA = 8  # pictures or clips at once: their decoded arrays are large
 AHEAD_BYTES = 1 << 20  # of encoded media that wait to be decoded
 WINDOW_TEXTS = 512  # texts tokenised (or sequences), then sorted by length, at a time
 
-Progress = Callable[[str, int, int], None]  # stage, done, total
 Prepare = Callable[[Modality, Any, Callable[[str], Path]], Prepared]
+
+
+class Progress(Protocol):
+    """A function that is told how far a training is: `progress(stage, done, total)`."""
+
+    def __call__(self, stage: str, done: int, total: int, /) -> object:
+        """stage: such as "image features" or "training". done, total: inputs of features, steps of a training."""
 
 
 def compute(

@@ -1,0 +1,74 @@
+"""A training without a device: from samples in memory to theta, and nothing is stored."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from homeroom.data.samples import Sample
+from homeroom.data.validation import resolve
+from homeroom.errors import InputError
+from homeroom.inference import golden
+from homeroom.runtime.bundle import Bundle, install, open_bundle
+from homeroom.runtime.graphs import Graphs
+from homeroom.train import fit as fitting
+from homeroom.train.features.compute import Progress
+from homeroom.train.features.dataset import Dataset
+from homeroom.train.features.examples import examples
+from homeroom.train.settings import Settings, advised
+
+
+def fit(
+    bundle: str | Path,
+    samples: Sequence[Sample],
+    settings: Settings | None = None,
+    *,
+    root: str | None = None,
+    start: np.ndarray | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> np.ndarray:
+    """Trains on samples in memory; returns theta float32 [P] of the best epoch, as `Device.train` would learn it.
+
+    Quality gates are left out: every sample counts in full. Raises InputError where a sample is not valid or `start` is
+    none, BundleError or TrustError where the bundle does not hold, TrainError where no sample teaches anything.
+
+    bundle: folder or .homeroom file.
+    settings: in place of those that the bundle recommends.
+    root: fingerprint of the institution's root key; without one, the bundle's own is trusted.
+    start: theta float32 [P] to start from; the bundle's own without one.
+    threads: of the runtime.
+    progress: called with stage, done and total.
+    cancel: once another thread sets it, the training ends after its step, and gives the best theta so far.
+    """
+    stop = (cancel or threading.Event()).is_set
+    with contextlib.ExitStack() as resources:
+        opened = _opened(Path(bundle), root, resources)
+        theta, manifest = opened.theta(), opened.manifest
+        if start is not None:
+            _check_theta(start, theta, manifest.name)
+        stored = [resolve(sample, manifest) for sample in samples]
+        graphs = Graphs(opened, golden.choose_precision(opened, threads=threads, runtime="onnx"), threads)
+        ready = examples(None, opened, graphs, stored, progress=progress, stop=stop)
+        settings = settings or advised(manifest)
+        train, validation = Dataset(manifest, ready).split(settings.validation, settings.seed)
+        theta = theta if start is None else start
+        return fitting.fit(graphs, train, validation, theta, settings, stop=stop, progress=progress).theta
+
+
+def _check_theta(start: np.ndarray, theta: np.ndarray, where: str) -> None:
+    if start.dtype != theta.dtype or start.shape != theta.shape or not np.isfinite(start).all():
+        raise InputError(f"start is not float32 [{len(theta)}] and finite", where=where)
+
+
+def _opened(path: Path, root: str | None, resources: contextlib.ExitStack) -> Bundle:
+    if path.is_dir():
+        return open_bundle(path, root=root)
+    folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="homeroom-", ignore_cleanup_errors=True))
+    return install(path, Path(folder), root=root)
