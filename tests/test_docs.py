@@ -33,7 +33,7 @@ PAGES = [
 ]
 SECRETS = {"agent.training", "privacy.ledger"}  # rows of the store, not modules
 LOGGERS = {"homeroom.aggregator"}
-FOREIGN_CLASSES = {"PeftModel"}
+FOREIGN_CLASSES = {"PeftModel", "Image"}
 FILE_SUFFIXES = (".db", ".json", ".py", ".md", ".toml")
 
 PATH = re.compile(r"(?<![\w/.-])(?:\.\./)*((?:tests|benchmarks|docs|examples|sdk|exporter|aggregator|\.ci)/[\w./-]*\w)")
