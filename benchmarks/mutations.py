@@ -374,12 +374,14 @@ def document(
 ) -> dict[str, Any]:
     """What the benchmark writes."""
     targets = []
-    for name, some in (("drawn", [one for one in rows if one["drawn"]]), ("all", rows)):
+    tried = [one for one in rows if one["tried"]]
+    for name, some, found in (
+        (f"share of {len(tried)} removals that a test notices", tried, "noticed_by"),
+        (f"share of all {len(rows)} checks that refuse in a test", rows, "refuses_in"),
+    ):
         if some:
-            share = sum(bool(one["noticed_by"]) for one in some) / len(some)
-            targets.append(
-                limited(f"share of {name} {len(some)} removals that a test notices", share, 0.97, at_least=True)
-            )
+            share = sum(bool(one[found]) for one in some) / len(some)
+            targets.append(limited(name, share, 0.97, at_least=True))
     if always:
         noticed = sum(bool(one["noticed_by"]) for one in always)
         targets.append(limited("removals that once survived, noticed now", noticed, len(SURVIVORS), at_least=True))

@@ -4,20 +4,22 @@
 
 A row is an attack, run against the true processes: a test marked `attack(section, title)`, or several of one title. The
 attacker got nothing where each of them passes and reports 0 (the fixture `attack`). Sections are those of
-docs/threat-model.md. How often a removed check is noticed is measured by `benchmarks/mutations.py`; how honest devices
-fare beside a thousand hostile ones, by `benchmarks/aggregator.py`.
+docs/threat-model.md. The JSON is written every few seconds and at any end: what did not end counts as a failure. How
+often a removed check is noticed is measured by `benchmarks/mutations.py`; how honest devices fare beside a thousand
+hostile ones, by `benchmarks/aggregator.py`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from peers.verdict import finish, limited, target
 
 ROOT = Path(__file__).resolve().parents[1]
 LEAST_ATTACKS = 45
+WRITE_INTERVAL_S = 5.0
 
 
 @dataclass
@@ -46,34 +49,67 @@ class Row:
         return self.withstood == self.tried > 0 and self.got == 0
 
 
-def run(tests: Sequence[str], workers: int) -> Path:
-    """Runs the tests marked `attack`; the path of their report as JUnit XML."""
-    report = Path(tempfile.mkdtemp(prefix="homeroom-security-")) / "report.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "attack", "-n", str(workers), "--dist", "loadfile"]
-    command += ["-p", "no:cacheprovider", f"--junitxml={report}", *tests]
-    subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=sys.stderr, check=False)
-    return report
+def run(tests: Sequence[str], workers: int) -> Iterator[Path]:
+    """Runs the tests marked `attack`; yields the path of their report every few seconds, and at any end."""
+    with tempfile.TemporaryDirectory(prefix="homeroom-security-") as folder:
+        report = Path(folder) / "report.jsonl"
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "attack", "-n", str(workers), "--dist", "loadfile"]
+        command += ["-p", "no:cacheprovider", "-p", "security_plugin", *tests]
+        paths = os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")))
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "SECURITY_REPORT": str(report)}
+        with subprocess.Popen(command, cwd=ROOT, env=env, stdout=sys.stderr) as pytest:
+            try:
+                while pytest.poll() is None:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        pytest.wait(WRITE_INTERVAL_S)
+                    yield report
+            except (KeyboardInterrupt, GeneratorExit):
+                pytest.terminate()
+                raise
+        yield report
 
 
-def rows(report: Path) -> list[Row]:
-    """The attacks of a report, by section and title. A skipped test was not tried."""
+def read(report: Path) -> tuple[list[dict[str, Any]], int]:
+    """The lines of a report, and how many tests there are; a last line that was cut short is left out."""
+    lines = []
+    for line in report.read_text("utf-8").splitlines() if report.exists() else ():
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(line))
+    return [line for line in lines if "test" in line], sum(line.get("tests", 0) for line in lines)
+
+
+def rows(lines: Sequence[dict[str, Any]]) -> list[Row]:
+    """The attacks of a report, by section and title. A skipped test was not tried; one that did not end has failed."""
+    tests: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        tests.setdefault(line["test"], []).append(line)
     found: dict[tuple[str, str], Row] = {}
-    for case in ElementTree.parse(report).getroot().iter("testcase"):
-        properties = {one.get("name", ""): one.get("value", "") for one in case.iter("property")}
+    for phases in tests.values():
+        properties = phases[-1]["properties"]
         if "attack" not in properties:
             continue
         key = (properties["section"], properties["attack"])
         row = found.setdefault(key, Row(*key))
-        if case.find("skipped") is not None:
+        if any(phase["outcome"] == "skipped" for phase in phases):
             continue
-        problems = [one.get("message", "") for kind in ("failure", "error") for one in case.iter(kind)]
+        problems = [problem for phase in phases for problem in phase["problems"]]
+        problems += [] if phases[-1]["phase"] == "teardown" else ["it did not end"]
         row.tried += 1
         row.withstood += not problems
-        row.got += int(properties.get("got", "0"))
+        row.got += int(properties.get("got", 0))
         row.noticed = row.noticed or properties.get("noticed", "")
-        row.seconds = round(row.seconds + float(case.get("time", "0")), 1)
+        row.seconds = round(row.seconds + sum(phase["seconds"] for phase in phases), 1)
         row.failures += [problem[:300] for problem in problems]
     return [found[key] for key in sorted(found)]
+
+
+def document(report: Path, began: float) -> dict[str, Any]:
+    """What the benchmark writes, of a report as far as it has come."""
+    lines, tests = read(report)
+    attacks, minutes = rows(lines), round((time.monotonic() - began) / 60, 1)
+    ended = sum(line["phase"] == "teardown" for line in lines)
+    checked = [limited("tests that ended", ended, max(tests, 1), at_least=True), *targets(attacks)]
+    return {"attacks": [asdict(row) for row in attacks], "targets": checked, "minutes": minutes}
 
 
 def shown(row: Row) -> str:
@@ -97,8 +133,19 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="test files at a time")
     parser.add_argument("tests", nargs="*", default=["tests"], help="files or folders of tests")
     options = parser.parse_args()
-    began = time.monotonic()
-    attacks = rows(run(options.tests, options.workers))
+    began, result = time.monotonic(), dict[str, Any]()
+    try:
+        for report in run(options.tests, options.workers):
+            result = document(report, began)
+            if options.json:
+                options.json.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    finally:
+        show([Row(**row) for row in result.get("attacks", ())])
+        finish(result or {"attacks": [], "targets": targets([]), "minutes": 0.0}, options.json)
+
+
+def show(attacks: Sequence[Row]) -> None:
+    """Prints the attacks by their sections."""
     section = ""
     for row in attacks:
         if row.section != section:
@@ -106,8 +153,6 @@ def main() -> None:
             print(f"\n{section}")
         print("  " + shown(row))
     print()
-    minutes = round((time.monotonic() - began) / 60, 1)
-    finish({"attacks": [asdict(row) for row in attacks], "targets": targets(attacks), "minutes": minutes}, options.json)
 
 
 if __name__ == "__main__":

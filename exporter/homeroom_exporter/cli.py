@@ -11,11 +11,11 @@ import click
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.cli.files import read_certificate
-from homeroom.cli.parameters import PATH
+from homeroom.cli.parameters import OUT_FOLDER, PATH
 from homeroom.contract.canonical_json import canonical
 from homeroom.contract.signing import Certificate, certify, fingerprint, new_key, public_hex, read_key, write_key
 from homeroom.errors import ExportError, RecipeError, TrustError
-from homeroom.system.files import removed_on_failure
+from homeroom.system.files import check_folder_of, removed_on_failure
 
 if TYPE_CHECKING:
     from homeroom_exporter.recipe.recipe import Recipe
@@ -95,6 +95,8 @@ def export_command(
         raise RecipeError(fault, where=recipe.name, remedy='add family = "lora"')
     if out is not None and out.exists():
         raise ExportError("exists already", where=str(out), remedy="choose another place, or remove it first")
+    if out is not None:
+        check_folder_of(out)
     if dry_run:
         unread = {"--key": key, "--certificate": certificate, "--zip": zipped, "--peft": peft}
         if idle := [option for option, given in unread.items() if given]:
@@ -183,7 +185,7 @@ def _kept(path: Path) -> Ed25519PrivateKey:
 @click.command("to-peft")
 @click.argument("bundle", type=PATH)
 @click.argument("theta", type=PATH)
-@click.argument("out", type=PATH)
+@click.argument("out", type=OUT_FOLDER)
 @click.option("--root", help="Fingerprint of the root key that must vouch for the bundle.")
 def to_peft(bundle: Path, theta: Path, out: Path, root: str | None) -> None:
     """Write the LoRA factors in THETA as a checkpoint OUT that PEFT loads on the bundle's encoder.

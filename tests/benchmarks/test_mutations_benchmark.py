@@ -92,6 +92,14 @@ def test_each_kind_of_check_is_found_and_can_be_removed(loaded: tuple[list[mutat
     assert not module.small(0)
 
 
+def test_the_shares_are_of_what_was_tried_and_of_all() -> None:
+    about = ((True, 2, "tests/a.py"), (True, 1, ""), (False, 3, ""), (False, 0, ""))
+    rows = [dict(zip(("tried", "refuses_in", "noticed_by"), row, strict=True)) for row in about]
+    found = mutations.document(rows, [{"noticed_by": "tests/a.py"}], 1, 0.0)
+    assert [one["value"] for one in found["targets"]] == [0.5, 0.75, 1]
+    assert mutations.document([], [], 1, 0.0)["targets"] == []
+
+
 def test_the_draw_and_the_lists_stay_true() -> None:
     """The same checks are drawn after others came; what is always removed stands in the sources, its tests exist."""
     checks = mutations.all_checks()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,28 +15,42 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import security  # noqa: E402
 
-REPORT = """<testsuites><testsuite>
-<testcase name="a" time="0.5"><properties><property name="section" value="wire"/><property name="attack" value="forge"/>
-<property name="got" value="0"/><property name="noticed" value="refused"/></properties></testcase>
-<testcase name="b" time="0.5"><properties><property name="section" value="wire"/><property name="attack" value="forge"/>
-</properties><failure message="an update was deleted"/></testcase>
-<testcase name="c" time="1"><properties><property name="section" value="wire"/><property name="attack" value="read"/>
-<property name="got" value="12"/></properties></testcase>
-<testcase name="d" time="1"><properties><property name="section" value="disk"/><property name="attack" value="steal"/>
-</properties><skipped message="no such system"/></testcase>
-<testcase name="e" time="1"/>
-</testsuite></testsuites>"""
+
+def line(test: str, section: str, attack: str, problem: str = "", **about: object) -> dict[str, Any]:
+    properties = {name: value for name, value in about.items() if name in ("got", "noticed")}
+    found = {"test": test, "phase": "teardown", "outcome": "passed", "seconds": 0.5, **about}
+    marks = {"section": section, "attack": attack} if attack else {}
+    return found | {"problems": [problem] if problem else [], "properties": marks | properties}
 
 
-def test_a_failure_a_gain_and_a_skip_are_no_success(tmp_path: Path) -> None:
-    report = tmp_path / "report.xml"
-    report.write_text(REPORT, "utf-8")
-    steal, forge, read = security.rows(report)
+LINES = [
+    line("a", "wire", "forge", got=0, noticed="refused"),
+    line("b", "wire", "forge", "an update was deleted"),
+    line("c", "wire", "read", got=12),
+    line("d", "disk", "steal", outcome="skipped"),
+    line("e", "", ""),
+    line("f", "wire", "stall", phase="setup"),
+]
+
+
+def test_a_failure_a_gain_a_skip_and_a_test_that_did_not_end_are_no_success() -> None:
+    steal, forge, read, stall = security.rows(LINES)
     assert (forge.tried, forge.withstood, forge.noticed) == (2, 1, "refused")
     assert forge.failures == ["an update was deleted"]
     assert (read.got, steal.tried) == (12, 0)
-    assert not any(row.held for row in (steal, forge, read))
-    assert [one["met"] for one in security.targets([steal, forge, read])] == [False] * 4
+    assert stall.failures == ["it did not end"]
+    assert not any(row.held for row in (steal, forge, read, stall))
+    assert [one["met"] for one in security.targets([steal, forge, read, stall])] == [False] * 5
+
+
+def test_what_was_found_is_written_where_the_run_is_killed(tmp_path: Path) -> None:
+    report = tmp_path / "report.jsonl"
+    found = [json.dumps(one) for one in ({"tests": 9}, *LINES)]
+    report.write_text("\n".join(found) + '\n{"test": "g", "ph', "utf-8")
+    result = security.document(report, 0.0)
+    assert [row["attack"] for row in result["attacks"]] == ["steal", "forge", "read", "stall"]
+    assert result["targets"][0] == {"name": "tests that ended", "value": 5, "bound": ">= 9", "met": False}
+    assert security.document(tmp_path / "none", 0.0)["targets"][0]["met"] is False
 
 
 def test_marked_tests_become_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,6 +65,10 @@ def test_marked_tests_become_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "utf-8",
     )
     (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text("utf-8"), "utf-8")
-    held, lost = security.rows(security.run([str(test)], 0))
+    monkeypatch.setattr(sys, "argv", ["security.py", "--json", str(tmp_path / "s.json"), "--workers", "0", str(test)])
+    security.main()
+    result = json.loads((tmp_path / "s.json").read_text("utf-8"))
+    held, lost = (security.Row(**row) for row in result["attacks"])
+    assert result["targets"][0]["met"]
     assert (held.held, held.noticed) == (True, "refused")
     assert (lost.held, lost.got) == (False, 3)

@@ -66,6 +66,8 @@ def backup(folder: Path, out: Path) -> BackupContents:
         raise InputError("is there already", where=str(out), remedy="name a new folder")
     if out.resolve().is_relative_to(folder.resolve()):
         raise InputError("lies in the folder that it would copy", where=str(out), remedy="name one outside of it")
+    if other := next((path for path in out.resolve().parents if (path / district.FACTS_FILE).exists()), None):
+        raise InputError(f"lies in a district's folder, {other}", where=str(out), remedy="name one outside of it")
     begun = audit.timestamp()
     with _whole(out) as beside:
         make_directory(beside)
@@ -83,11 +85,13 @@ def backup(folder: Path, out: Path) -> BackupContents:
     return contents
 
 
-def restore(source: Path, folder: Path, lost: Path | None = None) -> Restored:
+def restore(source: Path, folder: Path, lost: Path | None = None, *, uncharged: bool = False) -> Restored:
     """Put a backup in place as FOLDER, which must not exist; StoreError if a byte of the backup has changed.
 
     Its theta is released once more there, under a number above all that devices may have seen since the backup.
     lost: the folder that it replaces, where its log is still there; what was taken away since is done again.
+    uncharged: that releases of private rounds since the backup, which nobody can tell, are not charged here.
+    Raises InputError where `uncharged` is not said and has to be, or the other way round.
     """
     contents = _read(source)
     if folder.exists():
@@ -96,11 +100,13 @@ def restore(source: Path, folder: Path, lost: Path | None = None) -> Restored:
         raise StoreError(f"{min(wrong)} is not as it was saved", where=str(source), remedy="take another backup")
     if LOG_FILE not in contents.files and lost:
         raise InputError("has no log, which --from-lost could go on from", where=str(source), remedy="leave it out")
+    private = district.read_facts(source).configuration.privacy is not None
     acts = (
-        lost_log.read_lost_acts(lost, source / LOG_FILE)
+        lost_log.read_lost_acts(lost, source / LOG_FILE, private=private)
         if lost
-        else lost_log.LostActs(unknown=tuple(lost_log.ACT_KINDS))
+        else lost_log.LostActs(unknown=tuple(lost_log.act_kinds(private)))
     )
+    _check_charges(source, lost_log.CHARGE_KIND in acts.unknown, uncharged)
     restored = Restored(contents.version, contents.at, {}, acts.unknown)
     with _whole(folder) as beside:
         _copy_tree(source, beside)
@@ -108,9 +114,21 @@ def restore(source: Path, folder: Path, lost: Path | None = None) -> Restored:
         if (beside / LOG_FILE).exists():
             with contextlib.closing(district.open_rounds(beside)) as rounds:
                 since = contents.at or audit.newest_time(rounds.log.database)
-                rounds.continue_at(restore_version_number(now()), since=since, unknown=list(acts.unknown))
+                charged = {"charged": not uncharged} if private else {}
+                number = restore_version_number(now())
+                rounds.continue_at(number, since=since, unknown=list(acts.unknown), **charged)
                 restored = Restored(rounds.state.version, since, lost_log.do_again(rounds, acts), acts.unknown)
     return restored
+
+
+def _check_charges(source: Path, unknown: bool, uncharged: bool) -> None:
+    if unknown and not uncharged:
+        says = "its rounds are private, and what they released since the backup would not be charged to any device here"
+        remedy = "give --from-lost, or say --uncharged: each device counts for itself, and stops in time"
+        raise InputError(says, where=str(source), remedy=remedy)
+    if uncharged and not unknown:
+        says = "--uncharged says nothing here: no private release is unknown"
+        raise InputError(says, where="options", remedy="leave it out")
 
 
 @contextlib.contextmanager

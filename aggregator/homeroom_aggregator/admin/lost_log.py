@@ -1,7 +1,8 @@
 """What was taken away after a backup, read from the lost folder's log and done again: it must outlive a restore.
 
-That is unlearning, revoked and changed keys, spent and taken-back invitations, withdrawn consents. What was given since
-the backup (consents, open invitations, versions) is not taken over: people give it again.
+That is unlearning, revoked and changed keys, spent and taken-back invitations, withdrawn consents, and what private
+releases charged. What was given since the backup (consents, open invitations, versions) is not taken over: people give
+it again.
 """
 
 from __future__ import annotations
@@ -24,16 +25,17 @@ BY = "a restore, from the lost log"  # who did it, in the audit log
 
 @dataclass(frozen=True)
 class LostActs:
-    """Rows by kind (a key of `ACT_KINDS`); `unknown`: the kinds that could not be read."""
+    """Rows by kind (a key of `act_kinds`); `unknown`: the kinds that could not be read."""
 
     rows: Mapping[str, list[Sequence[Any]]] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
 
 
-def read_lost_acts(lost: Path, saved_log: Path) -> LostActs:
+def read_lost_acts(lost: Path, saved_log: Path, *, private: bool) -> LostActs:
     """What a lost folder's log says, as far as it can be read.
 
     lost: the folder; its server must be stopped. saved_log: the log in the backup, which the lost one must go on from.
+    private: whether its rounds are private.
     Raises InputError where it does not, StoreError where it cannot be told.
     """
     path = lost / LOG_FILE
@@ -42,7 +44,7 @@ def read_lost_acts(lost: Path, saved_log: Path) -> LostActs:
     rows, unknown = dict[str, list[Sequence[Any]]](), list[str]()
     with contextlib.closing(lock_file(path.with_suffix(".lock"))), contextlib.closing(_opened(path)) as log:
         _check_descent(log, path, saved_log)
-        for kind, (sql, _) in ACT_KINDS.items():
+        for kind, (sql, _) in act_kinds(private).items():
             try:
                 rows[kind] = log.execute(sql).fetchall()
             except sqlite3.DatabaseError:
@@ -70,7 +72,8 @@ def _check_descent(log: sqlite3.Connection, path: Path, saved_log: Path) -> None
 
 def do_again(rounds: Rounds, acts: LostActs) -> dict[str, int]:
     """Do in restored rounds what the lost log says was done; how many acts of each kind were new here."""
-    done = {kind: sum(act(rounds, *row) for row in acts.rows.get(kind, ())) for kind, (_, act) in ACT_KINDS.items()}
+    kinds = act_kinds(rounds.ledger is not None).items()
+    done = {kind: sum(act(rounds, *row) for row in acts.rows.get(kind, ())) for kind, (_, act) in kinds}
     rounds.withdraw_gone()
     return done
 
@@ -116,6 +119,16 @@ def _unlearning(rounds: Rounds, update_id: str, member: str) -> int:
     return int(rounds.log.withdrawn_by(update_id, member))
 
 
+def _charge(rounds: Rounds, number: int, event: bytes, devices: str | None) -> int:
+    assert rounds.ledger is not None
+    return int(rounds.ledger.take_over(number, event, devices.split(",") if devices else ()))
+
+
+def act_kinds(private: bool) -> Mapping[str, tuple[str, Callable[..., int]]]:
+    """The kinds of acts of a district, whose rounds are private or not."""
+    return {**ACT_KINDS, **CHARGES} if private else ACT_KINDS
+
+
 # By kind: what the lost log is asked for, and what does a row of that again; 1 where it was not so yet, else 0.
 ACT_KINDS: dict[str, tuple[str, Callable[..., int]]] = {
     "revoked keys and used invitations": (
@@ -129,4 +142,12 @@ ACT_KINDS: dict[str, tuple[str, Callable[..., int]]] = {
         _unlearning,
     ),
     "unlearning of updates on their way": ("SELECT update_id, member FROM early_withdrawals", _unlearning),
+}
+CHARGE_KIND = "private releases that are charged"
+CHARGES: dict[str, tuple[str, Callable[..., int]]] = {
+    CHARGE_KIND: (
+        """SELECT number, event, (SELECT group_concat(device) FROM entered WHERE entered.number = ledger.number)
+           FROM ledger ORDER BY number""",
+        _charge,
+    )
 }

@@ -146,12 +146,22 @@ def invite_schools(
     """The schools' invitations as files in `out` with a page to print; those of before, where they count already.
 
     folder, address: as of `make_invitations`. days: until they expire.
+    Raises InputError where some count already and others do not, or a file in `out` is another district's.
     """
     planned, page = invitations.plan_files(schools, out, anew=True), out / PAGE_FILE
+    _check_own(folder, [path for _, path in planned if path.exists()])
     if not (page.exists() and _recorded(folder, [path for _, path in planned])):
         make_directory(out)
         invitations.write_invitations(folder, address, planned, days, qr=False, page=page)
     return planned
+
+
+def _check_own(folder: Path, paths: Iterable[Path]) -> None:
+    """InputError where a file that would be written is another district's invitation, or none."""
+    root = read_facts(folder).root
+    for path in paths:
+        if read_invitation(path).root != root:
+            raise InputError("is another district's invitation", where=str(path), remedy="choose another --out")
 
 
 def _recorded(folder: Path, paths: Sequence[Path]) -> bool:

@@ -6,12 +6,14 @@ Requests, dashboard and commands come here. `Rounds.withdraw_gone` then takes ou
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from homeroom.errors import Code, InputError, StoreError
 from homeroom_aggregator.admin.folder import open_log, open_rounds
+from homeroom_aggregator.merge.rounds import Rounds
+from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.members import RANKS, Members, Role
 
 
@@ -54,6 +56,36 @@ def take_back(members: Members, officer: Officer, invitation: str) -> None:
     if officer.role and row and RANKS[officer.role] <= RANKS[row["role"]]:
         raise _not_allowed(f"the operator takes invitations for the role {row['role']} back")
     members.take_back(invitation, officer.name)
+
+
+def withdrawable(rounds: Rounds, key: str, school: str) -> dict[str, list[str]]:
+    """By member, the updates of a school's devices, or of the one key that begins so, that can still be taken back.
+
+    A key that was revoked or changed counts too. InputError where it is nobody's, or no such update is here.
+    """
+    members = rounds.members
+    if school:
+        members.check_school(school)
+    rows = [row for row in members.every(school or None) if row["role"] == "device" and row["device"].startswith(key)]
+    names = dict.fromkeys(row["member"] for row in rows)
+    if not school and len(names) != 1:
+        why = "is the beginning of several devices' keys" if names else "is no device's key here"
+        raise InputError(why, where=key[:64], remedy="`homeroom district members` lists them")
+    found = {name: updates for name in names if (updates := rounds.withdrawable(name))}
+    if not found:
+        why = "has no update here that can be withdrawn"
+        raise InputError(why, where=school or key[:8], remedy="private releases and secure sums cannot give one back")
+    return found
+
+
+def withdraw(rounds: Rounds, updates: Mapping[str, Sequence[str]], by: str, why: str) -> None:
+    """Takes updates, by member, out of what waits and out of the next version, in one durable step."""
+    about = {"devices": len(updates), "updates": sum(map(len, updates.values()))}
+    with rounds.change():
+        audit.record(rounds.log.database, "updates taken back", by=by, why=why, **about)
+        for member, ids in updates.items():
+            for update_id in ids:
+                rounds.withdraw(update_id, member)
 
 
 def _not_allowed(why: str) -> InputError:

@@ -11,6 +11,7 @@ import msgspec
 
 from homeroom.contract.layout import Layout
 from homeroom.contract.round import RoundConfiguration
+from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin.folder import LOG_FILE, open_folder_bundle, read_facts
 from homeroom_aggregator.merge.configuration_change import in_force
 from homeroom_aggregator.state.log import Log
@@ -41,6 +42,7 @@ def ledger_figures(ledger: PrivacyLedger, layout: Layout, configuration: RoundCo
         "parameters": sum(segment.size for segment in configuration.merged(layout)),
         "buffer_size": configuration.buffer_size,
         "releases": len(ledger.events()),
+        "uncharged_since": _uncharged_since(ledger.database),
         "releases_a_device": ledger.allowed,
         "devices": len(shares),
         "most_entered": max(shares.values(), default=0),
@@ -48,6 +50,13 @@ def ledger_figures(ledger: PrivacyLedger, layout: Layout, configuration: RoundCo
         "devices_at_their_budget": sum(count >= ledger.allowed for count in shares.values()),
         "right_guesses_at_most": right_guess_limit(ledger.privacy.epsilon, ledger.privacy.delta),
     }
+
+
+def _uncharged_since(database: Database) -> str:
+    """Since when, UTC, ISO 8601, releases are missing, as a backup was put back without them; "" if none is."""
+    sql = """SELECT min(coalesce(json_extract(about, '$.since'), at)) FROM audit
+             WHERE event = 'restored' AND NOT coalesce(json_extract(about, '$.charged'), 0)"""
+    return str(database.one(sql)[0] or "")
 
 
 def right_guess_limit(epsilon: float, delta: float) -> float:
@@ -90,6 +99,9 @@ def report_lines(figures: dict[str, Any]) -> list[str]:
             f" The noise of {bands} releases in a row is correlated, so that much of it cancels out; a device enters "
             f"one of them at most, and the exact sums of the last {bands - 1} lie in the aggregator's log."
         )
+    least = ""
+    if since := figures.get("uncharged_since"):
+        least = f" At least: a backup was put back, and what was released since {since}, before that, is not in it."
     return [
         f"{institution}: private rounds. The promise is part of the signed round configuration, and devices hold it.",
         f"Promised: epsilon {promise['epsilon']:g} at delta {promise['delta']:g} for each {unit}, over all releases. "
@@ -98,7 +110,7 @@ def report_lines(figures: dict[str, Any]) -> list[str]:
         f"How: {cut} and each of the {figures['parameters']:,} numbers of a sum gets "
         f"noise of {noise:g} times that. {how}{follows}",
         f"Spent: {figures['releases']} releases, {figures['devices']} devices. The device that entered most entered "
-        f"{figures['most_entered']} of them: epsilon {spent:.3g}.",
+        f"{figures['most_entered']} of them: epsilon {spent:.3g}.{least}",
         f"Left: a device may enter {figures['releases_a_device']} releases in all, and its updates are refused after "
         f"that; the one that entered most has {max(0, figures['releases_a_device'] - figures['most_entered'])} left. "
         f"{figures['devices_at_their_budget']} devices are there.",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from homeroom.cli.parameters import FOLDER
+from homeroom.cli.parameters import FOLDER, OUT_FOLDER
 
 UNDONE = (
     "what was done after the backup is undone: keys that were revoked, consents that were withdrawn and updates that "
@@ -17,7 +17,7 @@ UNDONE = (
 
 @click.command()
 @click.argument("folder", type=FOLDER)
-@click.argument("out", type=FOLDER)
+@click.argument("out", type=OUT_FOLDER)
 def backup(folder: Path, out: Path) -> None:
     """Copy the aggregator in FOLDER to the new folder OUT, while it serves or not.
 
@@ -31,19 +31,21 @@ def backup(folder: Path, out: Path) -> None:
 
 
 @click.command()
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", type=OUT_FOLDER)
 @click.argument("saved", type=FOLDER)
 @click.option("--from-lost", "lost", type=FOLDER, help="The replaced folder, moved away: what was taken away holds.")
-def restore(folder: Path, saved: Path, lost: Path | None) -> None:
+@click.option("--uncharged", is_flag=True, help="Private rounds: go on without the releases since SAVED in the ledger.")
+def restore(folder: Path, saved: Path, lost: Path | None, uncharged: bool) -> None:
     """Make FOLDER from the backup SAVED, after checking every byte of it.
 
-    With --from-lost, unlearning, revoked keys, used and taken-back invitations and withdrawn consents since the backup
-    are done again from the old folder's log; without it they are undone, and people have to repeat them.
+    With --from-lost, unlearning, revoked keys, used and taken-back invitations, withdrawn consents and the charges of
+    private releases since the backup are done again from the old folder's log; without it they are undone, and people
+    have to repeat them.
     Example: homeroom district restore district/ backup-monday/ --from-lost district.old/
     """
     from homeroom_aggregator.admin.backup import restore as run
 
-    restored = run(saved, folder, lost)
+    restored = run(saved, folder, lost, uncharged=uncharged)
     click.echo(f"{folder}: version {restored.version}")
     if lost:
         done = ", ".join(f"{kind}: {count}" for kind, count in restored.done.items() if count) or "nothing"

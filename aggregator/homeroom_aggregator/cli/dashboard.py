@@ -9,7 +9,7 @@ from urllib.parse import quote
 import click
 
 from homeroom.cli.options import refuse_idle
-from homeroom.cli.parameters import FILE, Finite
+from homeroom.cli.parameters import OUT_FILE, Finite
 from homeroom.contract.address import in_clear
 from homeroom.errors import InputError
 from homeroom_aggregator.state.login_links import LINK_LIFE_MINUTES, Rank
@@ -24,7 +24,7 @@ IDLE = {
 @click.argument("folder", metavar="FOLDER|INVITATION", type=click.Path(exists=True, path_type=Path))
 @click.option("--role", type=click.Choice(["district", "auditor"]), default="district", show_default=True)
 @click.option("--by", default="operator", show_default=True, help="Who will use it: stands in the audit log.")
-@click.option("--key", type=FILE, help="With an invitation: your own key.")
+@click.option("--key", type=OUT_FILE, help="With an invitation: your own key.")
 @click.option("--address", show_default="of district.toml", help="As your browser reaches a FOLDER.")
 @click.option("--minutes", type=Finite(0, 1440, min_open=True), default=LINK_LIFE_MINUTES, show_default=True)
 @click.option("--qr", is_flag=True, help="Draw the link as a QR code too, for a phone.")

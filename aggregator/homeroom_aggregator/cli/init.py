@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from homeroom.cli.options import say
-from homeroom.cli.parameters import FILE, FOLDER, PATH, Finite
+from homeroom.cli.parameters import FILE, OUT_FOLDER, PATH, Finite
 from homeroom.errors import InputError
 from homeroom.privacy.forecast import forecast_release
 from homeroom_aggregator.admin.configuration import DistrictConfiguration, ServerSection, first_configuration
@@ -17,14 +17,14 @@ from homeroom_aggregator.cli.round_options import optimizer_options, round_optio
 
 
 @click.command()
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", type=OUT_FOLDER)
 @click.option(
     "--bundle", type=PATH, required=True, help="Bundle to serve; it is signed anew under this district's root."
 )
 @click.option("--name", required=True, help="The district's name, which devices and invitations show.")
 @click.option("--schools", "sheet", type=FILE, required=True, help="CSV: columns school, devices, role, consent.")
-@click.option("--keys", type=FOLDER, show_default="FOLDER-keys", help="Where the root key goes, off the server.")
-@click.option("--out", type=FOLDER, show_default="FOLDER-invitations", help="Where the invitations go.")
+@click.option("--keys", type=OUT_FOLDER, show_default="FOLDER-keys", help="Where the root key goes, off the server.")
+@click.option("--out", type=OUT_FOLDER, show_default="FOLDER-invitations", help="Where the invitations go.")
 @click.option(
     "--days", type=Finite(0, 36_500, min_open=True), default=30.0, show_default=True, help="They may be used."
 )

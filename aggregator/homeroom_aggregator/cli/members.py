@@ -1,4 +1,4 @@
-"""`homeroom district invite`, `members`, `revoke`, `consent`, `recover`: keys and schools of an aggregator."""
+"""`homeroom district invite`, `members`, `revoke`, `consent`, `withdraw`, `recover`: keys and schools."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 from homeroom.cli.files import read_certificate
 from homeroom.cli.options import one_line, refuse_idle, say
-from homeroom.cli.parameters import FILE, FOLDER, NAME, Finite
+from homeroom.cli.parameters import FILE, FOLDER, NAME, OUT_FOLDER, Finite
 from homeroom.contract.signing import read_key
 from homeroom.errors import InputError
 from homeroom_aggregator.cli.tables import Column, as_json_lines, day, print_rows
@@ -59,7 +59,7 @@ def _status(row: Mapping[str, Any]) -> str:
 @click.option("--csv", "sheet", type=FILE, help="Many schools: columns school, devices, role, consent.")
 @click.option("--days", type=Finite(0, 36_500, min_open=True), default=14, show_default=True, help="Until they end.")
 @click.option("--address", show_default="of district.toml", help="As devices reach it.")
-@click.option("--out", type=FOLDER, default=Path(), help="Folder for the files.")
+@click.option("--out", type=OUT_FOLDER, default=Path(), help="Folder for the files.")
 @click.option("--qr", is_flag=True, help="Beside each also one line of text (.txt) and a QR code (.svg).")
 @click.option("--dry-run", is_flag=True, help="Check everything and say what would be written.")
 @click.option("--list", "listed", is_flag=True, help="Only list every invitation, and whether it was used.")
@@ -179,6 +179,34 @@ def consent(
         raise InputError("a consent needs --by: who gave it, and how", where="options")
     with officers.acting(folder) as enrolled:
         officers.change_consent(enrolled, officers.OPERATOR, school, by, give=not withdraw)
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@click.argument("key", required=False)
+@click.option("--school", type=NAME, help="Of all devices of this school, in place of one KEY.")
+@click.option("--by", type=NAME, required=True, help="Who takes them back; it stands in the audit log.")
+@click.option("--why", type=NAME, required=True, help="Why; it stands in the audit log.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def withdraw(folder: Path, key: str | None, school: str | None, by: str, why: str, yes: bool) -> None:
+    """Take the updates of the device with KEY, or the one key that begins so, out of the model. Stop the server first.
+
+    Those that wait are erased at once, those in a version are left out of the next one; a private release or a secure
+    sum cannot give one back. While it serves, the dashboard does the same for a device.
+    Example: homeroom district withdraw district/ 3f9a02 --by "Ms Lee" --why "its samples were swapped"
+    """
+    from homeroom_aggregator.admin import officers
+    from homeroom_aggregator.admin.folder import open_rounds
+
+    if bool(key) == bool(school):
+        raise InputError("name either a KEY or a --school", where="options", remedy="homeroom district members FOLDER")
+    with contextlib.closing(open_rounds(folder)) as rounds:
+        updates = officers.withdrawable(rounds, key or "", school or "")
+        count = sum(map(len, updates.values()))
+        if not yes:
+            click.confirm(f"Take back {count} updates of {len(updates)} devices for ever?", abort=True, err=True)
+        officers.withdraw(rounds, updates, by, why)
+    say(f"{count} updates of {len(updates)} devices are taken out; the next version is without them")
 
 
 @click.command()

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from homeroom.cli.options import Decorator
-from homeroom.cli.parameters import FILE, PATH, Finite, Whole
+from homeroom.cli.parameters import OUT_FILE, PATH, Finite, Whole
 from homeroom.errors import InputError
 from homeroom.system.files import write_durable
 from homeroom_aggregator import flower
@@ -47,8 +47,8 @@ def option(*names: str, **settings: Any) -> Decorator:
     help="Where the schools train: this process, or Flower's simulation on every core [flower].",
 )
 @option("--measure-every", type=Whole(1), help="Score every so many rounds, not only the last.")
-@click.option("--plot", type=FILE, help="Draw the schools' accuracy round by round into this .svg.")
-@click.option("--json", "out", type=FILE, help="Write every figure here.")
+@click.option("--plot", type=OUT_FILE, help="Draw the schools' accuracy round by round into this .svg.")
+@click.option("--json", "out", type=OUT_FILE, help="Write every figure here.")
 def simulate(bundle: Path, schools: tuple[Path, ...], plot: Path | None, out: Path | None, **options: Any) -> None:
     """Train BUNDLE together with simulated schools; SCHOOLS are folders, .jsonl or .csv files of samples, one a school.
 

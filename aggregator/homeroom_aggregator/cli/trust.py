@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from homeroom.cli.files import read_bytes, read_certificate
-from homeroom.cli.parameters import FILE, FOLDER, NAME, Finite, Whole
+from homeroom.cli.parameters import FILE, FOLDER, NAME, OUT_FILE, Finite, Whole
 from homeroom.contract.roster import LEAST_ROSTER_DEVICES, make_roster, read_roster
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import SecureRules
@@ -24,7 +24,7 @@ RATES_HELP = "Share of a cohort that may drop out; as the server's."
 
 
 @click.command("root")
-@click.argument("key", type=FILE)
+@click.argument("key", type=OUT_FILE)
 def root(key: Path) -> None:
     """Make the root key KEY, and print its fingerprint.
 
@@ -36,7 +36,7 @@ def root(key: Path) -> None:
 
 @click.command("certify")
 @click.argument("role", type=click.Choice(["exporter", "aggregator", "institution", "roster"]))
-@click.argument("key", type=FILE)
+@click.argument("key", type=OUT_FILE)
 @click.option("--root-key", type=FILE, required=True)
 @click.option("--name", type=NAME, required=True, help="Who holds the key.")
 def certify_key(role: Role, key: Path, root_key: Path, name: str) -> None:
@@ -56,7 +56,7 @@ def certify_key(role: Role, key: Path, root_key: Path, name: str) -> None:
 @click.argument("draft", type=FILE)
 @click.option("--key", type=FILE, required=True, help="The institution's key.")
 @click.option("--certificate", type=FILE, help="Its certificate; by default KEY's name with .json.")
-@click.option("--out", type=FILE, default=Path("policy.json"), show_default=True)
+@click.option("--out", type=OUT_FILE, default=Path("policy.json"), show_default=True)
 def policy(draft: Path, key: Path, certificate: Path | None, out: Path) -> None:
     """Sign DRAFT, the policy of an institution as TOML; devices take it with `homeroom device policy`.
 
@@ -71,7 +71,7 @@ def policy(draft: Path, key: Path, certificate: Path | None, out: Path) -> None:
 
 
 @click.command("roster")
-@click.argument("out", type=FILE)
+@click.argument("out", type=OUT_FILE)
 @click.option("--key", type=FILE, required=True, help="Key that the root certified for `roster`; its .json beside it.")
 @click.option("--device", "devices", multiple=True, help="Key of a device (`homeroom device status`); may be repeated.")
 @click.option("--devices", "listed", type=FILE, help="A file with one key a line.")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from homeroom.cli.parameters import FOLDER, PATH
+from homeroom.cli.parameters import FOLDER, OUT_FOLDER, PATH
 
 
 @click.command("upgrade-bundle")
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", type=OUT_FOLDER)
 @click.argument("old", type=FOLDER)
 @click.option("--bundle", type=PATH, required=True, help="The newer bundle.")
 def upgrade_bundle(folder: Path, old: Path, bundle: Path) -> None:

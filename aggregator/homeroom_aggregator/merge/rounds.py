@@ -323,6 +323,12 @@ class Rounds(LoggedState):
             self.after_withdrawal()
         return number is None or number > self.log.base
 
+    def withdrawable(self, member: str) -> list[str]:
+        """The ids of a member's updates that `withdraw` would take out, the oldest first; without secure sums' own."""
+        sql = """SELECT update_id FROM log AS came WHERE kind = 'update' AND device = ? AND NOT EXISTS
+                 (SELECT 1 FROM log WHERE kind = 'withdraw' AND update_id = came.update_id) ORDER BY number"""
+        return [one for (one,) in self.log.database.rows(sql, (member,)) if not self.bounded(one, member)]
+
     def _withdraw(self, update_id: str, member: str, number: int | None, **why: str) -> None:
         """number: of the entry that holds the update; None while it waits in a secure round."""
         audit.record(self.log.database, "withdrawn", device=member, **why)

@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 
 from homeroom.contract.privacy import Privacy
-from homeroom.errors import InputError, UpdateError
+from homeroom.errors import InputError, StoreError, UpdateError
 from homeroom.system.sqlite import Database
 
 LEDGER_TABLES = (
@@ -163,6 +163,20 @@ class PrivacyLedger:
         for number, event in old.rows("SELECT number, event FROM ledger ORDER BY number"):
             devices = [device for (device,) in old.rows("SELECT device FROM entered WHERE number = ?", (number,))]
             self._write(None, event, devices)
+
+    def take_over(self, number: int, event: bytes, devices: Sequence[str]) -> bool:
+        """What the ledger that this one is a copy of noted after that, in the order of its numbers.
+
+        False where it is known already. Raises StoreError where it is no event.
+        """
+        if number <= int(self.database.one("SELECT COALESCE(max(number), 0) FROM ledger")[0]):
+            return False
+        try:
+            msgspec.json.decode(event, type=ReleaseEvent)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise StoreError(f"release {number} of the privacy ledger cannot be read") from None
+        self._write(None, event, devices)
+        return True
 
     def _write(self, version: int | None, event: bytes, devices: Sequence[str]) -> None:
         with self.database.transaction():

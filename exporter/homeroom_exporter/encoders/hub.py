@@ -14,8 +14,10 @@ import torch
 
 from homeroom.contract.manifest import Licence, TextPreprocess
 from homeroom.errors import ExportError
+from homeroom.system.files import read_bounded
 from homeroom_exporter.encoders import hidden_states, vision, wav2vec, whisper
 from homeroom_exporter.encoders.minilm import TEXT_INPUTS, TOKENIZER, check_buckets, write_tokenizer
+from homeroom_exporter.encoders.outside_files import TEXT_LIMIT_BYTES, check_model_folder
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")  # positions start after the padding's
@@ -67,6 +69,8 @@ def load_model(spec: EncoderSpec) -> tuple[Any, str, dict[str, Any]]:
 
     source, _, revision = spec.source.removeprefix("hf:").partition("@")
     where: dict[str, Any] = {"revision": revision} if revision else {}
+    if Path(source).is_dir():
+        check_model_folder(Path(source), spec.source)
     try:
         with hidden_states.quiet_torch():
             model = AutoModel.from_pretrained(
@@ -139,7 +143,7 @@ def licence(source: str, where: Any, scratch: Path) -> tuple[tuple[Licence, ...]
     def text_of(name: str) -> str | None:
         options = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
         path_in_cache = cached_file(source, name, **options, **where)
-        return Path(path_in_cache).read_text("utf-8", "replace") if path_in_cache else None
+        return read_bounded(Path(path_in_cache), TEXT_LIMIT_BYTES).decode("utf-8", "replace") if path_in_cache else None
 
     stated = re.search(r"^license:\s*[\"']?([\w.+-]+)", text_of("README.md") or "", re.M)
     title, name = Path(source).name, stated[1] if stated else "not stated"

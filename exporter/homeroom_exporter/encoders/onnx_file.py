@@ -7,7 +7,6 @@ preprocessor_config.json for pictures and sound.
 from __future__ import annotations
 
 import copy
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,13 +25,13 @@ from homeroom.errors import ExportError
 from homeroom_exporter.encoders import hub, vision, wav2vec
 from homeroom_exporter.encoders.hidden_states import first_line
 from homeroom_exporter.encoders.minilm import TEXT_INPUTS, TOKENIZER, check_buckets, write_tokenizer
+from homeroom_exporter.encoders.outside_files import TOKENIZER_LIMIT_BYTES, check_graph, read_settings, read_text
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec, Scheme
 from homeroom_exporter.quantize import graph_surgery
 
 BLOCK_ENDS = ("Add", "LayerNormalization", "Relu", "Clip", "Concat")  # what ends a block or a stage
 TRIAL_TOKENS = 7  # tokens of the trial run: a number that no width is likely to be
 TOKENIZER_FILE, PROCESSOR_FILE = "tokenizer.json", "preprocessor_config.json"
-CONFIG_LIMIT_BYTES = 1 << 20  # bytes of a configuration that is read
 
 Shape = tuple[int, ...]
 
@@ -84,6 +83,7 @@ def encoder_of_graph(
 
 def read(path: Path, spec: EncoderSpec) -> onnx.ModelProto:
     """The model in the exporter's opset; ExportError where it cannot be read, or has operators of a maker's own."""
+    check_graph(path, spec.source)
     try:
         model = onnx.load(path)
     except Exception as problem:  # onnx raises protobuf's own errors too
@@ -228,15 +228,14 @@ def _dynamic(spec: EncoderSpec, shape: Shape) -> tuple[str | int, ...]:
 
 
 def _neighbour_text(path: Path, name: str, spec: EncoderSpec) -> str:
-    neighbour = path.with_name(name)
-    if not neighbour.is_file() or neighbour.stat().st_size > CONFIG_LIMIT_BYTES * 64:
-        raise ExportError(f"needs {name} beside it", where=spec.source, remedy="copy it from the model's own folder")
-    return neighbour.read_text("utf-8")
+    return read_text(_neighbour(path, name, spec), TOKENIZER_LIMIT_BYTES)
 
 
 def _read_processor(path: Path, spec: EncoderSpec) -> dict[str, Any]:
-    try:
-        settings = json.loads(_neighbour_text(path, PROCESSOR_FILE, spec))
-    except ValueError as problem:
-        raise ExportError(f"{PROCESSOR_FILE} beside it is no JSON: {problem}", where=spec.source) from None
-    return dict(settings)
+    return read_settings(_neighbour(path, PROCESSOR_FILE, spec), spec.source)
+
+
+def _neighbour(path: Path, name: str, spec: EncoderSpec) -> Path:
+    if not path.with_name(name).exists():
+        raise ExportError(f"needs {name} beside it", where=spec.source, remedy="copy it from the model's own folder")
+    return path.with_name(name)

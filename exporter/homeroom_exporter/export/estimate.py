@@ -21,16 +21,15 @@ from rich.console import Console
 from rich.table import Table
 
 from homeroom.contract.graph_io import THETA
-from homeroom.data.ingest import read_samples
 from homeroom.device.resources.benchmark_worker import measure_rates
 from homeroom_exporter import encoders
 from homeroom_exporter.bundle.scratch import claim
-from homeroom_exporter.check import linear_probe
 from homeroom_exporter.check.footprint import Footprint, run_footprint
 from homeroom_exporter.check.tap_probe import MODALITIES, TapChoice, choose, recipe_taps
 from homeroom_exporter.encoders.backbone import Backbone
 from homeroom_exporter.encoders.spec import EncoderSpec
-from homeroom_exporter.export.design import design_of, draft
+from homeroom_exporter.export.design import design_of
+from homeroom_exporter.export.stages import read_calibration
 from homeroom_exporter.export.steps import grad_graph_rows, reads_token_pairs, variants
 from homeroom_exporter.model.design import Design, initial_theta
 from homeroom_exporter.model.lora import build as lora
@@ -117,8 +116,7 @@ def estimate(
     threads: of the runtime; progress: called with the name of each stage.
     """
     recipe = with_modules(recipe, modules or {})
-    samples = list(read_samples(calibration, draft(recipe))) if calibration else []
-    linear_probe.refuse_one_class(recipe.tasks, samples, str(calibration))
+    samples = read_calibration(recipe, calibration) if calibration else []
     with closing(claim(Path(tempfile.gettempdir()), "homeroom-estimate-")) as scratch:
         estimates: list[EncoderEstimate] = []
         choices: list[TapChoice] = []

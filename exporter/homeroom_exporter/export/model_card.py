@@ -19,8 +19,10 @@ from homeroom_exporter.check.check import SelfCheck
 def write_papers(out: Path, manifest: Manifest, bundle_id: str, report: SelfCheck) -> tuple[Path, Path]:
     """Write `<out>.card.md` and `<out>.report.html` beside the bundle; returns where."""
     card, page = out.with_name(f"{out.name}.card.md"), out.with_name(f"{out.name}.report.html")
-    card.write_text(model_card(manifest, bundle_id, report), encoding="utf-8")
-    page.write_text(html(manifest, bundle_id, report), encoding="utf-8")
+    for path, text in ((card, model_card(manifest, bundle_id, report)), (page, html(manifest, bundle_id, report))):
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
     return card, page
 
 

@@ -32,6 +32,8 @@ from homeroom_exporter.quantize import fidelity
 from homeroom_exporter.recipe.recipe import Recipe
 
 Progress = Callable[[str], None]
+CALIBRATION_LIMIT_BYTES = 2 << 30  # all samples are held at once
+SAMPLE_BYTES = 1000  # of each, beside its texts and files
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,18 @@ class BuiltEncoders:
 
 
 def read_calibration(recipe: Recipe, path: Path) -> list[StoredSample]:
-    """The calibration samples; InputError where there is none, or where all labels of a task are the same."""
-    samples = list(read_samples(path, draft(recipe)))
+    """The calibration samples, all in memory.
+
+    Raises InputError where there is none, all are too large, or all labels of a task are the same.
+    """
+    samples, size_bytes = list[StoredSample](), 0
+    for sample in read_samples(path, draft(recipe)):
+        samples.append(sample)
+        values = (value for each in sample.inputs.values() for value in each)
+        size_bytes += SAMPLE_BYTES + sum(len(value) for value in values if isinstance(value, bytes | str))
+        if size_bytes > CALIBRATION_LIMIT_BYTES:
+            says = f"holds more than {CALIBRATION_LIMIT_BYTES >> 20:,} MB of samples"
+            raise InputError(says, where=str(path), remedy="some hundreds of them are enough: give a part")
     if not samples:
         raise InputError("holds no sample", where=str(path), remedy="give a hundred or more, with labels")
     linear_probe.refuse_one_class(recipe.tasks, samples, str(path))

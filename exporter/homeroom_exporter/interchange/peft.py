@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from homeroom.errors import ExportError, InputError
 from homeroom.runtime.bundle import Bundle
 from homeroom_exporter.bundle.write import staging
+from homeroom_exporter.encoders.outside_files import read_settings
 from homeroom_exporter.model.lora.adapter import Adapter
 from homeroom_exporter.model.lora.plan import Checkpoint
 
@@ -26,7 +27,7 @@ CONFIG, MODEL, REST = "adapter_config.json", "adapter_model.safetensors", "homer
 FROZEN = "adapter/frozen.safetensors"  # in a bundle: every A that stays as it is, by layer
 SETTINGS = "adapter/adapter_config.json"  # in a bundle: what PEFT must be told
 KEY_PREFIX, SIDES = "base_model.model.", {"A": ".lora_A.weight", "B": ".lora_B.weight"}
-CONFIG_LIMIT_BYTES, MODEL_LIMIT_BYTES = 1 << 20, 1 << 30
+MODEL_LIMIT_BYTES = 1 << 30
 NOT_BUILT = {"use_dora": "DoRA", "fan_in_fan_out": "transposed weights", "megatron_config": "Megatron's layers"}
 
 
@@ -61,15 +62,8 @@ def read(folder: Path) -> Checkpoint:
 
 def _config(path: Path) -> dict[str, Any]:
     where = f"{path.parent.name}/{path.name}"
-    try:
-        if path.stat().st_size > CONFIG_LIMIT_BYTES:
-            raise ExportError("is larger than any configuration", where=where)
-        config = json.loads(path.read_bytes())
-    except OSError as problem:
-        raise ExportError(f"cannot be read: {problem.strerror}", where=where, remedy="give PEFT's folder") from None
-    except ValueError as problem:
-        raise ExportError(f"is not JSON: {problem}", where=where) from None
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+    config = read_settings(path, where)
+    if config.get("peft_type") != "LORA":
         raise ExportError("is no configuration of LoRA", where=where, remedy="only PEFT's LORA is read")
     for field, what in NOT_BUILT.items():
         if config.get(field):
@@ -174,6 +168,8 @@ def theta_of(bundle: Bundle, source: Path) -> np.ndarray:
                 raise InputError("uses another bundle", where=source.name, remedy="name the bundle that it uses")
             return theta_of(device.store, device.bundle, device.store.versions.current())
     try:
+        if not source.is_file() or source.stat().st_size > MODEL_LIMIT_BYTES:
+            raise ValueError(f"is no file, or one of more than {MODEL_LIMIT_BYTES >> 20:,} MB")
         return np.asarray(safetensors.numpy.load_file(source)["theta"], np.float32)
     except (SafetensorError, KeyError, OSError, ValueError) as problem:
         raise InputError(f"holds no theta: {problem}", where=source.name, remedy="give theta.safetensors") from None

@@ -11,6 +11,7 @@ import msgspec
 from homeroom.contract.layout import Scope
 from homeroom.contract.manifest import Objective, Runtime, Slot, Task, Training
 from homeroom.errors import RecipeError
+from homeroom_exporter.encoders.outside_files import read_text
 from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.model.lora.plan import AdapterPlan
 from homeroom_exporter.model.losses import Weighting
@@ -49,13 +50,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_recipe(path: Path) -> Recipe:
     """Read and check a recipe file; RecipeError names file, line and field."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as problem:
-        raise RecipeError(f"cannot be read: {problem.strerror}", where=str(path)) from None
-    except UnicodeDecodeError:
-        raise RecipeError("is not UTF-8 text", where=str(path)) from None
-    return parse_recipe(text, path.name)
+    return parse_recipe(read_text(path, error=RecipeError).replace("\r\n", "\n"), path.name)
 
 
 def parse_recipe(text: str, file: str = "recipe") -> Recipe:

@@ -6,6 +6,7 @@ key, theta or database, no file name from the inbox.
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from collections import Counter
@@ -21,14 +22,15 @@ from homeroom.device.doctor import examine
 from homeroom.errors import HomeroomError
 from homeroom.federation.enrolment import has_joined
 from homeroom.store import Store
-from homeroom.system.files import open_private
+from homeroom.system.files import check_folder_of, write_durable
 
 LOG_FILE, LOG_LIMIT_BYTES = "agent.log", 256 << 10
 PACKAGES = ("homeroom", "onnxruntime", "numpy", "cryptography", "tokenizers", "Pillow", "soundfile", "soxr", "msgspec")
 
 
 def write_support(directory: Path, out: Path) -> list[str]:
-    """Writes the zip `out`; returns the names of its files."""
+    """Writes the zip `out`, whole or not at all; returns the names of its files."""
+    check_folder_of(out)
     checks, costs = examine(directory)
     parts: dict[str, Any] = {
         "doctor.json": [asdict(check) for check in checks],
@@ -38,13 +40,16 @@ def write_support(directory: Path, out: Path) -> list[str]:
         "files.json": _sizes(directory),
         "store.json": _store(directory),
     }
-    with open_private(out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, document in parts.items():
             archive.writestr(name, json.dumps(document, indent=1))
         log = directory / status.AGENT_FOLDER / LOG_FILE
         if log.is_file():
             archive.writestr(LOG_FILE, log.read_bytes()[-LOG_LIMIT_BYTES:])
-        return archive.namelist()
+        names = archive.namelist()
+    write_durable(out, file.getvalue())
+    return names
 
 
 def _version(name: str) -> str:

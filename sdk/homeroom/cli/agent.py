@@ -12,7 +12,7 @@ import click
 
 from homeroom.cli.network import fetch_device
 from homeroom.cli.options import SPANS, as_json, budget_of, budget_options, json_text, opened, refuse_idle, say
-from homeroom.cli.parameters import FILE, FOLDER, INVITATION, PATH, Finite
+from homeroom.cli.parameters import FOLDER, INVITATION, OUT_FILE, PATH, Finite
 from homeroom.errors import InputError
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -154,7 +154,7 @@ def page(directory: Path) -> None:
 
 @click.command("support-bundle")
 @click.argument("directory", type=FOLDER)
-@click.option("--out", type=FILE, default=Path("homeroom-support.zip"))
+@click.option("--out", type=OUT_FILE, default=Path("homeroom-support.zip"))
 def support_bundle(directory: Path, out: Path) -> None:
     """Write a zip with what a helper needs to know of DIRECTORY, and nothing about a pupil.
 

@@ -62,6 +62,7 @@ COMMANDS = {
     "district members": ("homeroom_aggregator.cli.members:members", "List keys, roles and schools."),
     "district revoke": ("homeroom_aggregator.cli.members:revoke", "Shut out a key."),
     "district consent": ("homeroom_aggregator.cli.members:consent", "Record or withdraw a school's consent."),
+    "district withdraw": ("homeroom_aggregator.cli.members:withdraw", "Take a device's or a school's updates out."),
     "district dashboard": ("homeroom_aggregator.cli.dashboard:dashboard", "Print a link that opens the dashboard."),
     "district offline in": ("homeroom_aggregator.cli.offline:offline_in", "Take in messages and leave answers."),
     "district go-back": ("homeroom_aggregator.cli.versions:go_back", "Release an older version again."),

@@ -24,7 +24,7 @@ from homeroom.cli.options import (
     say,
     with_bundle,
 )
-from homeroom.cli.parameters import FILE, FOLDER, PATH, Finite, Whole
+from homeroom.cli.parameters import FOLDER, OUT_FILE, PATH, Finite, Whole
 from homeroom.cli.profile import profile_line
 from homeroom.cli.receipt import receipt_lines, write_refused
 from homeroom.errors import InputError
@@ -59,7 +59,9 @@ def init(
 @click.option("--ignore", default="", metavar="COLUMNS", help="Columns to pass over, separated by commas.")
 @click.option("--map", "columns", multiple=True, metavar="COLUMN=NAME", help="The bundle's name for a sheet's column.")
 @click.option("--decimal", type=click.Choice(["point", "comma"]), help="Of numbers that could be read in two ways.")
-@click.option("--skip-bad", type=FILE, metavar="OUT.csv", help="Take the valid rows; write the others there, with why.")
+@click.option(
+    "--skip-bad", type=OUT_FILE, metavar="OUT.csv", help="Take the valid rows; write the others there, with why."
+)
 @as_json
 @with_bundle
 def add(

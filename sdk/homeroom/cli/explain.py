@@ -9,7 +9,7 @@ import click
 
 from homeroom.cli.device import sample_of
 from homeroom.cli.options import as_json, escaped, readable, say
-from homeroom.cli.parameters import FILE, FOLDER
+from homeroom.cli.parameters import FOLDER, OUT_FILE
 
 
 @click.command()
@@ -17,7 +17,7 @@ from homeroom.cli.parameters import FILE, FOLDER
 @click.argument("task")
 @click.argument("inputs", nargs=-1, required=True, metavar="SLOT=VALUE…")
 @click.option("--label", help="Say what speaks for this label, in place of the answer's own.")
-@click.option("--html", type=FILE, help="Also write a page that shows the inputs.")
+@click.option("--html", type=OUT_FILE, help="Also write a page that shows the inputs.")
 @as_json
 def explain(
     directory: Path, task: str, inputs: tuple[str, ...], label: str | None, html: Path | None, machine: bool

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from homeroom.errors import InputError
+from homeroom.system.files import check_folder_of
 
 LARGEST_WHOLE = (1 << 62) - 1  # a whole number that MessagePack, JSON and SQLite all hold
 
@@ -40,6 +41,29 @@ class Folder(click.Path):
         if not str(value):
             self.fail("an empty name is no folder; `.` is the one you are in.", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class OutputFile(click.Path):
+    """A file to write into a folder that is there."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path; InputError where its folder is not there."""
+        path = Path(str(super().convert(value, param, ctx)))
+        check_folder_of(path)
+        return path
+
+
+class OutputFolder(Folder):
+    """A folder to write or to make, in one that is there."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path; a usage error, or InputError where the folder that it lies in is not there."""
+        path = super().convert(value, param, ctx)
+        check_folder_of(path)
+        return path
 
 
 class Whole(click.IntRange):
@@ -94,7 +118,7 @@ class InvitationSource(click.Path):
         return super().convert(value, param, ctx)
 
 
-FOLDER = Folder()
+FOLDER, OUT_FILE, OUT_FOLDER = Folder(), OutputFile(), OutputFolder()
 INVITATION, NAME, TEXT = InvitationSource(), NameText(), Text()
 FILE = click.Path(dir_okay=False, path_type=Path)
 PATH = click.Path(path_type=Path)

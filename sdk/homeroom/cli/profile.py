@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from homeroom.cli.options import as_json, json_text, one_line, opened, readable, say
-from homeroom.cli.parameters import FILE, FOLDER
+from homeroom.cli.parameters import FOLDER, OUT_FILE
 
 if TYPE_CHECKING:
     from homeroom.device.profiles import Profile
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command("show")
 @click.argument("directory", type=FOLDER)
 @click.argument("person")
-@click.option("--pack", type=FILE, hidden=True)
+@click.option("--pack", type=OUT_FILE, hidden=True)
 @as_json
 def profile_show(directory: Path, person: str, pack: Path | None, machine: bool) -> None:
     """Show what is known of PERSON's own model.
@@ -37,7 +37,7 @@ def profile_show(directory: Path, person: str, pack: Path | None, machine: bool)
 @click.command("pack")
 @click.argument("directory", type=FOLDER)
 @click.argument("person")
-@click.argument("file", type=FILE)
+@click.argument("file", type=OUT_FILE)
 def profile_pack(directory: Path, person: str, file: Path) -> None:
     """Write PERSON's own model to FILE, sealed with a passphrase, for another device of the same school.
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import click
 
 from homeroom.cli.options import as_json, json_text, one_line, opened, say
-from homeroom.cli.parameters import FOLDER
+from homeroom.cli.parameters import FOLDER, OUT_FOLDER
 from homeroom.cli.receipt import counted
 from homeroom.data.names import near_names
 
@@ -96,7 +96,7 @@ def _list_samples(directory: Path, person: str, machine: bool) -> None:
 @click.command("hand-over")
 @click.argument("directory", type=FOLDER)
 @click.argument("subject")
-@click.option("--out", type=FOLDER, help="Write it into this folder, media as files; else print JSON without media.")
+@click.option("--out", type=OUT_FOLDER, help="Write it into this folder, with media; else print JSON without them.")
 def hand_over(directory: Path, subject: str, out: Path | None) -> None:
     """Show all that is held about SUBJECT.
 

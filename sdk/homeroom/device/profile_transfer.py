@@ -29,7 +29,7 @@ from homeroom.errors import InputError, TrustError
 from homeroom.federation.policy import policy_in_force
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
-from homeroom.system.files import read_bounded, write_durable
+from homeroom.system.files import check_folder_of, read_bounded, write_durable
 
 PROFILE_MAGIC = b"HRPROFL1"
 PROFILE_FORMAT = 1
@@ -62,7 +62,8 @@ class ProfileContent(msgspec.Struct, frozen=True, kw_only=True):
 def pack_profile(store: Store, subject: str, path: Path, passphrase: str, root: str) -> None:
     """Writes a person's profile to a new file, sealed with a passphrase.
 
-    Raises InputError if there is no profile, the passphrase is short, or the file exists.
+    Raises InputError if there is no profile, the passphrase is short, the file exists, or its
+    folder does not.
 
     store: of this device.
     subject: the person.
@@ -77,6 +78,7 @@ def pack_profile(store: Store, subject: str, path: Path, passphrase: str, root: 
         raise InputError(
             f"the passphrase needs {LEAST_PASSPHRASE_CHARACTERS} characters", remedy="four or five words, say"
         )
+    check_folder_of(path)
     if path.exists():
         raise InputError("is there already", where=str(path), remedy="choose another name")
     policy = policy_in_force(store)

@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from homeroom.errors import InputError
 from homeroom.store import Export
-from homeroom.system.files import make_directory, write_durable
+from homeroom.system.files import check_folder_of, make_directory, removed_on_failure, write_durable
 
 MEDIA_SIGNATURES = {
     b"\x89PNG": ("png", "image/png"),
@@ -30,10 +30,25 @@ def describe(export: Export) -> dict[str, Any]:
 
 
 def write_export(export: Export, folder: Path) -> int:
-    """Writes export.json and the media beside it; returns the number of files. InputError if the folder holds any."""
-    make_directory(folder)
-    if any(folder.iterdir()):
+    """Writes export.json and the media beside it, all or nothing; returns the number of files.
+
+    Raises InputError where the folder holds any, or the one that it lies in is not there.
+    """
+    check_folder_of(folder)
+    if folder.exists() and any(folder.iterdir()):
         raise InputError("is not empty", where=str(folder), remedy="name a new folder: what is there might stay in it")
+    folder_is_new = not folder.exists()
+    with removed_on_failure(folder):
+        make_directory(folder)
+        try:
+            return _write_files(export, folder)
+        except BaseException:
+            for path in () if folder_is_new else folder.iterdir():
+                path.unlink()
+            raise
+
+
+def _write_files(export: Export, folder: Path) -> int:
     written: list[str] = []
 
     def save(sample: int, slot: str, index: int, data: bytes) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 
-from homeroom.errors import DiskFullError, StoreError
+from homeroom.errors import DiskFullError, InputError, StoreError
 
 log = logging.getLogger("homeroom.files")
 PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE, OTHERS = 0o600, 0o700, 0o077
@@ -47,6 +47,14 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_folder_of(path: Path) -> None:
+    """Raises InputError where the folder that a person's file or folder goes into is not there; it may be mistyped."""
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        what = f"the folder {parent} is not there"
+        raise InputError(what, where=str(path), remedy="make it first, or name one that is there")
 
 
 def make_directory(path: Path) -> None:

@@ -14,9 +14,11 @@ from click.testing import CliRunner
 from aggregator.institution import START, School, make_folder, running
 from aggregator.server.officer import confirmed, signed_in, text
 from homeroom.cli.main import homeroom
+from homeroom.contract.privacy import Privacy
 from homeroom.errors import InputError, StoreError, TrustError
 from homeroom_aggregator.admin import backup, lost_log
 from homeroom_aggregator.admin.folder import make_invitations, open_rounds, read_secret
+from homeroom_aggregator.admin.privacy_report import folder_figures, report_lines
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.server.dashboard import formatting, queries
 from homeroom_aggregator.server.service import open_service
@@ -113,6 +115,61 @@ def test_without_the_lost_log_the_losses_are_named_until_an_officer_says_they_ar
         assert undone not in text(browser.get("/dashboard").text)
 
 
+PROMISE = Privacy(clip_norm=1.0, noise_multiplier=2.0, epsilon=6.0, delta=1e-5)
+
+
+def private_lost(tmp: Path) -> tuple[Path, Path]:
+    """A private district with a release before its backup and two after it; its backup, and where it was moved to."""
+    folder, saved, moved = make_folder(tmp, privacy=PROMISE), tmp / "saved", tmp / "moved"
+    with closing(open_rounds(folder)) as rounds:
+        for pair in ((A, B), (A, MOOR), (A, B)):
+            for school in pair:
+                send(rounds, school, 0.1)
+            if rounds.state.version == 1:
+                backup.backup(folder, saved)
+    folder.rename(moved)
+    return saved, moved
+
+
+def test_what_private_releases_charged_after_the_backup_stays_charged(tmp_path: Path) -> None:
+    saved, moved = private_lost(tmp_path)
+    restored = backup.restore(saved, tmp_path / "again", moved)
+    assert restored.done[lost_log.CHARGE_KIND] == 2
+    with closing(open_rounds(tmp_path / "again")) as rounds:
+        assert rounds.ledger
+        assert [rounds.ledger.entered(school.name) for school in (A, B, MOOR)] == [3, 2, 1]
+        for school in (A, MOOR):
+            send(rounds, school, 0.1)
+        assert rounds.ledger.entered(A.name) == 4
+    assert "At least" not in "\n".join(report_lines(folder_figures(tmp_path / "again")))
+    with closing(open_rounds(tmp_path / "again")) as rounds:
+        assert rounds.verify() == []
+
+
+def test_charges_that_nobody_can_tell_are_given_up_only_by_saying_so(tmp_path: Path) -> None:
+    saved, moved = private_lost(tmp_path)
+    with closing(sqlite3.connect(moved / "log.db")) as log, log:
+        log.execute("DROP TABLE ledger")
+    for lost in (None, moved):
+        with pytest.raises(InputError, match="would not be charged"):
+            backup.restore(saved, tmp_path / "again", lost)
+        assert not (tmp_path / "again").exists()
+    arguments = ["district", "restore", str(tmp_path / "again"), str(saved), "--uncharged"]
+    said = CliRunner().invoke(homeroom, arguments, catch_exceptions=False).output
+    assert lost_log.CHARGE_KIND in said
+    report = "\n".join(report_lines(folder_figures(tmp_path / "again")))
+    assert "At least: a backup was put back" in report
+
+
+def test_a_charge_that_is_none_restores_nothing(tmp_path: Path) -> None:
+    saved, moved = private_lost(tmp_path)
+    with closing(sqlite3.connect(moved / "log.db")) as log, log:
+        log.execute("INSERT INTO ledger (event) VALUES (x'ff')")
+    with pytest.raises(StoreError, match="cannot be read"):
+        backup.restore(saved, tmp_path / "again", moved)
+    assert not (tmp_path / "again").exists()
+
+
 def test_a_folder_of_another_history_is_refused_and_nothing_is_restored(lost: Lost, tmp_path: Path) -> None:
     make_folder(tmp_path)
     open_rounds(tmp_path / "district").close()
@@ -121,6 +178,16 @@ def test_a_folder_of_another_history_is_refused_and_nothing_is_restored(lost: Lo
     with pytest.raises(InputError, match=r"has no log\.db"):
         backup.restore(lost.saved, lost.again, tmp_path)
     assert not lost.again.exists()
+
+
+def test_a_backup_lies_in_no_districts_folder(lost: Lost, tmp_path: Path) -> None:
+    """Not in its own, in another's, nor in a backup, which another file would make one that was altered."""
+    for place in (lost.moved / "monday", lost.saved / "monday"):
+        with pytest.raises(InputError, match="lies in"):
+            backup.backup(lost.moved, place)
+        assert not place.exists()
+    with pytest.raises(InputError, match="lies in a district's folder"):
+        backup.backup(lost.moved, lost.saved / "deep" / "monday")
 
 
 def test_a_lost_folder_that_is_still_served_is_refused(lost: Lost) -> None:

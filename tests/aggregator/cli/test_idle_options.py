@@ -13,6 +13,7 @@ from aggregator.institution import ROOT, make_folder, write_bundle
 from homeroom.cli.commands import COMMANDS
 from homeroom.cli.main import homeroom, main
 from homeroom.contract.signing import certify, new_key, write_key
+from homeroom_aggregator.admin.backup import backup
 
 COMMANDS_HERE = (
     "device run",
@@ -99,6 +100,7 @@ IDLE = {
     ("research simulate", "--subjects"): "{}/bundle {}/schools.csv --subjects 2",
     ("research simulate", "--clip-quantile"): "{}/bundle {}/schools.csv --clip-quantile 0.5",
     ("research simulate", "--bands"): "{}/bundle {}/schools.csv --bands 2",
+    ("district restore", "--uncharged"): "{}/new {}/saved --uncharged",
     ("bundle export", "--key"): "{}/recipe.toml --dry-run --key {}/root.pem",
     ("bundle export", "--certificate"): "{}/recipe.toml --dry-run --certificate {}/root.json",
     ("bundle export", "--zip"): "{}/recipe.toml --dry-run --zip",
@@ -125,6 +127,7 @@ COUNTS = {
     "district dashboard": "--qr",
     "district rebuild": "--release",
     "district restore": "--from-lost",
+    "district withdraw": "--school --by --why --yes",
     "district go-back": "--by --why",
     "district upgrade-bundle": "--bundle",
     "district audit show": "--json",
@@ -170,6 +173,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("idle")
     make_folder(where).rename(where / "district")
     write_bundle(where / "other", version=2)
+    backup(where / "district", where / "saved")
     write_key(where / "other.pem", new_key())
     if not (where / "root.pem").exists():
         write_key(where / "root.pem", ROOT)

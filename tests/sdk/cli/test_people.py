@@ -15,7 +15,9 @@ from homeroom.agent.status import AgentStatus, status_lines
 from homeroom.cli.main import main
 from homeroom.contract.policy import Policy
 from homeroom.data.samples import StoredSample
+from homeroom.errors import DiskFullError
 from homeroom.federation.policy import POLICY
+from homeroom.system.files import write_durable
 
 Say = Callable[..., str]
 HEAD = "word,label.category,subject,consent,consent_by,consent_on\n"
@@ -243,6 +245,29 @@ def test_a_hand_over_that_is_none_is_refused_whole(say: Say, tmp_path: Path, doc
     (tmp_path / "moved" / "export.json").write_text(document)
     assert says in say("add", tmp_path / "moved", code=3)
     assert "samples: 0" in say("status")
+
+
+def test_what_is_written_for_a_person_is_whole_or_not_there(
+    say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say("add", sheet(tmp_path, f"{HEAD}a cat,cat,p-1,given,,\n"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "support.zip").write_bytes(b"last week's")
+
+    def fill(path: Path, data: bytes) -> None:
+        if path.name in ("export.json", "support.zip"):
+            raise DiskFullError("no space left", where=str(path))
+        write_durable(path, data)
+
+    for module in ("homeroom.store.subject_export", "homeroom.agent.support_bundle"):
+        monkeypatch.setattr(f"{module}.write_durable", fill)
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.iterdir())
+    for folder in ("empty", "new"):
+        say("hand-over", "p-1", "--out", tmp_path / folder, code=8)
+    say("support-bundle", "--out", tmp_path / "support.zip", code=8)
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.iterdir()) == before
+    assert list((tmp_path / "empty").iterdir()) == []
+    assert (tmp_path / "support.zip").read_bytes() == b"last week's"
 
 
 def test_of_one_who_is_held_it_never_says_that_nothing_is(say: Say, device: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from homeroom.contract.statistics import encoding
 from homeroom.contract.statistics.accumulate import (
     BlockVectors,
     exact_product,
@@ -16,7 +17,7 @@ from homeroom.contract.statistics.accumulate import (
     sum_samples,
     to_grid,
 )
-from homeroom.contract.statistics.encoding import LIMIT_BYTES, encode, read
+from homeroom.contract.statistics.encoding import HEADER_LIMIT_BYTES, LIMIT_BYTES, encode, read
 from homeroom.contract.statistics.sums import (
     CHANGE_LIMIT,
     NOTHING,
@@ -217,6 +218,9 @@ def resealed(header: bytes, payload: bytes) -> bytes:
         ('{"blocks":["B"],"cells":[["t","vector","",[0],2,1]],"format":1}', b"\1", "not as long"),
         ('{"blocks":["B"],"cells":[["t","vector","",[0],1,1],["s","vector","",[0],1,1]],"format":1}', b"\1\1", "canon"),
         ('{"blocks":["B"],"cells":[["t","vector","",[0],1,1],["t","vector","",[0],1,1]],"format":1}', b"\1\1", "canon"),
+        ('{"blocks":["B"],"cells":[["t","vector","",[0],1,8]],"format":1}', bytes(7) + b"\x40", "passes its limit"),
+        ('{"blocks":["B"],"cells":[["t","vector","",[0],1,8]],"format":1}', bytes(7) + b"\x80", "passes its limit"),
+        ('{"blocks":["B","C"],"cells":[["t","count","",[1,0],1,1]],"format":1}', b"\1", "names other blocks"),
         ('{"blocks":["B"],"cells":[],"format":1}', b"", "canonical"),
         ('{"blocks":[],"cells":[],"format":2}', b"", "format 2"),
         ('{"blocks":[],"cells":[],"format":1,"more":1}', b"", "unknown field"),
@@ -224,7 +228,30 @@ def resealed(header: bytes, payload: bytes) -> bytes:
 )
 def test_other_forms_of_the_same_are_refused(header: str, payload: bytes, word: str) -> None:
     with pytest.raises(UpdateError, match=word):
-        read(resealed(header.replace('"B"', f'"{WORD}"').encode(), payload))
+        read(resealed(header.replace('"B"', f'"{WORD}"').replace('"C"', f'"{PICTURE}"').encode(), payload))
+
+
+@pytest.mark.parametrize("length", [HEADER_LIMIT_BYTES + 1, 9])
+def test_a_header_that_is_too_long_or_not_there_is_refused(length: int) -> None:
+    body = length.to_bytes(4, "little") + bytes(8 if length == 9 else length)
+    with pytest.raises(UpdateError, match="header is too long"):
+        read(b"HRSTATS1" + hashlib.sha256(body).digest() + body)
+
+
+@pytest.mark.parametrize("limit", ["LIMIT_BYTES", "HEADER_LIMIT_BYTES", "VALUES_LIMIT"])
+def test_statistics_beyond_a_limit_are_not_written(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = sums(*lesson(9, 1), np.arange(9))
+    encode(whole)
+    monkeypatch.setattr(encoding, limit, 5)
+    with pytest.raises(UpdateError, match="too large"):
+        encode(whole)
+
+
+def test_a_part_beyond_the_limit_is_refused_although_the_sum_is_within() -> None:
+    cell = Cell("t", "vector", "", (WORD,))
+    low, high = (Statistics({cell: np.array([value])}) for value in (-CHANGE_LIMIT, CHANGE_LIMIT + 1))
+    with pytest.raises(UpdateError, match="passes its limit"):
+        add(low, high)
 
 
 def test_statistics_are_bounded_before_they_are_read() -> None:

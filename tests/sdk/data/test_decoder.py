@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ import pytest
 import soundfile
 import tiny
 from conftest import Attack
-from decoder_calls import crash, hoard, leave, sleep, wrong_type
+from decoder_calls import burn, crash, hoard, leave, rest, sleep, trickle, wrong_type
 from PIL import Image
 
 from homeroom import Device, Sample
@@ -177,6 +178,36 @@ def test_time_is_bounded() -> None:
     assert client.run(sleep, 0.0) == 1
 
 
+def test_a_file_has_one_bound_of_time_however_many_rows_it_comes_in() -> None:
+    """The time of each request was bounded, but not their number: an inbox could wait for hours behind a sheet."""
+    with pytest.raises(InputError, match="more than 1 s") as refused:
+        list(client.stream(trickle, 10_000, 0.1, where="far.xlsx", limit_s=1.0))
+    assert (refused.value.code, refused.value.where) == (Code.DECODER, "far.xlsx")
+    slow_reader = client.stream(trickle, 3, 0.0, where="good.xlsx", limit_s=1.0)
+    assert len([item for item in slow_reader if not time.sleep(0.5)]) == 3  # whoever reads may take their time
+
+
+WITHOUT_LIMITS = (
+    "from homeroom.data.decoder import limits; limits.BOUNDS_TIME = False; limits.bound_time = lambda limit_s: None; "
+    "from homeroom.data.decoder import child; child.bound_time = limits.bound_time; child.main()"
+)
+
+
+def test_where_the_system_bounds_no_time_the_program_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, where a drawing had a minute."""
+    script = tmp_path / "child.py"
+    script.write_text(WITHOUT_LIMITS)
+    monkeypatch.setenv("HOMEROOM_DECODER", f"{sys.executable} {script}")
+    client.end()
+    with pytest.raises(InputError, match="processor's time") as refused:
+        client.run(burn, 0.3, where="drawing.svg")
+    assert (refused.value.code, refused.value.where) == (Code.DECODER, "drawing.svg")
+    assert client.run(rest, 0.3, 0.6) == 1
+    assert client.run(sleep, 0.0) == 1
+    monkeypatch.delenv("HOMEROOM_DECODER")
+    client.end()
+
+
 ALL = 'width="512" height="8192"'
 FILTERED = f'</filter><rect {ALL} filter="url(#f)"/>'
 ENDLESS = {  # none of them is long, deep or large
@@ -188,7 +219,7 @@ ENDLESS = {  # none of them is long, deep or large
 
 @pytest.mark.attack("files and bundles", "A small drawing that takes for ever")
 @pytest.mark.parametrize("case", ENDLESS)
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows bounds no process's time; there it is a minute")
+@pytest.mark.skipif(sys.platform == "win32", reason="what the decoder took is told by `resource`")
 def test_a_drawing_has_some_seconds_of_the_processor(case: str, attack: Attack) -> None:
     import resource
 
@@ -304,6 +335,7 @@ FRAMES = {
     "an endless frame": (1 << 62).to_bytes(8, "big"),
     "nested arrays": (9).to_bytes(8, "big") + b"\x92" * 9,
     "nothing in it": (2).to_bytes(8, "big") + b"\x91\xc0",
+    "bounds of its time for ever": ((12).to_bytes(8, "big") + b"\x93\xc0\xc0\xcb" + struct.pack(">d", 9.0)) * 9,
 }
 
 

@@ -139,27 +139,24 @@ def _revoke(service: Service, key: str, by: officers.Officer, why: str) -> None:
 
 
 def _tells_withdrawal(service: Service, key: str) -> list[str]:
-    member, updates = service.rounds.members.find(key), _updates(service, key)
-    if member is None or not updates:
+    members, updates = service.rounds.members, _updates(service, key)
+    if not updates:
         raise InputError("has no update here that can be withdrawn", where=key[:8])
+    school = members.school(members.name_of(key))
     return [
-        f"{formatting.count(len(updates), 'update')} of key {key[:8]} ({formatting.school(member.school)}) will be "
+        f"{formatting.count(len(updates), 'update')} of key {key[:8]} ({formatting.school(school)}) will be "
         "taken out: those that wait at once, those in a version with the next version. This cannot be undone."
     ]
 
 
 def _updates(service: Service, key: str) -> list[str]:
-    """The updates of a member, by any key it ever had, that can still be withdrawn."""
-    rounds = service.rounds
-    member = rounds.members.find(key)
-    name = member.name if member else key
-    return [one for one in queries.updates_of(rounds.log.database, name) if not rounds.bounded(one, name)]
+    """The updates of a member, by any key it ever had, revoked or not, that can still be withdrawn."""
+    return service.rounds.withdrawable(service.rounds.members.name_of(key))
 
 
 def _withdraw(service: Service, key: str, by: officers.Officer, why: str) -> None:
-    member = service.rounds.members.find(key)
     for update_id in _updates(service, key):
-        service.rounds.withdraw(update_id, member.name if member else key)
+        service.rounds.withdraw(update_id, service.rounds.members.name_of(key))
 
 
 # The next version

@@ -149,6 +149,7 @@ def event(name: str, about: Mapping[str, Any]) -> str:
         "rolled back": "Version {version} was made from version {to} by {by}: {why}",
         "set apart": "Set apart: {what}: {why}",
         "withdrawn": "Device {device} withdrew an update",
+        "updates taken back": "{by} took {updates} updates of {devices} devices back: {why}",
         "round asked anew": "The deadline passed with {updates} updates; the round after version {version} asks anew",
         "private rounds": "Private rounds began",
         "configured": "After version {version} the configuration changed: {changes}",

@@ -97,13 +97,6 @@ def pending_updates(service: Service) -> PendingUpdates:
     return PendingUpdates(state.pending, configuration.buffer_size, fed, wait, ready)
 
 
-def updates_of(database: Database, member: str) -> list[str]:
-    """The ids of a member's updates that were not withdrawn, the oldest first; without those in secure sums."""
-    sql = """SELECT update_id FROM log AS came WHERE kind = 'update' AND device = ? AND NOT EXISTS
-             (SELECT 1 FROM log WHERE kind = 'withdraw' AND update_id = came.update_id) ORDER BY number"""
-    return [update_id for (update_id,) in database.rows(sql, (member,))]
-
-
 def versions(database: Database, most: int, before: int | None = None) -> list[VersionRow]:
     """At most `most` versions below `before`, the newest first."""
     below = before if before is not None else newest_version(database) + 1

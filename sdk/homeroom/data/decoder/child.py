@@ -38,7 +38,7 @@ def main() -> None:
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
-    bound_memory()
+    bound_memory(lambda limit_s: write_frame(replies, encode(Reply(NOTHING, narrow_s=limit_s))))
     while (body := _next_frame(requests)) is not None:
         reply = perform(decode(body, DecoderRequest))
         del body

@@ -27,9 +27,12 @@ from homeroom.errors import BundleError, Code, DiskFullError, HomeroomError, Inp
 
 CHILD = "homeroom.data.decoder.child"
 COMMAND_VARIABLE = "HOMEROOM_DECODER"
-TIME_LIMIT_S = 60.0  # of one file
+TIME_LIMIT_S = 60.0  # of one file, or of some rows of a sheet
+STREAM_LIMIT_S = 300.0  # of all rows of a sheet, without the time in which nobody asks for more
 RESIDENT_LIMIT_BYTES = 512 << 20  # where the system does not bound it: then this process looks
 LOOK_INTERVAL_S = 0.05
+LEAVE_OUT = "leave the file out, or copy it again"
+TOO_MUCH_TIME = "takes too much of the processor's time to decode"
 ERRORS = {kind.__name__: kind for kind in (InputError, BundleError, StoreError, DiskFullError, MissingExtraError)}
 T = TypeVar("T")
 
@@ -52,12 +55,25 @@ def run(
     limit_s: after which the decoder is ended
     error: raised where the decoder ends; its own errors are raised as they are
     """
+    return _timed(function, arguments, where, limit_s, error)[0]
+
+
+def _timed(
+    function: Callable[..., T],
+    arguments: tuple[object, ...],
+    where: str,
+    limit_s: float,
+    error: type[HomeroomError] = InputError,
+) -> tuple[T, float]:
+    """As `run`; also the seconds that it took, without those in which another thread had the decoder."""
     raw = [msgspec.Raw(encode(argument)) for argument in arguments]
     request = encode(DecoderRequest(function.__module__, function.__qualname__, raw, limit_s))
     with _lock:
+        began_s = time.monotonic()
         reply = _exchange(request, limit_s) or _exchange(request, limit_s)  # it may just have ended, being idle
+        took_s = time.monotonic() - began_s
     if isinstance(reply, str):
-        raise error(reply, code=Code.DECODER, where=where, remedy="leave the file out, or copy it again")
+        raise error(reply, code=Code.DECODER, where=where, remedy=LEAVE_OUT)
     if reply is None:
         raise error("the decoder does not start", code=Code.DECODER, where=where, remedy=f"see `python -m {CHILD}`")
     if (failure := reply.failure) is not None:
@@ -67,20 +83,28 @@ def run(
         value: T = decode(reply.value, get_type_hints(function)["return"])
     except WireError as problem:
         raise error(f"the decoder gives something else: {problem}", code=Code.DECODER, where=where) from None
-    return value
+    return value, took_s
 
 
-def stream(function: Callable[..., Iterator[T]], *arguments: object, where: str) -> Iterator[T]:
-    """Yields what a module's generator function yields in the decoder; arguments and errors as of `run`."""
+def stream(
+    function: Callable[..., Iterator[T]], *arguments: object, where: str, limit_s: float = STREAM_LIMIT_S
+) -> Iterator[T]:
+    """Yields what a module's generator function yields in the decoder; arguments and errors as of `run`.
+
+    limit_s: of the decoder for the whole file, after which no more is asked for, however many requests its rows take
+    """
     kind = get_args(get_type_hints(function)["return"])[0]
     raw = [msgspec.Raw(encode(argument)) for argument in arguments]
     left = [_left.pop() for _ in range(len(_left))]
     number = run(begin, function.__module__, function.__qualname__, raw, left, where=where)
-    ended = False
+    ended, left_s = False, limit_s
     _read.add(number)
     try:
         while not ended:
-            items, ended = run(take, number, where=where)
+            if left_s <= 0:
+                raise InputError(_too_long(limit_s), code=Code.DECODER, where=where, remedy=LEAVE_OUT)
+            (items, ended), took_s = _timed(take, (number,), where, TIME_LIMIT_S)
+            left_s -= took_s
             yield from (decode(item, kind) for item in items)
     finally:
         _read.discard(number)
@@ -123,8 +147,13 @@ def _exchange(request: bytes, limit_s: float) -> Reply | str | None:
     watch.start()
     try:
         write_frame(process.stdin, request)
-        if (body := read_frame(process.stdout)) is not None:
-            reply: Reply = decode(body, Reply)
+        if (reply := _read_reply(process)) is not None and reply.narrow_s:
+            narrow = threading.Thread(
+                target=_watch_time, args=(process, answered, reply.narrow_s, killed_for), daemon=True
+            )
+            narrow.start()
+            reply = _read_reply(process)
+        if reply is not None and not reply.narrow_s:  # told once
             return reply
     except (OSError, WireError):
         pass
@@ -136,6 +165,13 @@ def _exchange(request: bytes, limit_s: float) -> Reply | str | None:
         watch.join()
     _kill(wait_s=1.0)
     return killed_for[0] if killed_for else _describe(process.returncode)
+
+
+def _read_reply(process: subprocess.Popen[bytes]) -> Reply | None:
+    assert process.stdout is not None
+    body = read_frame(process.stdout)
+    reply: Reply | None = None if body is None else decode(body, Reply)
+    return reply
 
 
 def _started() -> subprocess.Popen[bytes]:
@@ -176,12 +212,38 @@ def _watch(process: subprocess.Popen[bytes], answered: threading.Event, limit_s:
     end_s = time.monotonic() + limit_s
     while not answered.wait(limit_s if sys.platform == "linux" else LOOK_INTERVAL_S):
         if time.monotonic() >= end_s:
-            killed_for.append(f"takes more than {limit_s:.0f} s to decode")
+            killed_for.append(_too_long(limit_s))
         elif _resident(process.pid) > RESIDENT_LIMIT_BYTES:
             killed_for.append(f"takes more than {RESIDENT_LIMIT_BYTES >> 20} MB of memory to decode")
         if killed_for:
             process.kill()
             return
+
+
+def _watch_time(
+    process: subprocess.Popen[bytes], answered: threading.Event, limit_s: float, killed_for: list[str]
+) -> None:
+    """Kills a process after so much more processor time, where the system has no bound."""
+    end_s = _processor_s(process.pid) + limit_s
+    while not answered.wait(LOOK_INTERVAL_S):
+        if _processor_s(process.pid) > end_s:
+            killed_for.append(TOO_MUCH_TIME)
+            process.kill()
+            return
+
+
+def _processor_s(pid: int) -> float:
+    import psutil
+
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
+
+
+def _too_long(limit_s: float) -> str:
+    return f"takes more than {limit_s:.0f} s to decode"
 
 
 def _resident(pid: int) -> int:
@@ -199,7 +261,7 @@ def _describe(code: int) -> str | None:
     if code == 0:
         return None
     if -code == getattr(signal, "SIGXCPU", None):
-        return "takes too much of the processor's time to decode"
+        return TOO_MUCH_TIME
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"code {code}"
     return f"ends the decoder ({name}): it is damaged, or takes too much memory"
 

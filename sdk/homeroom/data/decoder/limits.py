@@ -5,17 +5,22 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 MEMORY_LIMIT_BYTES = 448 << 20  # beyond what Python and numpy take
+BOUNDS_TIME = sys.platform != "win32"  # whether the system bounds a process's processor time
 
-_bounded = False
+_tell: Callable[[float], object] | None = None  # None in another process than the decoder
 
 
-def bound_memory() -> None:
-    """Bounds the address space where the system keeps to it (Linux), and writes no core, which would hold the file."""
-    global _bounded
-    _bounded = True
+def bound_memory(tell: Callable[[float], object]) -> None:
+    """Bounds the address space where the system keeps to it (Linux), and writes no core, which would hold the file.
+
+    tell: has the parent end this process after so much more processor time, in seconds
+    """
+    global _tell
+    _tell = tell
     if sys.platform != "win32":
         import resource
 
@@ -34,9 +39,9 @@ def bound_time(limit_s: float) -> None:
 
 
 def narrow_time(limit_s: float) -> None:
-    """As `bound_time` for the rest of a request; in another process than the decoder it does nothing."""
-    if _bounded:
-        bound_time(limit_s)
+    """Bounds the rest of a request, by the parent where the system cannot; nothing outside of the decoder."""
+    if _tell is not None:
+        (bound_time if BOUNDS_TIME else _tell)(limit_s)
 
 
 def _lower(kind: int, limit: int) -> None:

@@ -42,10 +42,11 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True):
-    """What the function returned, or why it failed."""
+    """What the function returned, or why it failed; or, before that, that it has `narrow_s` of processor time left."""
 
     value: msgspec.Raw
     failure: Failure | None = None
+    narrow_s: float = 0.0
 
 
 class _Array(msgspec.Struct, frozen=True, array_like=True):

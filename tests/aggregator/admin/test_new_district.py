@@ -1,0 +1,60 @@
+"""The invitations of a new district: what a killed making left is written anew, what is another district's stays."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from aggregator.institution import make_folder
+from homeroom.contract.invitation import read_invitation
+from homeroom.contract.signing import fingerprint, new_key, public_hex
+from homeroom.errors import InputError
+from homeroom_aggregator.admin.folder import open_log
+from homeroom_aggregator.admin.invitations import InvitationRequest
+from homeroom_aggregator.admin.new_district import invite_schools
+from homeroom_aggregator.state.members import Members
+from homeroom_aggregator.state.one_time_codes import code_digest
+
+SCHOOLS = [InvitationRequest("Hill", 2, "device", ""), InvitationRequest("Lake", 1, "device", "")]
+
+
+def invite(folder: Path, out: Path) -> list[Path]:
+    return [path for _, path in invite_schools(folder, "https://d.example", SCHOOLS, out, 30)]
+
+
+def known(folder: Path, paths: list[Path]) -> list[bool]:
+    with closing(open_log(folder)) as log:
+        members = Members(log.database)
+        return [members.invitation(code_digest(read_invitation(path).code)) is not None for path in paths]
+
+
+def test_invitations_that_nobody_recorded_are_written_anew(tmp_path: Path) -> None:
+    """As where the making was killed between its files and its log, or its folder was thrown away and made anew."""
+    folder, out = make_folder(tmp_path), tmp_path / "out"
+    paths = invite(folder, out)
+    written = [path.read_bytes() for path in paths]
+    assert invite(folder, out) == paths
+    assert [path.read_bytes() for path in paths] == written, "they count already"
+    shutil.rmtree(folder)
+    folder = make_folder(tmp_path)
+    assert known(folder, paths) == [False] * 3
+    invite(folder, out)
+    assert known(folder, paths) == [True] * 3
+
+
+def test_another_districts_invitations_are_not_written_over(tmp_path: Path) -> None:
+    folder, out = make_folder(tmp_path), tmp_path / "out"
+    paths = invite(folder, out)
+    others = msgspec.structs.replace(read_invitation(paths[2]), root=fingerprint(public_hex(new_key())))
+    paths[2].write_bytes(msgspec.json.encode(others))
+    shutil.rmtree(folder)
+    folder, written = make_folder(tmp_path), [path.read_bytes() for path in sorted(out.iterdir())]
+    with pytest.raises(InputError, match="another district's invitation"):
+        invite(folder, out)
+    assert [path.read_bytes() for path in sorted(out.iterdir())] == written
+    with closing(open_log(folder)) as log:
+        assert Members(log.database).invitations() == []
