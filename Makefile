@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PACKAGE := $(shell find sdk exporter aggregator -name '*.py')
 # Two files at a time: one core each, so that libraries with threads of their own do not fight over them.
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 PYTEST_ARGS ?=
 DATA ?=
 SEEDS ?=

@@ -34,7 +34,7 @@ def district(folder: Path) -> Iterator[Service]:
         try:
             yield service
         finally:
-            service.rounds.close()
+            service.close()
 
 
 def many_syncs(folder: Path, quick: bool) -> Trials:

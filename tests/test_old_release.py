@@ -57,7 +57,7 @@ class Old:
                 yield next(line.split()[-1] for line in server.stdout if line.startswith("listening"))
             finally:
                 server.terminate()
-                assert server.wait(20) == 0
+                assert server.wait(60) == 0
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,7 @@ def served(folder: Path) -> Iterator[str]:
             yield next(line.split()[-1] for line in server.stdout if line.startswith("listening"))
         finally:
             server.terminate()
-            assert server.wait(20) == 0
+            assert server.wait(60) == 0
 
 
 def tree() -> click.Group:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import safetensors.numpy
+import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom import Device
@@ -23,12 +25,13 @@ from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import certify, new_key
 from homeroom.contract.update import make_update
 from homeroom.federation import versions
-from homeroom.federation.network.client import Client
+from homeroom.federation.network.client import Client, join
 from homeroom.runtime.bundle import write_signature
-from homeroom_aggregator.admin.folder import create_folder
+from homeroom_aggregator.admin.folder import create_folder, make_invitations
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.server import serve
 from homeroom_aggregator.server.service import Service
+from homeroom_aggregator.state.members import Role
 
 ROOT, EXPORTER = new_key(), new_key()
 START = np.linspace(-1, 1, 10, dtype=np.float32)
@@ -131,16 +134,32 @@ def announce(rounds: Rounds, **fields: Any) -> None:
     rounds.rules = dataclasses.replace(rounds.rules, configuration=configuration)
 
 
+def enrol(service: Service, address: str, school: str = "", role: Role = "device", **more: Any) -> Client:
+    """A new key, enrolled in the service's folder."""
+    (invitation,) = make_invitations(service.rounds.log.database.path.parent, address, [(school, role)], **more)
+    key = new_key()
+    return Client(join(invitation, key), key)
+
+
+async def _main_loop(server: uvicorn.Server) -> None:
+    """Uvicorn's, which looks ten times as often whether it is to end."""
+    tick = 0
+    while not await server.on_tick(tick):
+        tick += 1
+        await asyncio.sleep(0.01)
+
+
 @contextmanager
 def running(service: Service, certificate: Path | None = None, key: Path | None = None) -> Iterator[str]:
     """The real server on a free port of this machine; its address."""
     listening = serve.listen("127.0.0.1", 0)
     server = serve.make_server(service, certificate, key)
+    server.main_loop = lambda: _main_loop(server)  # type: ignore[method-assign]
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(60)
         listening.close()

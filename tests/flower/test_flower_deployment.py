@@ -42,10 +42,10 @@ def process(log: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
         finally:
             started.terminate()
             try:
-                started.wait(20)
+                started.wait(60)
             except subprocess.TimeoutExpired:
                 started.kill()
-                started.wait(10)
+                started.wait(60)
 
 
 def until_it_listens(port: int, started: subprocess.Popen[bytes], log: Path) -> None:

@@ -7,12 +7,14 @@ durable, none of its jobs happened, and each is told so.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from homeroom.errors import StoreError
 from homeroom_aggregator.merge.rounds import Rounds
 
 LOOK_ELSEWHERE_S = 2.0  # without a job: how soon what a command changed is noticed
@@ -98,8 +100,9 @@ class WriteThread:
             try:
                 return self._jobs.get(timeout=LOOK_ELSEWHERE_S)
             except queue.Empty:
-                if self._rounds.log.data_version() != self._seen:
-                    self._together([])
+                with contextlib.suppress(StoreError):  # the next job is told
+                    if self._rounds.log.data_version() != self._seen:
+                        self._together([])
 
     def _together(self, jobs: list[_Job]) -> None:
         try:

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from aggregator.institution import ROOT, SEGMENTS, START, School, latest, learn, make_folder, running
+from aggregator.institution import ROOT, SEGMENTS, START, School, enrol, latest, learn, make_folder, running
 from homeroom import Device
 from homeroom.contract.layout import Layout
 from homeroom.contract.policy import Policy, sign_policy
@@ -25,7 +25,6 @@ from homeroom.contract.version import read_version
 from homeroom.errors import UpdateError
 from homeroom.federation import versions
 from homeroom.federation.enrolment import device_key
-from homeroom.federation.network.client import Client, join
 from homeroom_aggregator.admin import offline
 from homeroom_aggregator.admin.folder import make_invitations, open_rounds, read_facts
 from homeroom_aggregator.merge import checkpoint
@@ -184,24 +183,17 @@ def test_masks_and_noise_are_for_rounds_of_the_whole_federation_only() -> None:
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    found = open_service(make_folder(tmp_path, buffer_size=4, **BY_SCHOOL))
-    yield found
-    found.close()
-
-
-def enrol(service: Service, address: str, school: str) -> Client:
-    folder = service.rounds.log.database.path.parent
-    consents = {school: "a letter"} if school else {}
-    (invitation,) = make_invitations(folder, address, [(school, "device")], consents=consents)
-    key = new_key()
-    return Client(join(invitation, key), key)
+def rules() -> dict[str, Any]:
+    return {"buffer_size": 4, **BY_SCHOOL}
 
 
 def test_what_one_schools_devices_fetch_tells_nothing_of_another_school(service: Service, tmp_path: Path) -> None:
     with running(service) as address:
-        clients = {name: [enrol(service, address, name) for _ in range(2)] for name in ("Hill", "Lake")}
-        outside = enrol(service, address, "")
+        clients = {
+            name: [enrol(service, address, name, consents={name: "a letter"}) for _ in range(2)]
+            for name in ("Hill", "Lake")
+        }
+        outside = enrol(service, address)
         for name, step in (("Hill", 0.5), ("Lake", -0.25)):
             for client in clients[name]:
                 delta = np.full(START.shape, step, np.float32)
@@ -221,10 +213,10 @@ def test_what_one_schools_devices_fetch_tells_nothing_of_another_school(service:
 
 def test_a_school_is_told_only_once_enough_of_its_devices_could_feed_it(service: Service) -> None:
     with running(service) as address:
-        first = enrol(service, address, "Hill")
+        first = enrol(service, address, "Hill", consents={"Hill": "a letter"})
         first.round()
         assert first.school == ""
-        enrol(service, address, "Hill")
+        enrol(service, address, "Hill", consents={"Hill": "a letter"})
         first.round()
         assert first.school == "Hill"
 
@@ -281,7 +273,7 @@ def test_a_devices_own_segments_leave_only_if_its_institution_says_who_merges_th
         "named": (policy(tmp_path, "Hill", "District 7"), True),
     }
     with running(service) as address:
-        enrol(service, address, "Hill")  # so that there are enough of them
+        enrol(service, address, "Hill", consents={"Hill": "a letter"})  # so that there are enough of them
         for name, (document, leaves) in cases.items():
             with classroom(service, address, tmp_path, name, document) as device:
                 learn(device, 0.5)

@@ -16,12 +16,6 @@ from homeroom_aggregator.server.service import open_service
 
 
 @pytest.fixture
-def rules() -> dict[str, Any]:
-    """What the district's rounds are like; a module may have others."""
-    return {}
-
-
-@pytest.fixture
 def district(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rules: dict[str, Any]) -> Iterator[District]:
     monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
     (tmp_path / "keys").mkdir()

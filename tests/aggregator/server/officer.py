@@ -10,9 +10,10 @@ from typing import Any
 
 import httpx
 
+from aggregator import institution
 from aggregator.institution import School
-from homeroom.federation.network.client import Client, join
-from homeroom_aggregator.admin.folder import make_invitations, open_log, read_secret
+from homeroom.federation.network.client import Client
+from homeroom_aggregator.admin.folder import open_log, read_secret
 from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state import login_links
 from homeroom_aggregator.state.members import Role
@@ -26,10 +27,7 @@ def folder(service: Service) -> Path:
 
 
 def enrol(service: Service, address: str, school: str = "", role: Role = "device", consent: str = "letter") -> Client:
-    consents = {school: consent} if school and consent else None
-    (invitation,) = make_invitations(folder(service), address, [(school, role)], consents=consents)
-    key = School().key
-    return Client(join(invitation, key), key)
+    return institution.enrol(service, address, school, role, consents={school: consent} if school and consent else None)
 
 
 def send(client: Client, delta: float = 0.5) -> None:

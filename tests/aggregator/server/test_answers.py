@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from conftest import Attack
 from faults import proxy
 
-from aggregator.institution import learn, make_folder, running
+from aggregator.institution import learn, running
 from aggregator.server.forging import Answer, Asked, Forge, Forger, json_answer
 from homeroom import Device
 from homeroom.cli.main import homeroom
@@ -29,7 +29,7 @@ from homeroom.federation import enrolment
 from homeroom.federation.enrolment import set_network
 from homeroom.federation.network.client import Client, join
 from homeroom_aggregator.admin.folder import invite_devices
-from homeroom_aggregator.server.service import Service, open_service
+from homeroom_aggregator.server.service import Service
 
 FORGED = "forged or stale answers: receipts, refusals, versions, rounds, keys"
 
@@ -39,14 +39,11 @@ def quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "keys").mkdir()
     monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
     monkeypatch.setattr("homeroom.inference.golden.choose_precision", lambda *_, **__: {})  # bundles without graphs
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    opened = open_service(make_folder(tmp_path, buffer_size=1, min_devices=1))
-    yield opened
-    opened.close()
+def rules() -> dict[str, Any]:
+    return {"buffer_size": 1, "min_devices": 1}
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ def test_the_container_installs_what_there_is_and_asks_for_its_health(tmp_path: 
     with running(service) as address:
         here = check.replace("https://127.0.0.1:8340", address)
         assert here != check
-        assert subprocess.run([sys.executable, "-c", here], timeout=30).returncode == 0
+        assert subprocess.run([sys.executable, "-c", here], timeout=60).returncode == 0
     service.close()
     assert subprocess.run([sys.executable, "-c", here], timeout=30, stderr=subprocess.DEVNULL).returncode == 1
 
@@ -75,7 +75,7 @@ def test_sigterm_ends_it_politely_and_its_log_is_proved_or_not(tmp_path: Path) -
         with contextlib.closing(Client(join(invitation, school.key), school.key)) as client:
             assert client.update(school.update(client.round())) == "accepted"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     finally:
         kill(process)
     with contextlib.closing(open_rounds(folder)) as rounds:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -27,72 +28,72 @@ from homeroom_aggregator.admin import backup
 from homeroom_aggregator.admin.folder import create_folder, invite_devices, make_invitations, replace_roster
 from homeroom_aggregator.server.service import Service, open_service
 
-
-@pytest.fixture
-def district(tiny_bundle: tiny.Tiny, tmp_path: Path) -> Iterator[tuple[Service, str]]:
-    folder = tmp_path / "district"
-    asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=2, min_devices=2)
-    create_folder(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
-    service = open_service(folder)
-    with running(service) as address:
-        yield service, address
-    service.close()
-
-
 PROMISE = Privacy(clip_norm=1.0, noise_multiplier=1.0, epsilon=12.0, delta=1e-5)
+PRIVATE = pytest.mark.parametrize("rules", [{"buffer_size": 2, "min_devices": 2, "privacy": PROMISE}])
+OpenSchool = Callable[..., Device]
 
 
 @pytest.fixture
-def private_district(tiny_bundle: tiny.Tiny, tmp_path: Path) -> Iterator[tuple[Service, str]]:
-    folder = tmp_path / "private"
-    asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=2, min_devices=2, privacy=PROMISE)
-    create_folder(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
-    service = open_service(folder)
-    with running(service) as address:
-        yield service, address
-    service.close()
+def rules() -> dict[str, Any]:
+    return {"buffer_size": 2, "min_devices": 2}
 
 
-def open_school(tiny_bundle: tiny.Tiny, folder: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> Device:
-    monkeypatch.setenv("HOMEROOM_KEYS", str(folder.parent / "keys"))
-    (folder.parent / "keys").mkdir(exist_ok=True)
-    device = Device.open(folder, bundle=tiny_bundle.path, root=tiny_bundle.root, threads=1)
-    device.add(*(Sample(**row) for row in tiny.samples(24, seed)))
-    return device
+def make_district(folder: Path, bundle: tiny.Tiny, **rules: Any) -> Service:
+    asked = RoundConfiguration(bundle_id="0" * 64, **rules)
+    create_folder(folder, bundle.path, institution="tests", root_key=bundle.root_key, configuration=asked)
+    return open_service(folder)
 
 
-def enrol(device: Device, service: Service, address: str, tmp_path: Path, name: str) -> None:
+@pytest.fixture
+def service(tiny_bundle: tiny.Tiny, tmp_path: Path, rules: dict[str, Any]) -> Iterator[Service]:
+    opened = make_district(tmp_path / "district", tiny_bundle, **rules)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def school(tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenSchool]:
+    """Opens a device with 24 samples of their own, enrolled where a service is given; closes it at the end."""
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+    (tmp_path / "keys").mkdir()
+    devices: list[Device] = []
+
+    def open_one(service: Service | None = None, address: str = "", seed: int | None = None) -> Device:
+        number = len(devices)
+        device = Device.open(tmp_path / f"s{number}", bundle=tiny_bundle.path, root=tiny_bundle.root, threads=1)
+        devices.append(device)
+        device.add(*(Sample(**row) for row in tiny.samples(24, number if seed is None else seed)))
+        if service:
+            enrol(device, service, address)
+        return device
+
+    yield open_one
+    for device in devices:
+        device.close()
+
+
+def enrol(device: Device, service: Service, address: str) -> None:
     (invitation,) = invite_devices(service.rounds.log.database.path.parent, address, 1)
-    path = tmp_path / f"{name}.json"
-    path.write_bytes(msgspec.json.encode(invitation))
-    device.join(path)
+    device.join(as_text(invitation))
 
 
 def test_a_device_trains_with_the_proximal_term_that_its_aggregator_asks_for(
-    tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: tiny.Tiny, tmp_path: Path, school: OpenSchool
 ) -> None:
     moved: list[float] = []
     for number, mu in enumerate((0.0, 20.0)):
-        folder = tmp_path / f"d{number}"
-        asked = RoundConfiguration(bundle_id="0" * 64, proximal=mu)
-        create_folder(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
-        service, device = open_service(folder), open_school(tiny_bundle, tmp_path / f"s{number}", monkeypatch, 0)
+        service, device = make_district(tmp_path / f"d{number}", tiny_bundle, proximal=mu), school(seed=0)
         with running(service) as address:
-            enrol(device, service, address, tmp_path, f"s{number}")
+            enrol(device, service, address)
         service.close()
         trained = device.train(minutes=1, epochs=2)
         moved.append(float(np.linalg.norm(device.store.versions.theta(trained.version_id) - device.bundle.theta())))
-        device.close()
     assert 0 < moved[1] < moved[0]
 
 
-def test_two_schools_learn_together_and_one_forgets_a_pupil(
-    district: tuple[Service, str], tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    service, address = district
-    schools = [open_school(tiny_bundle, tmp_path / f"s{n}", monkeypatch, n) for n in range(2)]
-    for number, device in enumerate(schools):
-        enrol(device, service, address, tmp_path, f"s{number}")
+def test_two_schools_learn_together_and_one_forgets_a_pupil(service: Service, address: str, school: OpenSchool) -> None:
+    schools = [school(service, address) for _ in range(2)]
+    for device in schools:
         assert device.train(minutes=1, epochs=2).update == "queued"
     first = schools[0].sync()
     assert len(first.sent) == 1
@@ -117,17 +118,13 @@ def test_two_schools_learn_together_and_one_forgets_a_pupil(
         device.sync()
     assert service.rounds.state.version == 2
     assert service.rounds.verify() == []
-    for device in schools:
-        device.close()
 
 
 def test_a_device_asks_a_restored_aggregator_again_to_unlearn(
-    district: tuple[Service, str], tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: Service, address: str, school: OpenSchool, tmp_path: Path
 ) -> None:
-    service, address = district
-    schools = [open_school(tiny_bundle, tmp_path / f"s{n}", monkeypatch, n) for n in range(2)]
-    for number, device in enumerate(schools):
-        enrol(device, service, address, tmp_path, f"s{number}")
+    schools = [school(service, address) for _ in range(2)]
+    for device in schools:
         assert device.train(minutes=1, epochs=1).update == "queued"
         device.sync()
     backup.backup(tmp_path / "district", tmp_path / "saved")
@@ -144,78 +141,70 @@ def test_a_device_asks_a_restored_aggregator_again_to_unlearn(
         assert again.rounds.log.withdrawn(asked)
         assert schools[0].sync().unlearned == ()
     again.close()
-    for device in schools:
-        device.close()
 
 
 def test_a_device_whose_school_has_not_consented_gets_versions_and_says_why_its_updates_wait(
-    district: tuple[Service, str], tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: Service, address: str, school: OpenSchool
 ) -> None:
-    service, address = district
     folder = service.rounds.log.database.path.parent
-    with open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
-        (invitation,) = make_invitations(folder, address, [("Hill School", "device")])
-        device.join(as_text(invitation))
-        device.train(minutes=1, epochs=1)
-        service.rounds.release_unchanged()
-        report = device.sync()
-        assert (report.version, report.sent, report.refused) == (1, (), {})
-        assert report.held == "Hill School has not consented"
-        service.rounds.members.consent("Hill School", "Ms Lee")
-        assert len(device.sync().sent) == 1
+    device = school()
+    (invitation,) = make_invitations(folder, address, [("Hill School", "device")])
+    device.join(as_text(invitation))
+    device.train(minutes=1, epochs=1)
+    service.rounds.release_unchanged()
+    report = device.sync()
+    assert (report.version, report.sent, report.refused) == (1, (), {})
+    assert report.held == "Hill School has not consented"
+    service.rounds.members.consent("Hill School", "Ms Lee")
+    assert len(device.sync().sent) == 1
 
 
 def test_without_a_network_the_update_waits_and_is_sent_later(
-    district: tuple[Service, str], tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: Service, address: str, school: OpenSchool
 ) -> None:
-    service, address = district
-    with open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
-        enrol(device, service, address, tmp_path, "s")
-        device.train(minutes=1, epochs=1)
-        enrolment = device.store.get_secret("identity.enrolment")
-        assert enrolment is not None
-        device.store.put_secret("identity.enrolment", enrolment.replace(address.encode(), b"http://127.0.0.1:9"))
-        with pytest.raises(NetworkError):
-            device.sync()
-        assert device.status()["updates_waiting"] == 1
-        device.store.put_secret("identity.enrolment", enrolment)
-        assert len(device.sync().sent) == 1
-        assert device.status()["updates_waiting"] == 0
+    device = school(service, address)
+    device.train(minutes=1, epochs=1)
+    enrolment = device.store.get_secret("identity.enrolment")
+    assert enrolment is not None
+    device.store.put_secret("identity.enrolment", enrolment.replace(address.encode(), b"http://127.0.0.1:9"))
+    with pytest.raises(NetworkError):
+        device.sync()
+    assert device.status()["updates_waiting"] == 1
+    device.store.put_secret("identity.enrolment", enrolment)
+    assert len(device.sync().sent) == 1
+    assert device.status()["updates_waiting"] == 0
     assert service.rounds.state.pending == 1
 
 
 def test_a_change_of_key_that_was_cut_short_is_finished_at_the_next_sync(
-    district: tuple[Service, str], tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: Service, address: str, school: OpenSchool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service, address = district
-    with open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
-        enrol(device, service, address, tmp_path, "s")
-        device.train(minutes=1, epochs=1)
-        before = device.store.get_secret("identity.key")
+    device = school(service, address)
+    device.train(minutes=1, epochs=1)
+    before = device.store.get_secret("identity.key")
 
-        def cut(*_: object) -> None:
-            raise KeyboardInterrupt
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
 
-        with monkeypatch.context() as patched:
-            patched.setattr(device.store, "step", cut)
-            with pytest.raises(KeyboardInterrupt):
-                device.rotate_key()
-        assert device.store.get_secret("identity.key") == before
-        report = device.sync()
-        assert len(report.sent) == 1, "the update that the old key signed"
-        assert report.clock_off_s is not None
-        assert abs(report.clock_off_s) < 60
-        assert device.store.get_secret("identity.key") != before
-        assert service.members.count() == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(device.store, "step", cut)
+        with pytest.raises(KeyboardInterrupt):
+            device.rotate_key()
+    assert device.store.get_secret("identity.key") == before
+    report = device.sync()
+    assert len(report.sent) == 1, "the update that the old key signed"
+    assert report.clock_off_s is not None
+    assert abs(report.clock_off_s) < 60
+    assert device.store.get_secret("identity.key") != before
+    assert service.members.count() == 1
 
 
+@PRIVATE
 def test_two_schools_in_private_rounds_end_with_the_same_noised_theta_and_know_what_it_cost(
-    private_district: tuple[Service, str], tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: Service, address: str, school: OpenSchool
 ) -> None:
-    service, address = private_district
-    schools = [open_school(tiny_bundle, tmp_path / f"s{n}", monkeypatch, n) for n in range(2)]
-    for number, device in enumerate(schools):
-        enrol(device, service, address, tmp_path, f"s{number}")
+    schools = [school(service, address) for _ in range(2)]
+    for device in schools:
         assert device.train(minutes=1, epochs=2).update == "queued"
         (waiting,) = device.store.outbox.pending()
         sent = read_update(waiting.data, service.rounds.configuration, device.bundle.manifest.layout)
@@ -238,118 +227,100 @@ def test_two_schools_in_private_rounds_end_with_the_same_noised_theta_and_know_w
     assert answered.bounded == first.sent
     assert answered.unlearned == ()
     assert service.rounds.verify() == []
-    for device in schools:
-        device.close()
 
 
+@PRIVATE
 def test_an_aggregator_that_drops_its_promise_gets_nothing_until_the_school_joins_anew(
-    private_district: tuple[Service, str], tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: Service, address: str, school: OpenSchool
 ) -> None:
-    service, address = private_district
-    with open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
-        enrol(device, service, address, tmp_path, "s")
-        device.train(minutes=1, epochs=1)
-        follow_bundle(device.store, device.bundle)  # as after a change of bundle: the promise is not forgotten
-        for worse in (None, Privacy(clip_norm=1.0, noise_multiplier=0.1, epsilon=500.0, delta=1e-5)):
-            announce(service.rounds, privacy=worse)
-            with pytest.raises(TrustError, match="when this device joined"):
-                device.sync()
-        assert service.rounds.log.count("update") == 0
-        assert len(device.store.outbox.pending()) == 1
-        assert privacy_ledger.read_ledger(device.store) == []
-        announce(service.rounds, privacy=None)
-        enrol(device, service, address, tmp_path, "agreed")
-        events = [line["event"] for line in device.store.audit()]
-        assert [e for e in events if e.startswith("private rounds")] == ["private rounds on", "private rounds off"]
+    device = school(service, address)
+    device.train(minutes=1, epochs=1)
+    follow_bundle(device.store, device.bundle)  # as after a change of bundle: the promise is not forgotten
+    for worse in (None, Privacy(clip_norm=1.0, noise_multiplier=0.1, epsilon=500.0, delta=1e-5)):
+        announce(service.rounds, privacy=worse)
+        with pytest.raises(TrustError, match="when this device joined"):
+            device.sync()
+    assert service.rounds.log.count("update") == 0
+    assert len(device.store.outbox.pending()) == 1
+    assert privacy_ledger.read_ledger(device.store) == []
+    announce(service.rounds, privacy=None)
+    enrol(device, service, address)
+    events = [line["event"] for line in device.store.audit()]
+    assert [e for e in events if e.startswith("private rounds")] == ["private rounds on", "private rounds off"]
 
 
+@PRIVATE
 def test_an_update_that_was_made_for_plain_rounds_never_leaves_for_private_ones(
-    private_district: tuple[Service, str], tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: Service, address: str, school: OpenSchool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service, address = private_district
-    with open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
-        enrol(device, service, address, tmp_path, "s")
-        device.train(minutes=1, epochs=1)
-        (waiting,) = device.store.outbox.pending()
-        plain = RoundConfiguration(bundle_id=device.bundle.bundle_id)
-        device.store.outbox.drop(waiting.update_id)
-        agreement.store_round(device.store, plain)
-        queue_newest_update(device.store, device.bundle)
-        (waiting,) = device.store.outbox.pending()
-        device.store.outbox.mark_sending(
-            waiting.update_id
-        )  # begun before the rounds became private: it is not made anew
-        arrived: list[bytes] = []
-        monkeypatch.setattr(service.rounds, "update", lambda data, sender: arrived.append(data))
-        report = device.sync()
-        assert list(report.refused) == [waiting.update_id]
-        assert arrived == []
-        assert device.store.outbox.pending() == []
+    device = school(service, address)
+    device.train(minutes=1, epochs=1)
+    (waiting,) = device.store.outbox.pending()
+    plain = RoundConfiguration(bundle_id=device.bundle.bundle_id)
+    device.store.outbox.drop(waiting.update_id)
+    agreement.store_round(device.store, plain)
+    queue_newest_update(device.store, device.bundle)
+    (waiting,) = device.store.outbox.pending()
+    device.store.outbox.mark_sending(waiting.update_id)  # begun before the rounds became private: it is not made anew
+    arrived: list[bytes] = []
+    monkeypatch.setattr(service.rounds, "update", lambda data, sender: arrived.append(data))
+    report = device.sync()
+    assert list(report.refused) == [waiting.update_id]
+    assert arrived == []
+    assert device.store.outbox.pending() == []
 
 
+@PRIVATE
 def test_a_device_stops_at_its_own_budget_whatever_the_aggregator_says(
-    private_district: tuple[Service, str], tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: Service, address: str, school: OpenSchool
 ) -> None:
-    service, address = private_district
-    with open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
-        enrol(device, service, address, tmp_path, "s")
-        device.train(minutes=1, epochs=1)
-        entered = [privacy_ledger.LedgerEntry(f"{n:032x}", 1.0) for n in range(9)]
-        privacy_ledger.LEDGER.write(device.store, entered)
-        (reason,) = device.sync().refused.values()
-        assert "epsilon 12" in reason
-        assert service.rounds.log.count("update") == 0
-        assert device.status()["privacy"]["updates_sent"] == 9
+    device = school(service, address)
+    device.train(minutes=1, epochs=1)
+    entered = [privacy_ledger.LedgerEntry(f"{n:032x}", 1.0) for n in range(9)]
+    privacy_ledger.LEDGER.write(device.store, entered)
+    (reason,) = device.sync().refused.values()
+    assert "epsilon 12" in reason
+    assert service.rounds.log.count("update") == 0
+    assert device.status()["privacy"]["updates_sent"] == 9
 
 
+@pytest.mark.parametrize("rules", [{"secure": SecureRules(minimum=3, cohort=3, drop_rate=0.0)}])
 def test_whole_devices_sum_in_secret_and_one_forgets_a_pupil(
-    tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: Service, address: str, school: OpenSchool, tiny_bundle: tiny.Tiny, tmp_path: Path
 ) -> None:
-    folder, signer = tmp_path / "district", new_key()
-    rules = SecureRules(minimum=3, cohort=3, drop_rate=0.0)
-    asked = RoundConfiguration(bundle_id="0" * 64, secure=rules)
-    create_folder(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
-    service = open_service(folder)
-    schools = [open_school(tiny_bundle, tmp_path / f"s{n}", monkeypatch, n) for n in range(3)]
-    with running(service) as address:
-        for number, device in enumerate(schools):
-            enrol(device, service, address, tmp_path, f"s{number}")
-            assert device.train(minutes=1, epochs=1).update == "queued"
-        names = [device.status()["device_key"] for device in schools]
-        word = certify(tiny_bundle.root_key, "roster", signer, "tests")
-        roster = make_roster(signer, word, names, serial=1, minimum=3, institution="tests")
-        replace_roster(folder, msgspec.json.encode(roster))
-        said = [device.sync().secure for _ in range(5) for device in schools if service.rounds.state.version == 0]
-        assert said[0].startswith("joined a cohort; waits for others to join")
-        assert service.rounds.state.version == 1
-        assert service.rounds.log.count("update") == 0
-        reports = [device.sync() for device in schools]
-        assert {report.version for report in reports} == {1}
-        schools[0].forget(schools[0].store.subjects()[0])
-        assert len(schools[0].sync().unlearned) == 1
-        assert service.rounds.state.theta.tobytes() == service.rounds.bundle.theta().tobytes()
-        assert service.rounds.verify() == []
+    schools, signer = [school(service, address) for _ in range(3)], new_key()
     for device in schools:
-        device.close()
-    service.close()
-
-
-def test_a_device_that_is_not_asked_into_a_synchronous_round_keeps_its_update(
-    tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, rules = tmp_path / "district", CohortRules(deadline_s=3600, quorum=1, over=1)
-    asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=1, min_devices=1, max_staleness=0, cohort=rules)
-    create_folder(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
-    service = open_service(folder)
-    with running(service) as address, open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
-        assert service.rounds.synchronous
-        assert service.rounds.synchronous.ask("another", 0)
-        enrol(device, service, address, tmp_path, "s")
-        device.train(minutes=1, epochs=1)
-        report = device.sync()
-        assert (report.sent, report.refused) == ((), {})
-        assert device.status()["updates_waiting"] == 1
-        service.rounds.synchronous.begin_again()
-        assert len(device.sync().sent) == 1
+        assert device.train(minutes=1, epochs=1).update == "queued"
+    names = [device.status()["device_key"] for device in schools]
+    word = certify(tiny_bundle.root_key, "roster", signer, "tests")
+    roster = make_roster(signer, word, names, serial=1, minimum=3, institution="tests")
+    replace_roster(tmp_path / "district", msgspec.json.encode(roster))
+    said = [device.sync().secure for _ in range(5) for device in schools if service.rounds.state.version == 0]
+    assert said[0].startswith("joined a cohort; waits for others to join")
     assert service.rounds.state.version == 1
-    service.close()
+    assert service.rounds.log.count("update") == 0
+    reports = [device.sync() for device in schools]
+    assert {report.version for report in reports} == {1}
+    schools[0].forget(schools[0].store.subjects()[0])
+    assert len(schools[0].sync().unlearned) == 1
+    assert service.rounds.state.theta.tobytes() == service.rounds.bundle.theta().tobytes()
+    assert service.rounds.verify() == []
+
+
+ONE_A_ROUND = CohortRules(deadline_s=3600, quorum=1, over=1)
+
+
+@pytest.mark.parametrize("rules", [{"buffer_size": 1, "min_devices": 1, "max_staleness": 0, "cohort": ONE_A_ROUND}])
+def test_a_device_that_is_not_asked_into_a_synchronous_round_keeps_its_update(
+    service: Service, address: str, school: OpenSchool
+) -> None:
+    assert service.rounds.synchronous
+    assert service.rounds.synchronous.ask("another", 0)
+    device = school(service, address)
+    device.train(minutes=1, epochs=1)
+    report = device.sync()
+    assert (report.sent, report.refused) == ((), {})
+    assert device.status()["updates_waiting"] == 1
+    service.rounds.synchronous.begin_again()
+    assert len(device.sync().sent) == 1
+    assert service.rounds.state.version == 1

@@ -24,7 +24,6 @@ from homeroom.federation.network.client import Client
 from homeroom.federation.network.settings import NetworkSettings
 from homeroom_aggregator.admin.folder import invite_devices, read_facts
 from homeroom_aggregator.server.routes import Service
-from homeroom_aggregator.server.service import open_service
 
 pytest.importorskip("zeroconf")
 NOWHERE = "http://127.0.0.1:9"
@@ -38,14 +37,6 @@ def this_machine_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "homeroom.inference.golden.choose_precision", lambda *_, **__: {}
     )  # these bundles hold no graphs
     monkeypatch.setattr(discovery, "INTERFACES", ["127.0.0.1"])
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    opened = open_service(make_folder(tmp_path))
-    yield opened
-    opened.rounds.close()
 
 
 @contextlib.contextmanager

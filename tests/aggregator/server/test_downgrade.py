@@ -70,7 +70,7 @@ class District:
     def stop(self) -> None:
         if self.process:
             self.process.terminate()
-            self.process.wait(20)
+            self.process.wait(60)
             self.process = None
 
     def invitation(self, address: str) -> Invitation:

@@ -7,6 +7,7 @@ import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from aggregator.institution import START, School, latest, make_folder
+from aggregator.institution import START, School, latest
 from homeroom.contract.canonical_json import digest
 from homeroom.contract.delta import apply_delta, make_delta
 from homeroom.contract.signing import certify, new_key
@@ -29,22 +30,15 @@ from homeroom.federation.network.settings import NetworkSettings
 from homeroom.federation.network.transport import Connection, read_bounded
 from homeroom.runtime.bundle import install
 from homeroom_aggregator.admin.folder import invite_devices
-from homeroom_aggregator.server.service import Service, open_service
+from homeroom_aggregator.server.service import Service
 
 KEY = new_key()
 WORD = certify(new_key(), "aggregator", KEY, "tests")
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    opened = open_service(make_folder(tmp_path, buffer_size=1, min_devices=1))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(autouse=True)
-def nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
+def rules() -> dict[str, Any]:
+    return {"buffer_size": 1, "min_devices": 1}
 
 
 def enrol(service: Service, address: str, network: NetworkSettings | None = None) -> tuple[School, Client]:
@@ -287,7 +281,7 @@ def test_polls_are_answered_while_a_difference_is_computed(
 
     def slow(old: np.ndarray, version: bytes) -> bytes:
         began.set()
-        assert goes_on.wait(20)
+        assert goes_on.wait(60)
         return make_delta(old, version)
 
     school, client = enrol(service, address)
@@ -296,11 +290,11 @@ def test_polls_are_answered_while_a_difference_is_computed(
     found: list[bytes | None] = []
     fetching = threading.Thread(target=lambda: found.append(client.newest(0, START, tmp_path / "parts")[0]))
     fetching.start()
-    assert began.wait(10)
+    assert began.wait(60)
     _, other = enrol(service, address)
     assert latest(other, 1) is None, "who has it already hears so at once"
     assert other.update(School(other.key).update(other.round(), 0.5)) == "accepted"
     assert not found
     goes_on.set()
-    fetching.join(10)
+    fetching.join(60)
     assert found == [service.rounds.version(1)]

@@ -9,6 +9,7 @@ import datetime
 import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import msgspec
 import numpy as np
@@ -39,8 +40,6 @@ def quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "homeroom.inference.golden.choose_precision", lambda *_, **__: {}
     )  # these bundles hold no graphs
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
-    monkeypatch.setattr(transport, "READ_TIMEOUT_S", 0.5)
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
     opened = open_service(make_folder(tmp_path, buffer_size=1, min_devices=1, max_staleness=10_000))
     opened.meter.limits = DeviceLimits(0, 0, 0, 0)
     yield opened
-    opened.rounds.close()
+    opened.close()
 
 
 @contextlib.contextmanager
@@ -74,7 +73,7 @@ def many_syncs(service: Service, tmp_path: Path, count: int, every: int) -> None
     with running(service) as address, classroom(service, tmp_path, address) as device:
         bad = proxy.Proxy(address, proxy.seeded(7, 0.3))
         made, failed, marks = 0, 0, list[tuple[int, int]]()
-        with proxy.running(bad) as through:
+        with proxy.running(bad) as through, mock.patch.object(transport, "READ_TIMEOUT_S", 0.5):
             set_network(device.store, address=through, lan="off")
             for number in range(count):
                 if number % every == 0 and not device.store.outbox.pending():

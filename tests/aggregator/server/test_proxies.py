@@ -55,14 +55,14 @@ def nginx(tmp_path: Path, upstream: int, drop: str = "") -> Iterator[int]:
     (tmp_path / "n" / "conf").write_text(whole)
     process = subprocess.Popen(["nginx", "-p", str(tmp_path / "n"), "-c", str(tmp_path / "n" / "conf")])
     try:
-        for _ in range(100):
+        for _ in range(1000):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
             time.sleep(0.05)
         yield port
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def homeroom_command(*words: str) -> str:

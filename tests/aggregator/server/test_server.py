@@ -10,6 +10,7 @@ import json
 import logging
 import socket
 import ssl
+import threading
 import time
 from pathlib import Path
 
@@ -21,26 +22,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
-from aggregator.institution import School, latest, make_folder, running
+from aggregator.institution import School, enrol, latest, make_folder, running
 from homeroom.contract import http_signatures
 from homeroom.errors import DiskFullError, InputError, NetworkError, UpdateError
-from homeroom.federation.network.client import Client, join
+from homeroom.federation.network.client import Client
 from homeroom_aggregator.admin.configuration import DistrictConfiguration, RequestLimits
-from homeroom_aggregator.admin.folder import invite_devices, open_rounds
+from homeroom_aggregator.admin.folder import open_rounds
 from homeroom_aggregator.merge import checkpoint
 from homeroom_aggregator.server import metrics, serve
 from homeroom_aggregator.server.service import Service, open_service
 
 
-def enrol(service: Service, address: str) -> Client:
-    (invitation,) = invite_devices(service.rounds.log.database.path.parent, address, 1)
-    key = School().key
-    return Client(join(invitation, key), key)
-
-
 def connect(address: str) -> socket.socket:
     host, port = address.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=5)
+    return socket.create_connection((host, int(port)), timeout=60)
 
 
 def test_who_sends_no_headers_is_hung_up_on(tmp_path: Path) -> None:
@@ -382,19 +377,39 @@ def test_tls_by_two_files(service: Service, tmp_path: Path) -> None:
 
 
 def test_polls_are_answered_while_the_writer_is_busy(service: Service, address: str) -> None:
-    client = enrol(service, address)
+    client, begun, goes_on = enrol(service, address), threading.Event(), threading.Event()
     client.round()
 
-    async def busy() -> None:
-        await service.writer.do(lambda: time.sleep(1.0))
+    def hold() -> None:
+        begun.set()
+        goes_on.wait(60)
 
-    import threading
+    async def busy() -> None:
+        await service.writer.do(hold)
 
     working = threading.Thread(target=lambda: asyncio.run(busy()))
     working.start()
-    start = time.monotonic()
+    assert begun.wait(60)
     client.round()
     latest(client, 0)
-    took_s = time.monotonic() - start
-    assert working.is_alive(), f"the polls waited for the writer: {took_s:.2f} s"
+    assert working.is_alive(), "the polls waited for the writer"
+    goes_on.set()
     working.join()
+
+
+def test_a_look_at_the_log_that_fails_does_not_end_the_writer(
+    service: Service, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed, data_version = threading.Event(), service.rounds.log.data_version
+
+    def fail_once() -> int:
+        if failed.is_set():
+            return data_version()
+        failed.set()
+        raise DiskFullError("no space left")
+
+    monkeypatch.setattr("homeroom_aggregator.server.write_thread.LOOK_ELSEWHERE_S", 0.01)
+    client = enrol(service, address)
+    monkeypatch.setattr(service.rounds.log, "data_version", fail_once)
+    assert failed.wait(60)
+    assert client.update(School(client.key).update(client.round(), 0.5)) == "accepted"

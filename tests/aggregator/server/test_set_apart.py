@@ -50,7 +50,7 @@ def serve(folder: Path, mark: str) -> tuple[subprocess.Popen[str], str, list[str
         lines.append(line.strip())
         if line.startswith("listening on "):
             address = line.split()[-1]
-            httpx.get(f"{address}/v1/health", timeout=30)
+            httpx.get(f"{address}/v1/health", timeout=60)
             break
     return process, address, lines
 
@@ -77,7 +77,7 @@ def test_an_update_that_kills_its_reader_is_not_read_again(tmp_path: Path, attac
         clients.append(Client(join(invitation, school.key), school.key))
     with contextlib.suppress(NetworkError, UpdateError):
         clients[0].update(data)
-    assert process.wait(20) == 139
+    assert process.wait(60) == 139
     process, address, _ = serve(folder, mark)
     try:
         with pytest.raises(UpdateError) as caught:
@@ -104,7 +104,7 @@ def test_a_row_that_kills_its_reader_is_set_apart_and_the_rest_counts(tmp_path: 
         ids = [rounds.update(school.update(rounds.configuration, 0.5), school.name)[0] for school in schools[:2]]
     process, address, _ = serve(folder, ids[0])
     attack.got += bool(address)
-    assert process.wait(20) == 139
+    assert process.wait(60) == 139
     process, address, _ = serve(folder, ids[0])
     assert address
     kill(process)

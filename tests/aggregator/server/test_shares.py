@@ -15,14 +15,13 @@ import numpy as np
 import pytest
 from conftest import Attack
 
-from aggregator.institution import START, School, make_folder, running
+from aggregator.institution import START, School, enrol, make_folder, running
 from aggregator.server.test_server import head_of, self_signed
 from homeroom.contract import http_signatures
 from homeroom.contract.update_checks import read_update
 from homeroom.errors import NetworkError, UpdateError
-from homeroom.federation.network.client import Client, join
+from homeroom.federation.network.client import Client
 from homeroom_aggregator.admin.configuration import DeviceLimits, DistrictConfiguration, RequestLimits
-from homeroom_aggregator.admin.folder import invite_devices
 from homeroom_aggregator.merge.replay import Replayed
 from homeroom_aggregator.server.auth import Nonces
 from homeroom_aggregator.server.rate_limits import Holder, MemoryBudget, RateMeter
@@ -44,7 +43,7 @@ def test_an_answer_must_be_read_as_fast_as_a_body_must_come(tmp_path: Path) -> N
     with running(service) as address:
         client = enrol(service, address)
         with get_version(client, address, "7"):
-            end_s = time.monotonic() + 20
+            end_s = time.monotonic() + 60
             while unread_bytes(service) == 0 and time.monotonic() < end_s:
                 time.sleep(0.05)
             assert unread_bytes(service) > 0
@@ -62,16 +61,10 @@ def get_version(client: Client, address: str, number: str) -> socket.socket:
     request = http_signatures.Request("GET", f"{address}{path}", {"Host": f"{host}:{port}"})
     http_signatures.sign_request(request, b"", client.key, nonce)
     lines = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
-    line = socket.create_connection((host, int(port)), timeout=5)
+    line = socket.create_connection((host, int(port)), timeout=60)
     line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     line.sendall(f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode())
     return line
-
-
-def enrol(service: Service, address: str, school: str = "") -> Client:
-    (invitation,) = invite_devices(service.rounds.log.database.path.parent, address, 1)
-    key = School().key
-    return Client(join(invitation, key), key)
 
 
 @pytest.mark.attack("bounds", "one nonce for many bodies")
@@ -79,15 +72,17 @@ def test_a_nonce_opens_one_body(service: Service, address: str, attack: Attack) 
     head = head_of(enrol(service, address).key, address, "content-length: 300000\r\n")
     host, port = address.removeprefix("http://").split(":")
     with contextlib.ExitStack() as stack:
-        lines = [stack.enter_context(socket.create_connection((host, int(port)), timeout=5)) for _ in range(8)]
+        lines = [stack.enter_context(socket.create_connection((host, int(port)), timeout=60)) for _ in range(8)]
         for line in lines:
             line.sendall(head + bytes(300_000))
-        time.sleep(0.5)
         refused = 0
         for line in lines[:]:
             refused += b'"code":"nonce"' in line.recv(4000)
         attack.got += len(lines) - 1 - refused
-        assert service.room.used_bytes == 0
+    end_s = time.monotonic() + 60
+    while service.room.used_bytes and time.monotonic() < end_s:
+        time.sleep(0.05)
+    assert service.room.used_bytes == 0
 
 
 @pytest.mark.attack("bounds", "a device that fills the bodies' memory")
@@ -168,7 +163,7 @@ def test_a_withdrawal_is_replayed_beside_the_writer(
 
     def slow(log: Log) -> Replayed:
         result = replayed(log)
-        waits.wait(20)
+        waits.wait(60)
         return result
 
     monkeypatch.setattr(rounds, "replayed", slow)
@@ -186,7 +181,7 @@ def test_a_withdrawal_is_replayed_beside_the_writer(
     assert clients[3].unlearn(other) == "accepted"
     attack.got += rounds.state.version
     waits.set()
-    end_s = time.monotonic() + 20
+    end_s = time.monotonic() + 60
     while rounds.stale and time.monotonic() < end_s:
         time.sleep(0.05)
     assert rounds.state.version == 1
@@ -213,7 +208,9 @@ def test_used_nonces_cost_a_bit() -> None:
 
 
 @pytest.mark.attack("bounds", "a stranger's connection that asks for answers without a pause")
-def test_a_strangers_connection_has_few_answers_at_once(service: Service, address: str, attack: Attack) -> None:
+def test_a_strangers_connection_has_few_answers_at_once(
+    service: Service, address: str, attack: Attack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = enrol(service, address)
     with httpx.Client() as stranger:
         start_s = time.monotonic()
@@ -221,10 +218,10 @@ def test_a_strangers_connection_has_few_answers_at_once(service: Service, addres
             assert stranger.get(f"{address}/v1/health").status_code == 200
         took_s = time.monotonic() - start_s
     attack.got += took_s < 1.5
-    start_s = time.monotonic()
-    for _ in range(20):
-        client.round()
-    assert time.monotonic() - start_s < 6, "a member's waits for nothing"
+    client.round()
+    monkeypatch.setattr("homeroom_aggregator.server.connections.STRANGERS_PAUSE_S", 1000.0)
+    for _ in range(5):
+        client.round()  # a member's waits for nothing
     attack.noticed = f"six answers in {took_s:.1f} s"
 
 
@@ -248,10 +245,10 @@ def test_silent_connections_before_tls_make_room(service: Service, tmp_path: Pat
     with running(service, certificate, key) as address, contextlib.ExitStack() as stack:
         host, port = address.removeprefix("http://").split(":")
         for _ in range(100):
-            stack.enter_context(socket.create_connection((host, int(port)), timeout=5))
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
         trusting = ssl.create_default_context(cafile=certificate)
         secure = address.replace("http://", "https://")
-        attack.got += httpx.get(f"{secure}/v1/health", verify=trusting, timeout=20).status_code != 200
+        attack.got += httpx.get(f"{secure}/v1/health", verify=trusting, timeout=60).status_code != 200
         assert service.connections.evicted >= 60
 
 

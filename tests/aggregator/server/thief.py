@@ -39,7 +39,7 @@ class Thief:
 
     def _answer(self, taken: socket.socket) -> None:
         with contextlib.suppress(OSError), taken:
-            taken.settimeout(5)
+            taken.settimeout(60)
             connection = self._tls.wrap_socket(taken, server_side=True) if self._tls else taken
             request = b""
             while b"\r\n\r\n" not in request and (part := connection.recv(1 << 16)):
@@ -59,7 +59,7 @@ def thief(reply: Reply = lambda _: NOTHING, tls: ssl.SSLContext | None = None, p
     finally:
         made.listening.shutdown(socket.SHUT_RDWR)
         made.listening.close()
-        thread.join(5)
+        thread.join(60)
 
 
 def other_key(folder: Path) -> ssl.SSLContext:

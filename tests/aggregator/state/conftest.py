@@ -21,7 +21,7 @@ def district(tmp_path: Path) -> Iterator[District]:
     try:
         yield District(folder, address)
         process.terminate()
-        process.wait(20)
+        process.wait(60)
         with contextlib.closing(open_rounds(folder)) as rounds:
             assert rounds.verify() == []
     finally:

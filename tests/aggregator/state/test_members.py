@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,39 +14,18 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from aggregator.institution import ROOT, School, make_folder, running
+from aggregator.institution import ROOT, School, enrol, make_folder, running
 from homeroom.cli.main import homeroom
 from homeroom.contract.invitation import Enrolment, Invitation, as_text, read_invitation
 from homeroom.contract.signing import certify, new_key, public_hex, write_key
 from homeroom.errors import InputError, NetworkError, StoreError, TrustError, UpdateError
 from homeroom.federation.network.client import Client, join
 from homeroom_aggregator.admin.configuration import DeviceLimits
-from homeroom_aggregator.admin.folder import invite_devices, make_invitations, recover_key
+from homeroom_aggregator.admin.folder import invite_devices, recover_key
 from homeroom_aggregator.server import auth
 from homeroom_aggregator.server.rate_limits import DAY_S, RateMeter
 from homeroom_aggregator.server.service import Service, open_service
 from homeroom_aggregator.state import audit, members, one_time_codes
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    with closing(sqlite3.connect(":memory:")):
-        opened = open_service(make_folder(tmp_path))
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def address(service: Service) -> Iterator[str]:
-    with running(service) as where:
-        yield where
-
-
-def enrol(service: Service, address: str, school: str = "", role: members.Role = "device", **more: Any) -> Client:
-    folder = service.rounds.log.database.path.parent
-    (invitation,) = make_invitations(folder, address, [(school, role)], **more)
-    key = School().key
-    return Client(join(invitation, key), key)
 
 
 def update(client: Client) -> str:

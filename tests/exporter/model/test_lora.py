@@ -244,7 +244,7 @@ def test_two_devices_train_lora_and_an_aggregator_merges_it(
         assert np.mean(right) > 0.9
         for device in (*schools, fresh):
             device.close()
-    service.rounds.close()
+    service.close()
 
 
 def test_golden_outputs_find_a_machine_that_computes_something_else(

@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import tiny
 
@@ -101,10 +102,8 @@ def test_a_days_minutes_are_not_exceeded_by_starting_again(place: Path, monkeypa
     monkeypatch.setattr("homeroom.device.device.training_settings", lambda *_: endless)
     made(place, minutes=0.1).cycle()
     again = made(place, minutes=0.1)
-    began = time.monotonic()
     again.cycle()
     assert said(again)["waiting to train"] == "today's minutes are spent"
-    assert time.monotonic() - began < 6 * 60
 
     monkeypatch.setattr("homeroom.system.clock.local_now", lambda: datetime.datetime(2031, 1, 1))
     report = []
@@ -323,13 +322,14 @@ def test_the_agent_of_the_command_line_runs_until_it_is_told_to_stop(place: Path
     command = [sys.executable, "-m", "homeroom", "device", "run", str(place / "device")]
     command += ["--inbox", str(place / "inbox"), "--settled", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        for _ in range(600):
+        for _ in range(1200):
             standing = status.read_status(place / "device")
             if standing is not None and standing.last_trained and standing.doing == "resting":
                 break
             time.sleep(0.2)
         assert (place / "device" / "agent" / "page.json").exists()
         if os.name != "nt":
+            assert psutil.Process(process.pid).nice() == min(19, psutil.Process().nice() + 10), "others go first"
             assert (place / "device" / "agent" / "page.json").stat().st_mode & 0o077 == 0
         process.terminate()
         _, told = process.communicate(timeout=60)

@@ -128,7 +128,7 @@ def decoded(name: str, examples: int) -> None:
     @given(near(original))
     def one(data: bytes) -> None:
         tracemalloc.start()
-        start_s = time.monotonic()
+        start_s = time.thread_time()
         try:
             decode(data)
         except HomeroomError:
@@ -136,7 +136,7 @@ def decoded(name: str, examples: int) -> None:
         finally:
             _, peak_bytes = tracemalloc.get_traced_memory()
             tracemalloc.stop()
-        assert time.monotonic() - start_s < MOST_S
+        assert time.thread_time() - start_s < MOST_S
         assert peak_bytes < MOST_BYTES
 
     one()

@@ -166,7 +166,7 @@ def https(paths: tuple[Path, Path]) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(5)
+        thread.join(60)
 
 
 def visit(address: str, settings: NetworkSettings | None = None) -> bytes:

@@ -74,7 +74,7 @@ def test_the_next_pictures_are_decoded_while_the_backbone_runs(monkeypatch: pyte
 
     def run(feeds: Any) -> Any:
         following = BATCH_MEDIA * (len(waited) + 1)
-        waited.append(following >= len(pictures) or begun[following].wait(10))
+        waited.append(following >= len(pictures) or begun[following].wait(60))
         return backbone(feeds)
 
     expected = dict(compute(bundle, graphs, "image", pictures))
