@@ -411,11 +411,11 @@ def folders() -> list[Kind]:
         folder_kind("a text of Notepad in UTF-16", "read", lambda f: with_file(f, "cat/b.txt", "the cat".encode("utf-16")), lambda o: right_if(inputs_of(o, "word") == ["the cat"])),
         folder_kind("a text in Windows-1252", "refused, saying how", lambda f: with_file(f, "cat/b.txt", "el rat\u00f3n".encode("cp1252")), None, "save it as UTF-8"),
         folder_kind("a voice message of a messenger", "read", lambda f: with_file(f, "cat/PTT-20260101-WA0001.opus", written(word(rate=48_000), "OGG", "OPUS", 48_000)), lambda o: right_if(len(o.samples) == 2)),
-        folder_kind("a video among the pictures", "named", lambda f: with_file(f, "cat/b.mov", b"\0\0\0\x14ftypqt  "), named(said=("b.mov",))),
         folder_kind("a TIFF among the pictures", "read", lambda f: with_file(f, "cat/b.tiff", encoded(rgb(), "TIFF")), lambda o: right_if(len(o.samples) == 2)),
         folder_kind("an Opus sound", "read", lambda f: with_file(f, "cat/b.opus", written(word(rate=48_000), "OGG", "OPUS", 48_000)), lambda o: right_if(len(o.samples) == 2)),
         folder_kind("a link out of the folder", "not followed, and named", linked, named(said=("b.png",)), "b.png"),
         folder_kind("a pipe", "not read, and named", piped, named(said=("b.png",)), "b.png"),
+        folder_kind("a folder that unpacking put into another, with its sheet", "its labels", lambda f: with_file(f, "cat/labels.csv", b"file,label.category\na.png,fish\n"), labels({"category": "fish"})),
         folder_kind("an empty folder", "refused", lambda f: f, None, "no pictures"),
         folder_kind("a zip of media", "refused", zipped, None, "zip"),
     ]  # fmt: skip

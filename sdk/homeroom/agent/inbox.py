@@ -20,7 +20,7 @@ from homeroom.agent.acceptance import WaitingEntry, waiting_entry
 from homeroom.agent.status import AGENT_FOLDER
 from homeroom.contract.invitation import Enrolment
 from homeroom.data.ingest.column_memory import MEMORY_FILE
-from homeroom.data.ingest.folder import EXTRA_SUFFIXES, JUNK_NAMES, MODALITY_OF
+from homeroom.data.ingest.folder import EXTRA_SUFFIXES, HIDDEN_MARKS, JUNK_NAMES, MODALITY_OF, NOT_READ
 from homeroom.data.ingest.sheet import SHEET_SUFFIXES
 from homeroom.device.device import Device
 from homeroom.device.receipt import AddReceipt
@@ -74,7 +74,8 @@ def settled_entries(inbox: Path, now: float, settled_s: float) -> list[Path]:
         return []  # an unreachable share
     settled = []
     for entry in entries:
-        if entry.name.startswith(".") or entry.name == REFUSED_FOLDER or entry.suffix.lower() in UNFINISHED_SUFFIXES:
+        unfinished = entry.suffix.lower() in UNFINISHED_SUFFIXES
+        if unfinished or entry.name.startswith(HIDDEN_MARKS) or entry.name == REFUSED_FOLDER:
             continue
         try:
             if quiet(entry):
@@ -96,7 +97,7 @@ def why_no_entry(entry: Path) -> str:
         return ""
     if entry.suffix.lower() in (*MODALITY_OF, *EXTRA_SUFFIXES):
         return "put media into a folder: its name, or a sheet beside them, labels them"
-    return "files of this kind are not read"
+    return NOT_READ.get(entry.suffix.lower(), "it is not read: put sheets, .jsonl files or folders of media here")
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def files_below(entry: Path) -> dict[Path, tuple[int, int]]:
 
 def is_junk(path: Path) -> bool:
     """Whether a file is one that systems leave in folders, and nobody misses."""
-    return path.name.lower() in (*JUNK_NAMES, ".ds_store") or path.name.startswith("._")
+    return path.name.lower() in (*JUNK_NAMES, ".ds_store") or path.name.startswith(("._", "~$"))
 
 
 def remove_read(entry: Path, before: Mapping[Path, tuple[int, int]], receipt: AddReceipt) -> bool:

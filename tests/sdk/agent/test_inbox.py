@@ -91,3 +91,40 @@ def test_what_is_no_entry_stays_and_is_named(place: Path) -> None:
     assert sorted(unread) == sorted(path.name for path in box.iterdir())
     assert "labels them" in unread["a.png"]
     assert "get it again" in unread["invitation-1.json"]
+
+
+def test_a_folder_that_unpacking_put_into_another_is_read_by_its_sheet(place: Path) -> None:
+    folder = place / "inbox" / "lesson" / "cat"
+    (folder / "labels.csv").write_text("file,label.category\na.png,fish\n")
+    (folder / "~$labels.xlsx").write_bytes(b"open in Excel")
+    assert take_in(place) == (1, 0)
+    with Device.open(place / "device", threads=1) as device:
+        assert [sample.labels for sample in device.store.samples()] == [{"category": "fish"}]
+    assert names(place) == []
+
+
+def test_a_sheet_in_one_of_several_folders_is_named_and_kept(place: Path) -> None:
+    (place / "inbox" / "lesson" / "dog").mkdir()
+    (place / "inbox" / "lesson" / "dog" / "labels.csv").write_text("file,label.category\nb.png,dog\n")
+    assert take_in(place) == (1, 1)
+    (entry,) = inbox.refused_entries(place / "inbox")
+    assert "dog/labels.csv: a sheet is used in the folder that is given" in entry.why
+
+
+def test_what_marks_a_file_that_is_open_is_no_entry(place: Path) -> None:
+    mark = place / "inbox" / "~$lesson.xlsx"
+    mark.write_bytes(b"x" * 165)
+    assert take_in(place) == (1, 0)
+    assert mark.exists()
+    assert inbox.left_entries(place / "inbox", None).unread == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("a.ods", "save it as .xlsx"), ("a.zip", "unpack it"), ("a.xyz", "put sheets")],
+)
+def test_what_is_left_is_named_with_what_to_do(name: str, remedy: str, place: Path) -> None:
+    (place / "inbox" / name).write_bytes(b"precious")
+    take_in(place)
+    assert remedy in inbox.left_entries(place / "inbox", None).unread[name]
+    assert (place / "inbox" / name).read_bytes() == b"precious"

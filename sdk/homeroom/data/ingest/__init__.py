@@ -7,7 +7,7 @@ from pathlib import Path
 
 from homeroom.contract.manifest import Manifest
 from homeroom.data.ingest.column_memory import recall, remember
-from homeroom.data.ingest.folder import read_folder
+from homeroom.data.ingest.folder import NOT_READ, lesson_folder, read_folder
 from homeroom.data.ingest.hand_over import EXPORT_FILE, read_hand_over
 from homeroom.data.ingest.intake import Intake, Problem, ReadOptions
 from homeroom.data.ingest.jsonl import read_jsonl
@@ -68,6 +68,7 @@ def _checked_as_remembered(path: Path, manifest: Manifest, intake: Intake) -> It
     if path.is_file():
         intake.read.add(path)
     if path.is_dir():
+        path = lesson_folder(path)
         reader = read_hand_over if (path / EXPORT_FILE).is_file() else read_folder
         samples, base = reader(path, manifest, intake), path
     elif not path.exists():
@@ -81,7 +82,8 @@ def _checked_as_remembered(path: Path, manifest: Manifest, intake: Intake) -> It
         raise InputError(
             f"files of kind {path.suffix or path.name!r} are not read",
             where=str(path),
-            remedy="give a .csv, .tsv, .xlsx or .jsonl file, or a folder with pictures, sounds and texts",
+            remedy=NOT_READ.get(path.suffix.lower())
+            or "give a .csv, .tsv, .xlsx or .jsonl file, or a folder with pictures, sounds and texts",
         )
     for sample in samples:
         try:

@@ -15,6 +15,7 @@ from typing import Any
 
 from homeroom.contract.manifest import Manifest
 from homeroom.data.ingest.column_memory import MEMORY_FILE, recall
+from homeroom.data.ingest.hand_over import EXPORT_FILE
 from homeroom.data.ingest.intake import PROBLEMS_SHOWN, Intake
 from homeroom.data.ingest.jsonl import read_jsonl
 from homeroom.data.ingest.sheet import SHEET_SUFFIXES, UTF_16_MARKS, Row, read_rows
@@ -56,12 +57,30 @@ MODALITY_NOUNS = {"image": "pictures", "audio": "sounds", "text": "texts"}
 NOT_READ = {
     **{suffix: remedy for suffix, (_, _, remedy) in EXTRA_SUFFIXES.items()},
     **dict.fromkeys([".pdf", ".doc", ".docx", ".odt", ".rtf"], "documents are not read: save the text as .txt"),
+    **dict.fromkeys([".ods", ".numbers", ".xls", ".xlsb"], "such sheets are not read: save it as .xlsx or CSV UTF-8"),
+    **dict.fromkeys([".zip", ".rar", ".7z"], "archives are not read: unpack it into a folder"),
 }
 JUNK_NAMES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r"}  # of systems; nobody misses them
+HIDDEN_MARKS = (".", "~$")  # of hidden files, and of those by which Excel and Word mark a file that is open
 SHEET_STEMS = ("labels", "samples")  # whose sheet is meant where there are several
 FILE_COLUMN = "file"
+SHEET_FILES = (*SHEET_SUFFIXES, ".jsonl")
 TEXT_LIMIT_BYTES = 1 << 20
 FILE_LIMIT = 200_000
+NESTED_LIMIT = 4  # folders with nothing beside them, one in another
+
+
+def lesson_folder(folder: Path) -> Path:
+    """The folder itself; or the one in it, where that has a sheet and is all there is, as unpacking makes it."""
+    inner = folder
+    for _ in range(NESTED_LIMIT):
+        inside = [path for path in inner.iterdir() if not _is_hidden(path.name)]
+        if len(inside) != 1 or inside[0].is_symlink() or not inside[0].is_dir():
+            return folder
+        inner = inside[0]
+        if any(path.suffix.lower() in SHEET_FILES or path.name == EXPORT_FILE for path in inner.iterdir()):
+            return inner
+    return folder
 
 
 def read_folder(folder: Path, manifest: Manifest, intake: Intake) -> Iterator[Sample]:
@@ -105,13 +124,15 @@ def _readable_files(folder: Path, manifest: Manifest, intake: Intake) -> list[Pa
         raise InputError(f"holds more than {FILE_LIMIT:,} files", where=str(folder), remedy="add it in parts")
     for path in sorted(paths):
         inside, suffix = path.relative_to(folder), path.suffix.lower()
-        if any(part.startswith(".") or part.lower() in JUNK_NAMES for part in inside.parts):
+        if any(map(_is_hidden, inside.parts)):
             continue
         modality = modality_of(suffix)
         if path.is_symlink():
             intake.unread[inside.as_posix()] = "links are not followed"
-        elif path.is_dir() or (len(inside.parts) == 1 and suffix in (*SHEET_SUFFIXES, ".jsonl")):
+        elif path.is_dir() or (len(inside.parts) == 1 and suffix in SHEET_FILES):
             continue
+        elif suffix in SHEET_FILES:
+            intake.unread[inside.as_posix()] = "a sheet is used in the folder that is given: give this one's by itself"
         elif inside.as_posix() == MEMORY_FILE:
             intake.read.add(path)
         elif not path.is_file():
@@ -125,6 +146,10 @@ def _readable_files(folder: Path, manifest: Manifest, intake: Intake) -> list[Pa
     return files
 
 
+def _is_hidden(name: str) -> bool:
+    return name.startswith(HIDDEN_MARKS) or name.lower() in JUNK_NAMES
+
+
 def modality_of(suffix: str) -> str | None:
     """The modality of files with this ending; None where they are not read, at least not without an extra."""
     if suffix in EXTRA_SUFFIXES and EXTRA_SUFFIXES[suffix][1]():
@@ -135,9 +160,7 @@ def modality_of(suffix: str) -> str | None:
 def _sheet_of(folder: Path, intake: Intake) -> Path | None:
     """The one sheet of a folder; InputError where it is not clear which of several is meant."""
     sheets = [
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in (*SHEET_SUFFIXES, ".jsonl") and not path.name.startswith((".", "~$"))
+        path for path in sorted(folder.iterdir()) if path.suffix.lower() in SHEET_FILES and not _is_hidden(path.name)
     ]
     named = [path for path in sheets if path.stem.lower() in SHEET_STEMS] or sheets
     if len(named) > 1:
