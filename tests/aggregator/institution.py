@@ -23,6 +23,7 @@ from homeroom.contract.layout import Parameter, Segment
 from homeroom.contract.manifest import File, Manifest, Modality, Slot, TablePreprocess, Task, Tolerance
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import certify, new_key
+from homeroom.contract.statistics.section import Block, Section
 from homeroom.contract.update import make_update
 from homeroom.federation import versions
 from homeroom.federation.network.client import Client, join
@@ -42,8 +43,21 @@ SEGMENTS = (
 )
 
 
-def write_bundle(path: Path, *, name: str = "lesson", version: int = 1) -> Path:
-    """A signed bundle with three segments, one of them personal, and no graph."""
+SECTION = Section(
+    file="statistics.safetensors",
+    blocks=(
+        Block(statistics_id="5" * 64, kind="table", slots=("facts",), width=4, dimension=3),
+        Block(statistics_id="6" * 64, kind="table", slots=("more",), width=4, dimension=2),
+    ),
+)
+LABELS = ("a", "b", "c", "d")
+
+
+def write_bundle(path: Path, *, name: str = "lesson", version: int = 1, statistics: bool = False) -> Path:
+    """A signed bundle with three segments, one of them personal, and no graph.
+
+    statistics: with two blocks of statistics, four labels, and a second task, of numbers.
+    """
     (path / "golden").mkdir(parents=True)
     (path / "golden" / "samples.jsonl").write_text("")
     (path / "theta.safetensors").write_bytes(safetensors.numpy.save({"theta": START}))
@@ -74,6 +88,19 @@ def write_bundle(path: Path, *, name: str = "lesson", version: int = 1) -> Path:
         theta="theta.safetensors",
         golden="golden",
     )
+    if statistics:
+        (path / SECTION.file).write_bytes(b"")
+        tasks = (
+            Task(name="grade", kind="classification", reads=("facts", "more"), labels=LABELS, width=len(LABELS)),
+            Task(name="size", kind="regression", reads=("facts",), width=1),
+        )
+        manifest = msgspec.structs.replace(
+            manifest,
+            files={**files, SECTION.file: File(digest_file(path / SECTION.file), 0)},
+            slots=(Slot("facts", "table"), Slot("more", "table")),
+            tasks=tasks,
+            statistics=SECTION,
+        )
     (path / "manifest.json").write_bytes(canonical(manifest))
     write_signature(path, manifest, certify(ROOT, "exporter", EXPORTER, "tests"), EXPORTER)
     return path
@@ -85,7 +112,7 @@ def make_folder(tmp: Path, name: str = "District 7", **configuration: Any) -> Pa
     asked = RoundConfiguration(**settings)
     bundle = tmp / "bundle"
     if not bundle.exists():
-        write_bundle(bundle)
+        write_bundle(bundle, statistics="statistics" in configuration)
     create_folder(tmp / "district", bundle, institution=name, root_key=ROOT, configuration=asked)
     return tmp / "district"
 

@@ -181,6 +181,7 @@ DERIVED = frozenset({"automatic_buffer", "round.format", "round.bundle_id", "rou
 FIELD_OF_OPTION = {
     **{name: f"round.{name}" for name in ("buffer_size", "min_devices", "max_staleness", "codec", "by_school")},
     **{name: f"round.{name}" for name in ("server_rate", "proximal")},
+    "statistics": "round.statistics.mode",
     "deadline": "round.cohort.deadline_s",
     **{name: f"round.cohort.{name}" for name in ("quorum", "over")},
     "optimizer": "round.optimizer.name",

@@ -15,6 +15,11 @@ from homeroom_aggregator.admin.configuration import DistrictConfiguration, Serve
 from homeroom_aggregator.cli.privacy import privacy_options
 from homeroom_aggregator.cli.round_options import optimizer_options, round_options, secure_options, setting
 
+STATISTICS_OFF = (
+    "statistics are off: schools share theta alone. `--statistics plain` shares sums that heads are solved from, and "
+    "shows them to this server (docs/statistics.md)"
+)
+
 
 @click.command()
 @click.argument("folder", type=OUT_FOLDER)
@@ -57,7 +62,7 @@ def init(
     """
     from homeroom.runtime.bundle import read_bundle_id
     from homeroom_aggregator.admin import new_district
-    from homeroom_aggregator.admin.configuration_file import waiting_note
+    from homeroom_aggregator.admin.configuration_file import statistics_note, waiting_note
     from homeroom_aggregator.admin.folder import open_folder_bundle, read_facts
     from homeroom_aggregator.admin.invitations import read_sheet
     from homeroom_aggregator.admin.reach import local_address
@@ -84,7 +89,8 @@ def init(
     facts = read_facts(folder)
     expected = forecast_release(facts.configuration, open_folder_bundle(folder, facts).layout)
     private = f"private rounds: {expected.words()}" if expected else ""
-    for note in filter(None, (waiting_note(wanted.round), private)):
+    statistics = statistics_note(wanted.round) or STATISTICS_OFF
+    for note in filter(None, (waiting_note(wanted.round), private, statistics)):
         say(note)
     count = sum(school.count for school in schools)
     say(f"{folder}: {name}, bundle {facts.bundle_id[:12]}, {count} invitations in {out}")

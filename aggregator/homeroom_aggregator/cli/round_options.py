@@ -32,6 +32,11 @@ round_options = add_options(
     setting("--deadline", type=Finite(0, min_open=True), help="Synchronous rounds: seconds for one."),
     setting("--quorum", type=Whole(1), help="Updates that make a release at the deadline."),
     setting("--over", type=Finite(1, 10), help="Devices asked, of buffer."),
+    setting(
+        "--statistics",
+        type=click.Choice(["off", "plain", "secure"]),
+        help="plain: this server sees each device's sums (docs/statistics.md); secure is not built yet.",
+    ),
     setting("--by-school", is_flag=True, help="Merge a school's own segments among its devices (docs/policy.md)."),
 )
 

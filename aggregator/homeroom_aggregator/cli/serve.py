@@ -86,6 +86,7 @@ def serve(folder: Path, **options: Any) -> None:
         link_note,
         read_configuration,
         round_in_force,
+        statistics_note,
         waiting_note,
     )
     from homeroom_aggregator.admin.folder import (
@@ -117,7 +118,8 @@ def serve(folder: Path, **options: Any) -> None:
     data = read_bytes(once["roster"]) if "roster" in once else None
     roster = load_roster(folder) if data is None else read_newer_roster(folder, data)
     check_configuration(folder, round_in_force(folder, facts), configuration, typed, roster)
-    for note in filter(None, (waiting_note(configuration.round), link_note(folder))):
+    notes = (waiting_note(configuration.round), statistics_note(configuration.round), link_note(folder))
+    for note in filter(None, notes):
         click.echo(note, err=True)
     if configuration.round.privacy and (
         expected := forecast_release(configuration.round, open_folder_bundle(folder, facts).layout)
@@ -231,5 +233,7 @@ def configure(folder: Path, check: bool) -> None:
     if not check:
         click.echo(file.to_toml(wanted))
     click.echo("\n".join(f"with the next start: {change}" for change in changes) or "fits what is in force")
-    for note in filter(None, (file.waiting_note(wanted.round), file.link_note(folder))):
+    for note in filter(
+        None, (file.waiting_note(wanted.round), file.statistics_note(wanted.round), file.link_note(folder))
+    ):
         click.echo(note, err=True)

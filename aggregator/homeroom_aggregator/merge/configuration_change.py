@@ -79,6 +79,14 @@ ROUND_FIELDS = {
     "by_school": _NEVER,
     "proximal": FieldRule("next", f"{_COUNT} It is for trainings to come."),
     "earlier_codecs": FieldRule("follows"),
+    "statistics.mode": FieldRule(
+        "next", f"{_COUNT} Each device sends statistics once a person there said yes; `off` erases all that were sent."
+    ),
+    "statistics.k": FieldRule("up", "A release waits until the new number has fed it."),
+    "statistics.k_of": FieldRule("next", "The next release counts so."),
+    "statistics.subjects": FieldRule("up", "A row waits until the new number of subjects is in it."),
+    "statistics.sample_limit": FieldRule("next", "Totals that are here stay; larger ones that come later are refused."),
+    "statistics.within_days": FieldRule("next", "What waits is judged by the new number."),
 }
 
 
@@ -104,7 +112,7 @@ def field_values(configuration: RoundConfiguration) -> dict[str, Any]:
     for name, value in (fields | {"optimizer": configuration.optimizer or ServerOptimizer()}).items():
         part = msgspec.structs.asdict(value) if isinstance(value, msgspec.Struct) else {}
         values |= {f"{name}.{key}": part[key] for key in part}
-        if name != "optimizer":
+        if name not in ("optimizer", "statistics"):
             values[name] = bool(part) or value
     return {name: None if value is msgspec.UNSET else value for name, value in values.items()}
 

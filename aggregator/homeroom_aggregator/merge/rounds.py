@@ -18,10 +18,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from homeroom.contract.canonical_json import digest
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import Certificate, fingerprint
+from homeroom.contract.statistics.messages import StatisticsStatus, read_change
 from homeroom.contract.update import Update
 from homeroom.contract.version import VersionHeader, make_version, read_version
 from homeroom.errors import StoreError
 from homeroom.runtime.bundle import Bundle
+from homeroom.system.clock import now
 from homeroom_aggregator.merge import (
     configuration_change,
     correlated_noise,
@@ -35,6 +37,7 @@ from homeroom_aggregator.merge.configuration_change import FieldChange
 from homeroom_aggregator.merge.logged_state import LoggedState
 from homeroom_aggregator.merge.replay import Replayed, replay
 from homeroom_aggregator.merge.round_state import MergeRules
+from homeroom_aggregator.merge.statistics import SharedStatistics, Signer
 from homeroom_aggregator.merge.synchronous import SynchronousRound
 from homeroom_aggregator.state import audit, claims, school_segments, secure_sum
 from homeroom_aggregator.state.log import BASES_TABLE, EARLY_TABLE, Log
@@ -101,6 +104,8 @@ class Rounds(LoggedState):
                 raise StoreError("ledger and log do not agree", where=str(path), remedy="restore the last backup")
             self.apart = SetApart(self.log.database, None if str(path) == ":memory:" else path.parent)
             self._set_entry_apart()
+            signer = Signer(key, certificate, bundle.bundle_id, bundle.manifest)
+            self.statistics = SharedStatistics(self.log, self.members, signer)
             self._adopt(self._rules_at(None))
             self._resume()
             self._oldest_base = configuration_change.oldest_base(self.log, configuration)
@@ -148,6 +153,12 @@ class Rounds(LoggedState):
             self._adopt(configuration_change.adopt(before, state, wanted))
             self._oldest_base = configuration_change.oldest_base(self.log, self._begun.configuration)
             self._note(number, 0, round_state.release_due(state, self.rules))
+            if wanted.statistics != before.configuration.statistics:
+                self._undos.append(self.statistics.look_again)
+                self.statistics.look_again()
+                if wanted.statistics.mode == "off":
+                    self.statistics.take_out_all(wanted.statistics, now())
+                    self._erased = True
         return changes
 
     def update(self, data: bytes, sender: str, member: str = "") -> tuple[str, Literal["accepted", "already"]]:
@@ -170,6 +181,25 @@ class Rounds(LoggedState):
             self.log.note_sent(member, update.header.base_version, update.header.update_id)
             self._undos.append(round_state.add_update(self.state, update, version, self.rules, member))
             self._note(number, len(data), round_state.release_due(self.state, self.rules))
+
+    def take_statistics(self, data: bytes, sender: str, member: str = "") -> tuple[int, Literal["accepted", "already"]]:
+        """Take a change of a device's statistics, and release them if they may be; UpdateError where it is refused.
+
+        sender, member: as of `update`. Returns the change's sequence number and what became of it.
+        """
+        rules, limit_bytes = self.configuration.statistics, self.configuration.update_limit_bytes
+        with self.apart.reading(f"statistics {digest(data)}"):
+            change = read_change(data, bundle_id=self.bundle.bundle_id, limit_bytes=limit_bytes)
+        with self.change():
+            self._undos.append(self.statistics.look_again)
+            self._erased = True  # the total before it
+            return self.statistics.take(*change, sender, member or sender, rules, now())
+
+    def statistics_status(self, member: str) -> StatisticsStatus:
+        """What is here of a member's statistics, and what is served; releases them first if they may be."""
+        with self.change():
+            self._undos.append(self.statistics.look_again)
+            return self.statistics.status(member, self.configuration.statistics, now())
 
     def _note(self, number: int, size: int, due: bool = False) -> None:
         """Count `size` more bytes up to entry `number`; release, put a checkpoint and prune where due."""
@@ -303,6 +333,7 @@ class Rounds(LoggedState):
             self.state.version = self._oldest_base = version
             body = self._put_version(number, {})
             audit.record(self.log.database, "restored", version=version, after=before, sha256=digest(body), **about)
+            self.statistics.take_out_all(self.configuration.statistics, now(), above=version)
 
     def withdraw(self, update_id: str, member: str) -> bool:
         """Unlearn an update of this member; False where it is another's, or so old that its bytes are gone.
@@ -363,7 +394,11 @@ class Rounds(LoggedState):
 
     def withdraw_gone(self) -> None:
         """Withdraw what waits of members whose key was revoked or whose school took its consent back; erase it."""
-        for member in sorted(self.state.sums.all_devices() & self.members.gone()):
+        gone = self.members.gone()
+        with self.change():
+            self._undos.append(self.statistics.look_again)
+            self._erased = self.statistics.take_out(gone, self.configuration.statistics, now()) or self._erased
+        for member in sorted(self.state.sums.all_devices() & gone):
             with self.change():
                 while member in self.state.sums.all_devices() and (newest := self.log.newest_update(member)):
                     self._withdraw(newest[0], member, newest[1], why="key or consent gone")
@@ -401,7 +436,8 @@ class Rounds(LoggedState):
     def verify(self) -> list[str]:
         """Compute every retained version and checkpoint again from the log; return what differs."""
         apart = frozenset(update_id for update_id, _ in filter(None, map(self.log.update_at, self.apart.entries())))
-        return verification.differences(self.log, self._rules_at(self.log.base), self.state, self._kept, apart)
+        found = verification.differences(self.log, self._rules_at(self.log.base), self.state, self._kept, apart)
+        return [*found, *filter(None, [self.statistics.differs()])]
 
     def facts(self) -> dict[str, int | float]:
         """Counts for /health and /metrics."""

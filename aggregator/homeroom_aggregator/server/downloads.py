@@ -27,7 +27,9 @@ from homeroom.contract.delta import make_delta, values_of
 from homeroom.runtime.bundle import zip_bundle
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state.log import Log
+from homeroom_aggregator.state.statistics_totals import StatisticsTotals
 
+DeferredResponse = Callable[[], Response]  # called in the downloads' thread
 OCTET_STREAM = "application/octet-stream"
 CACHED_FILES, CACHED_BYTES = 8, 64 << 20  # files computed for one device and kept for the next
 RANGE_HEADER = re.compile(r"bytes=(\d{1,18})-(\d{0,18})")
@@ -81,6 +83,11 @@ class Downloads:
         if not (school and self.rounds.configuration.by_school):
             return self._cached((number, -1, ""), lambda: self.reader.version(number))
         return self._cached((number, -1, school), lambda: self.rounds.version_in(self.reader, number, school))
+
+    def statistics(self, number: int) -> bytes | None:
+        """A release of statistics; None unless it is the one that is served."""
+        release = StatisticsTotals(self.reader.database).release()
+        return release.body if release.body and release.number == number else None
 
     def offer(self, after: int, school: str) -> dict[str, Any] | None:
         """The newest version, whole and as a difference if that is smaller, for a device that has version `after`."""

@@ -14,6 +14,7 @@ from homeroom.contract.roster import Roster
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import PHASES, Notice, RoundStatus
 from homeroom.contract.signing import Certificate
+from homeroom.contract.statistics.messages import StatisticsStatus
 from homeroom.contract.update import REFUSALS
 
 Schema = dict[str, Any]
@@ -51,6 +52,7 @@ PARCEL = _object(path=TEXT, size=INTEGER, sha256=TEXT)
 UPDATE_STATUS = _object(update_id=UPDATE_ID, status={"enum": ["accepted", "already"]}) | {
     "description": "`waiting`: how many updates the next version has, and how many it needs."
 }
+STATISTICS_TAKEN = _object(sequence=INTEGER, status={"enum": ["accepted", "already"]})
 ROUND = _object(
     configuration=_component("RoundConfiguration"),
     certificate=_component("Certificate"),
@@ -100,6 +102,14 @@ OPERATIONS = (
     ),
     HttpOperation("get", "/round", "What is asked for, signed for the purpose `round`", ROUND),
     HttpOperation("post", "/updates", "Send an update (docs/update.md)", UPDATE_STATUS, BINARY),
+    HttpOperation("post", "/statistics", "Send a change of statistics (docs/statistics.md)", STATISTICS_TAKEN, BINARY),
+    HttpOperation(
+        "get",
+        "/statistics",
+        "What is here of the device's statistics, and what is served",
+        _component("StatisticsStatus"),
+    ),
+    HttpOperation("get", "/statistics/{number}", "The release of statistics that is served; Range", BINARY),
     HttpOperation("get", "/versions/latest", "The newest theta", BINARY),
     HttpOperation(
         "get",
@@ -163,7 +173,7 @@ OPERATIONS = (
 
 def document() -> dict[str, Any]:
     """OpenAPI 3.1, with the schemas of the data classes that are really used."""
-    contracts = (RoundConfiguration, Certificate, Notice, EvaluationReport, Roster, RoundStatus)
+    contracts = (RoundConfiguration, Certificate, Notice, EvaluationReport, Roster, RoundStatus, StatisticsStatus)
     _, components = msgspec.json.schema_components(contracts, ref_template="#/components/schemas/{name}")
     components["Refusal"] = _object(code=TEXT, message=TEXT, remedy=TEXT)
     signature = {"type": "apiKey", "in": "header", "name": "Signature", "description": SECURITY}

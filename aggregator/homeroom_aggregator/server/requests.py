@@ -261,3 +261,13 @@ def note_machine(service: Service, call: SignedRequest) -> None:
     members.seen(who, call.instance)
     if service.nonces.out_of_turn(call.nonce, call.key):
         members.mark_clone(who)
+
+
+def may_send(service: Service, call: SignedRequest) -> None:
+    """RefusedError unless the device's school has consented, and its day has room for so many bytes."""
+    member = call.who
+    if not service.rounds.members.consented(member.school):
+        remedy = "`homeroom district consent` records it; the update waits on the device"
+        raise RefusedError(403, "no_consent", f"{member.school} has not consented", remedy)
+    if wait_s := service.meter.room(member.name, len(call.body)):
+        raise RefusedError(429, "too_many", "this device has sent its day's updates", "try again tomorrow", wait_s)

@@ -18,8 +18,8 @@ from homeroom.contract.sealed_box import public_hex
 from homeroom.contract.signing import sign, verify
 from homeroom.errors import HomeroomError, TrustError
 from homeroom_aggregator.secagg.coordinator import SecureRounds
-from homeroom_aggregator.server import admin_routes, refusals, requests, signed_answers
-from homeroom_aggregator.server.downloads import range_response
+from homeroom_aggregator.server import admin_routes, refusals, requests, signed_answers, statistics_routes
+from homeroom_aggregator.server.downloads import DeferredResponse, range_response
 from homeroom_aggregator.server.metrics import LOGGER
 from homeroom_aggregator.server.openapi import document
 from homeroom_aggregator.server.rate_limits import Holder
@@ -28,8 +28,6 @@ from homeroom_aggregator.server.requests import SignedRequest
 from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.members import ROLES, Role, join_with_code, may_fetch
-
-DeferredResponse = Callable[[], Response]  # called in the downloads' thread
 
 
 class _Number(Convertor[int]):
@@ -210,21 +208,11 @@ def join(service: Service, call: SignedRequest) -> Response:
 def updates(service: Service, call: SignedRequest) -> Response:
     """Let a device's update into the rounds."""
     member, body = call.who, call.body
-    _may_send(service, call)
+    requests.may_send(service, call)
     update_id, status = service.rounds.update(body, member.device, member.name)
     if status == "accepted":
         service.meter.accepted(member.name, len(body))
     return refusals.JsonResponse({"update_id": update_id, "status": status, **_waiting(service)})
-
-
-def _may_send(service: Service, call: SignedRequest) -> None:
-    """RefusedError unless the device's school has consented, and its day has room for so many bytes."""
-    member = call.who
-    if not service.rounds.members.consented(member.school):
-        remedy = "`homeroom district consent` records it; the update waits on the device"
-        raise RefusedError(403, "no_consent", f"{member.school} has not consented", remedy)
-    if wait_s := service.meter.room(member.name, len(call.body)):
-        raise RefusedError(429, "too_many", "this device has sent its day's updates", "try again tomorrow", wait_s)
 
 
 def secure_status(service: Service, call: SignedRequest) -> Response:
@@ -241,7 +229,7 @@ def secure_get(service: Service, call: SignedRequest) -> Response:
 def secure_put(service: Service, call: SignedRequest) -> Response:
     """Take the device's message of a secure round's phase."""
     secure_rounds, phase = _secure_rounds(service), str(call.request.path_params["phase"])
-    _may_send(service, call)
+    requests.may_send(service, call)
     secure_rounds.put(str(call.request.path_params["round"]), phase, call.who.device, call.body)
     if phase == "input":
         service.meter.accepted(call.who.name, len(call.body))
@@ -312,6 +300,9 @@ API_ROUTES = (
     ApiRoute("POST", "/join", signed=join, writes=True, roles=()),
     ApiRoute("POST", "/rotate", signed=rotate, writes=True, roles=()),
     ApiRoute("POST", "/updates", signed=updates, writes=True, roles=("device",), long=True),
+    ApiRoute("GET", "/statistics", signed=statistics_routes.status, writes=True, roles=("device",)),
+    ApiRoute("GET", "/statistics/{number:number}", signed=statistics_routes.release, roles=("device",)),
+    ApiRoute("POST", "/statistics", signed=statistics_routes.take, writes=True, roles=("device",), long=True),
     ApiRoute("POST", "/unlearn", signed=unlearn, writes=True, roles=("device",)),
     ApiRoute("GET", "/secure", signed=secure_status, writes=True, roles=("device",)),
     ApiRoute("GET", "/secure/{round}", signed=secure_get, writes=True, roles=("device",)),

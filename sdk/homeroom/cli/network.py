@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from homeroom.cli.options import as_json, json_text, opened, plain, say, with_bundle
 from homeroom.cli.parameters import FOLDER, INVITATION, PATH
 from homeroom.cli.receipt import counted
+
+if TYPE_CHECKING:
+    from homeroom.federation.statistics import StatisticsReport
 
 
 @click.command()
@@ -28,15 +32,24 @@ from homeroom.cli.receipt import counted
     type=click.Choice(["keep", "tell"]),
     help="tell: the aggregator learns how each new version does on the validation samples here (docs/network.md).",
 )
-def network(directory: Path, **changes: str | None) -> None:
+@click.option(
+    "--statistics",
+    type=click.Choice(["keep", "plain"]),
+    help="plain: yes, this device's statistics may leave as sums (docs/statistics.md); keep: no, and take them back.",
+)
+def network(directory: Path, statistics: str | None, **changes: str | None) -> None:
     """Show how the device reaches its aggregator, or change it.
 
     Example: homeroom device network classroom/ --proxy http://proxy.school:3128 --metered allow
     """
     from homeroom.federation.enrolment import set_network
     from homeroom.federation.network.metered import is_metered
+    from homeroom.federation.statistics import YES, agree
 
     with opened(directory) as device:
+        if statistics:
+            agree(device.store, yes=statistics == "plain")
+        yes = YES.read(device.store)
         settings = set_network(device.store, **{name: value for name, value in changes.items() if value is not None})
     metered = {True: "yes", False: "no", None: "the system does not tell"}[is_metered()]
     say(f"address: {settings.address or 'as the invitation says'}")
@@ -44,6 +57,7 @@ def network(directory: Path, **changes: str | None) -> None:
     say(f"metered: {settings.metered} (this connection: {metered})")
     for name in ("clock", "lan", "scores"):
         say(f"{name}: {getattr(settings, name)}")
+    say(f"statistics: {f'plain, released from {yes.k} {yes.k_of}' if yes else 'keep'}")
 
 
 @click.command()
@@ -127,6 +141,9 @@ def sync(directory: Path, machine: bool) -> None:
         click.echo(
             f"{len(report.bounded)} updates are in private releases: what these tell of them is bounded, not undone"
         )
+    if report.statistics:
+        for line in statistics_lines(report.statistics):
+            say(line)
     if report.held:
         say(f"updates wait on this device: {report.held}")
     if report.waiting:
@@ -136,6 +153,15 @@ def sync(directory: Path, machine: bool) -> None:
     days_off = abs(report.clock_off_s or 0) / 86_400
     if days_off > 1:
         click.echo(f"this machine's clock is {days_off:.0f} days off: retention dates depend on it")
+
+
+def statistics_lines(report: StatisticsReport) -> list[str]:
+    """What a sync did with statistics, a line each."""
+    lines = ["statistics: sent what changed"] if report.sent else []
+    lines += [f"statistics stay here: {report.why_not}"] if report.why_not else []
+    lines += [f"statistics{f' of {task}' if task else ''} wait here: {why}" for task, why in report.held.items()]
+    lines += [f"statistics of all schools: release {report.release}"] if report.release else []
+    return lines + ([f"statistics wait at the aggregator: {report.waits}"] if report.waits else [])
 
 
 @click.command()

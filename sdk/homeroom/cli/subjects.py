@@ -36,6 +36,11 @@ def forget(directory: Path, subject: str, yes: bool) -> None:
         f"{report.unsent_updates} unsent updates; "
         f"{len(report.unlearning)} sent updates will be unlearned at the next sync"
     )
+    if report.subtracting:
+        say(
+            "  statistics that were sent are taken away with changes of other subjects, at the latest some weeks from "
+            "now (docs/statistics.md); until then the last totals stay here, under the device's key"
+        )
     if near:
         say(f"  also held: {', '.join(near)}: forget them too where they are the same person")
 

@@ -57,6 +57,31 @@ class CohortRules(msgspec.Struct, frozen=True, kw_only=True):
     over: Annotated[float, msgspec.Meta(ge=1, le=10)] = 1.3
 
 
+class StatisticsRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How statistics are shared (docs/statistics.md).
+
+    mode: `off`; `plain`: the aggregator sees each device's sums, where a person at the device said yes. `secure` is not
+        built yet, and refused.
+    k: schools that feed each released number at least, and each change of one between two releases.
+    k_of: what counts as one: `schools`, where a device that was invited without one counts by itself, or `devices`.
+    subjects: least number of subjects whose samples are in a released row.
+    sample_limit: samples of one device in a task.
+    within_days: days after which a change that fewer than k of them made is not waited for: its rows are released
+        without a name, or nothing is served until k have changed.
+    """
+
+    mode: Literal["off", "plain", "secure"] = "off"
+    k: Annotated[int, msgspec.Meta(ge=2)] = 3
+    k_of: Literal["schools", "devices"] = "schools"
+    subjects: Annotated[int, msgspec.Meta(ge=3)] = 10
+    sample_limit: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)] = 100_000
+    within_days: Annotated[int, msgspec.Meta(ge=1, le=3650)] = 30
+
+    def __post_init__(self) -> None:
+        if self.mode == "secure":
+            raise ValueError("secure statistics are not built yet: mode is off, or plain")
+
+
 class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     """Rules of a round, signed by the aggregator.
 
@@ -81,6 +106,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     by_school: segments of scope `institution` are merged too, separately for each school.
     proximal: FedProx's mu, with which devices train.
     earlier_codecs: of before a change of `codec`; updates that were made in one still come in.
+    statistics: how heads are shared as sums.
 
     A field that is added later needs a default and is left out of `document` while it has it: older configurations, and
     the logs that belong to them, keep their identity.
@@ -107,6 +133,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     by_school: bool = False
     proximal: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     earlier_codecs: tuple[Codec, ...] = ()
+    statistics: StatisticsRules = StatisticsRules()
 
     def __post_init__(self) -> None:
         if self.by_school and (self.secure or self.privacy or self.scope != "shared"):
@@ -115,6 +142,8 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("a synchronous round has max_staleness 0 and a quorum up to buffer_size")
         if self.cohort and (self.secure or self.privacy):
             raise ValueError("synchronous rounds are plain ones: neither secure nor private")
+        if self.statistics.mode == "plain" and (self.secure or self.privacy):
+            raise ValueError("plain statistics would show what secure and private rounds hide")
         if self.privacy is None:
             return
         self.privacy.check(self.scale_bits)

@@ -49,6 +49,9 @@ REFUSALS = {
     "budget_spent": "one more private release would pass this device's privacy budget",
     "secure_only": "updates are summed in secure rounds here, and none is taken by itself",
     "set_apart": "it failed its reader here once, and is not read again",
+    "no_statistics": "statistics are not collected here",
+    "unknown_base": "it changes another total than the one that is here",
+    "too_few": "a number in it is of too few samples or subjects",
     "past_phase": "its part of a secure round came too late, or twice and different",
     "not_member": "this device is not in that cohort",
 }

@@ -7,6 +7,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -29,7 +30,7 @@ from homeroom.device.reports import TrainReport
 from homeroom.device.resources.budget import Budget
 from homeroom.device.training_run import TrainingRun, train, train_profile
 from homeroom.errors import InputError
-from homeroom.federation import agreement, enrolment, make_update, offline, sync
+from homeroom.federation import agreement, enrolment, make_update, offline, statistics, sync
 from homeroom.federation.policy import admit_samples, install_policy, policy_in_force
 from homeroom.federation.sync import SyncReport
 from homeroom.runtime.bundle import Bundle
@@ -283,7 +284,9 @@ class Device(DeviceReader):
 
         What was sent is asked to be unlearned. InputError, with nothing changed, where an id is not clear.
         """
-        return self.store.remove(sample_ids)
+        report = self.store.remove(sample_ids)
+        statistics.note_removed(self.store)
+        return report
 
     @one_at_a_time
     def set_consent(self, consent: Consent, *, subject: str | None = None, text: str | None = None) -> ConsentReport:
@@ -291,12 +294,16 @@ class Device(DeviceReader):
 
         InputError where there is none.
         """
-        return consents.set_consent(self.store, consent, subject, text)
+        report = consents.set_consent(self.store, consent, subject, text)
+        statistics.note_removed(self.store)
+        return report
 
     @one_at_a_time
     def forget(self, subject: str) -> ForgetReport:
         """Destroys a subject's key and all data under it, and queues unlearning of what was sent."""
-        return self.store.forget(subject)
+        name = self.store.name_of(subject)
+        report = self.store.forget(subject)
+        return replace(report, subtracting=statistics.note_removed(self.store, name))
 
     def export(self, subject: str) -> Export:
         """Everything stored about a subject."""

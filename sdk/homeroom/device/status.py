@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Never
 
+import msgspec
+
 from homeroom.contract.signing import public_hex
 from homeroom.data.consent import FORBIDDING
 from homeroom.device.install import installed_bundle, stored_tier
@@ -13,6 +15,7 @@ from homeroom.federation.enrolment import device_key, has_joined
 from homeroom.federation.policy import POLICY
 from homeroom.federation.privacy_ledger import privacy_status
 from homeroom.federation.secure_round import ROUND_TEXT
+from homeroom.federation.statistics import TEXT
 from homeroom.federation.sync import WAITING
 from homeroom.federation.versions import newest_global
 from homeroom.runtime.bundle import Bundle
@@ -44,6 +47,7 @@ class Status(dict[str, Any]):
     global_version: the newest that is here; 0 where there is none
     policy: `institution` and `version`
     next_version: in words, how far the aggregator's next version is
+    statistics: what of them was sent, is held back and why; None where the aggregator collects none
     privacy: what private rounds have spent, and their promise
     training_unfinished: whether a training was cut short, which the next one resumes
     copied_here: this opening found the directory on another machine or disk
@@ -72,6 +76,7 @@ class Status(dict[str, Any]):
     updates_sent: int
     unlearning_waiting: int
     next_version: str | None
+    statistics: Mapping[str, Any] | None
     privacy: Mapping[str, Any] | None
     training_unfinished: bool
     copied_here: bool
@@ -125,6 +130,7 @@ def _status(store: Store, bundle: Bundle) -> Status:
         updates_sent=len(store.outbox.sent()),
         unlearning_waiting=len(store.outbox.unlearning()),
         next_version=ROUND_TEXT.read(store) or ("{} of {} updates are here".format(*waiting) if waiting else None),
+        statistics=msgspec.to_builtins(TEXT.read(store)),
         privacy=privacy_status(store),
         training_unfinished=store.versions.is_unfinished(),
         copied_here=store.moved,

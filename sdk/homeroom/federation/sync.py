@@ -23,6 +23,7 @@ from homeroom.errors import Code, NetworkError, UpdateError
 from homeroom.federation import agreement, enrolment, privacy_ledger, secure_round
 from homeroom.federation.make_update import queue_newest_update
 from homeroom.federation.network.settings import NetworkSettings
+from homeroom.federation.statistics import StatisticsReport, exchange_statistics
 from homeroom.federation.versions import newest_global, stored_theta, theta_of, version_facts, with_local_segments
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.unpack import SIZE_LIMIT_BYTES
@@ -51,6 +52,7 @@ class SyncReport:
     secure: this device's status in the secure round under way, in words; empty in plain rounds.
     waiting: updates that the aggregator has for the next version, of those it needs; None where it does not tell.
     held: why updates wait on this device, where its school has not consented; it gets versions all the same.
+    statistics: what was done with statistics; None where the aggregator collects none.
     """
 
     sent: tuple[str, ...] = ()
@@ -67,6 +69,7 @@ class SyncReport:
     secure: str = ""
     waiting: tuple[int, int] | None = None
     held: str = ""
+    statistics: StatisticsReport | None = None
 
 
 def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], Scores]) -> SyncReport:
@@ -99,6 +102,8 @@ def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], 
                 raise
             held = problem.what
         fetched = fetch_global(store, bundle, client, root, score)
+        folder = store.directory / DOWNLOADS_FOLDER
+        shared = exchange_statistics(store, bundle, client, configuration, root, folder)
         ahead_s, waiting = clock_ahead_s(client), client.waiting
     store.back_up()
     WAITING.write(store, waiting)
@@ -119,6 +124,7 @@ def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], 
         secure=secure,
         waiting=waiting,
         held=held,
+        statistics=shared,
     )
 
 

@@ -58,13 +58,17 @@ class ConsentReport:
 
 @dataclass(frozen=True)
 class ForgetReport:
-    """What `forget` removed, counted; `unlearning`: ids of updates already sent, whose removal is now asked for."""
+    """What `forget` removed, counted; `unlearning`: ids of updates already sent, whose removal is now asked for.
+
+    subtracting: whether statistics that were sent hold the subject, and are taken away with a sync to come.
+    """
 
     samples: int = 0
     versions: int = 0
     unsent_updates: int = 0
     unlearning: tuple[str, ...] = ()
     profiles: int = 0  # the subject's own, and those of others that grew from a theta with the subject in it
+    subtracting: bool = False
 
 
 @dataclass(frozen=True)

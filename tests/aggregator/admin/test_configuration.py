@@ -20,7 +20,7 @@ from aggregator.institution import ROOT, START, School, learn, make_folder, runn
 from homeroom import Device
 from homeroom.cli.main import homeroom
 from homeroom.contract.privacy import Privacy
-from homeroom.contract.round import CohortRules, ServerOptimizer
+from homeroom.contract.round import CohortRules, ServerOptimizer, StatisticsRules
 from homeroom.contract.secagg import SecureRules
 from homeroom.contract.signing import certify, new_key, write_key
 from homeroom.errors import HomeroomError, InputError
@@ -65,6 +65,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], list[str], Any]] = {
     "beta2": ({"optimizer": ADAM}, ["--beta2", "0.5"], 0.5),
     "tau": ({"optimizer": ADAM}, ["--tau", "0.5"], 0.5),
     "proximal": ({}, ["--proximal", "0.5"], 0.5),
+    "statistics": ({"statistics": StatisticsRules(mode="plain")}, ["--statistics", "off"], "off"),
     "cohort": ({"secure": SECURE}, ["--cohort", "30"], 30),
     "drop_rate": ({"secure": SECURE}, ["--drop-rate", "0.2"], 0.2),
     "corrupt_rate": ({"secure": SECURE}, ["--corrupt-rate", "0.2"], 0.2),
@@ -113,6 +114,9 @@ MORE_REFUSALS = [
     ({"secure": SECURE}, ["--codec", "int8"], "--codec int8 says nothing with --secure"),
     ({"secure": SECURE}, ["--buffer", "8"], "--buffer says nothing with --secure"),
     ({}, ["--optimizer", "fedadam"], "add --server-rate, from 0.01 to 0.1"),
+    ({}, ["--statistics", "secure"], "--statistics: secure statistics are not built yet"),
+    ({"secure": SECURE}, ["--statistics", "plain"], "plain statistics would show what secure"),
+    ({}, ["--statistics", "plain"], "the bundle has no statistics"),
     ({}, ["--insecure"], "--insecure says nothing: 127.0.0.1 is this machine alone"),
     ({}, ["--no-insecure", "--host", "localhost"], "--no-insecure says nothing: localhost is this machine alone"),
 ]

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 
 from aggregator.institution import START, School, make_folder
 from homeroom.contract.privacy import Privacy
-from homeroom.contract.round import CohortRules, RoundConfiguration, ServerOptimizer
+from homeroom.contract.round import CohortRules, RoundConfiguration, ServerOptimizer, StatisticsRules
 from homeroom.contract.secagg import SecureRules
 from homeroom.errors import DiskFullError, InputError, StoreError, UpdateError
 from homeroom_aggregator.admin.folder import open_rounds, read_facts
@@ -71,6 +71,12 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {  # by field: what the log was
     "by_school": ({}, True),
     "proximal": ({}, 0.1),
     "earlier_codecs": ({}, ("int4",)),
+    "statistics.mode": ({"statistics": StatisticsRules(mode="plain")}, "off"),
+    "statistics.k": ({}, 4),
+    "statistics.k_of": ({}, "devices"),
+    "statistics.subjects": ({}, 11),
+    "statistics.sample_limit": ({}, 9),
+    "statistics.within_days": ({}, 9),
 }
 
 

@@ -25,6 +25,7 @@ from homeroom.contract.invitation import Enrolment, Invitation, enrolment_of, se
 from homeroom.contract.manifest import Hash
 from homeroom.contract.round import RoundConfiguration, read_round
 from homeroom.contract.signing import Certificate, check_certificate, public_hex, sign
+from homeroom.contract.statistics.messages import MESSAGE_LIMIT_BYTES, StatisticsStatus
 from homeroom.contract.update import REFUSALS
 from homeroom.contract.version import VERSION_LIMIT_BYTES
 from homeroom.errors import AnswerError, Code, NetworkError, TrustError, UpdateError
@@ -229,6 +230,19 @@ class Client:
 
         body = msgspec.json.encode({"update_id": update_id})
         return str(self._decode(self.send("POST", "/v1/unlearn", body), Receipt).status)
+
+    def statistics(self) -> StatisticsStatus:
+        """What the aggregator has of this device's statistics, and which release it serves."""
+        return cast(StatisticsStatus, self._decode(self.send("GET", "/v1/statistics"), StatisticsStatus))
+
+    def send_statistics(self, data: bytes) -> None:
+        """Sends a change of this device's statistics; UpdateError if it is refused."""
+        self.send("POST", "/v1/statistics", data)
+
+    def statistics_release(self, status: StatisticsStatus, folder: Path) -> bytes:
+        """The release that the aggregator serves, unchecked. folder: of unfinished downloads."""
+        offer = DownloadOffer(path=f"/v1/statistics/{status.release}", size=status.size, sha256=status.sha256)
+        return read_and_remove(self.fetch(offer, folder, "statistics", MESSAGE_LIMIT_BYTES))
 
     def report(self, report: EvaluationReport) -> None:
         """Sends this device's scores of a global version."""

@@ -1,0 +1,369 @@
+"""Plain statistics: takes each device's change of its total, and releases the sum of all totals, row by row.
+
+A number is released where k schools and enough subjects fed it (`contract.statistics.pooling`), and where since it was
+last released none or at least k schools changed it. So neither a release nor the difference of two shows fewer than k
+schools in any number. When it does not hold: what devices say of their subjects is believed; where schools label
+different tasks of the same samples, numbers of two tasks taken together may show fewer; and whoever has two devices in
+two schools counts as two.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from homeroom.contract.canonical_json import digest
+from homeroom.contract.manifest import Manifest
+from homeroom.contract.round import StatisticsRules
+from homeroom.contract.signing import Certificate
+from homeroom.contract.statistics.limits import check_shared
+from homeroom.contract.statistics.messages import (
+    ChangeHeader,
+    StatisticsStatus,
+    digest_of,
+    make_release,
+)
+from homeroom.contract.statistics.pooling import Pair, pairs_of, plan, pool
+from homeroom.contract.statistics.sums import NOTHING, Cell, Statistics, add, difference
+from homeroom.contract.update import REFUSALS
+from homeroom.errors import UpdateError
+from homeroom_aggregator.state import audit, statistics_totals
+from homeroom_aggregator.state.log import Log
+from homeroom_aggregator.state.members import Members
+from homeroom_aggregator.state.statistics_totals import (
+    Mark,
+    MarkKind,
+    Poolings,
+    StatisticsTotals,
+    StoredRelease,
+    StoredTotal,
+)
+
+ZERO = np.zeros(1, np.int64)
+SEND_ALL = "sync again: the device then sends its whole total"
+
+
+@dataclass(frozen=True)
+class Signer:
+    """Signs releases. bundle_id, manifest: of the bundle that is served."""
+
+    key: Ed25519PrivateKey
+    certificate: Certificate
+    bundle_id: str
+    manifest: Manifest
+
+
+class SharedStatistics:
+    """The statistics of one log. Every method that changes something is part of the caller's step."""
+
+    def __init__(self, log: Log, members: Members, signer: Signer) -> None:
+        self.log, self.members, self.signer = log, members, signer
+        statistics_totals.prepare(log.database)
+        self.totals = StatisticsTotals(log.database)
+        self._waits: str | None = None  # unknown: something changed since it was looked at
+        self._late: datetime.datetime | None = None  # when it must be looked at again
+
+    def take(
+        self,
+        header: ChangeHeader,
+        change: Statistics,
+        sender: str,
+        member: str,
+        rules: StatisticsRules,
+        now: datetime.datetime,
+    ) -> tuple[int, Literal["accepted", "already"]]:
+        """Takes a device's change; its sequence number, and what became of it. UpdateError where it is refused.
+
+        sender: the key that the request is signed with. member: whose that is.
+        """
+        if rules.mode != "plain":
+            raise UpdateError(REFUSALS["no_statistics"], code="no_statistics", remedy="sync again")
+        if header.device != sender and header.device not in self.members.names(sender):
+            raise UpdateError("it is signed by another device than the one that sends it", code="bad_signature")
+        known = self.totals.find(member)
+        if known and (header.sequence, header.total) == (known.sequence, known.digest):
+            return known.sequence, "already"
+        before = self.totals.total(member)
+        total = self._changed(header, change, known, before)
+        check_shared(total, header.subjects, self.signer.manifest, rules.sample_limit)
+        included = known.included if known else 0
+        stored = StoredTotal(member, header.sequence, header.total, included, header.subjects)
+        fewer = any(cell.kind == "count" and total.cells.get(cell, ZERO)[0] < count[0] for cell, count in before)
+        self._replace(member, before, total, stored, now, away=fewer or header.takes_away)
+        self.look(rules, now)
+        return header.sequence, "accepted"
+
+    def _changed(
+        self, header: ChangeHeader, change: Statistics, known: StoredTotal | None, before: Statistics
+    ) -> Statistics:
+        """The total after a change; UpdateError where it does not go on from the one that is here."""
+        last = known.sequence if known else 0
+        base = known.digest if known else None
+        if header.base and (header.base != base or header.sequence != last + 1):
+            raise UpdateError(REFUSALS["unknown_base"], code="unknown_base", remedy=SEND_ALL)
+        if header.sequence <= last:
+            what = f"change {header.sequence} is not newer than {last}, which is here"
+            raise UpdateError(what, code="unknown_base", remedy=SEND_ALL)
+        total = add(before, change) if header.base else change
+        if digest_of(total) != header.total:
+            raise UpdateError("it does not lead to the total that it names", code="malformed", remedy=SEND_ALL)
+        return total
+
+    def _replace(
+        self,
+        member: str,
+        before: Statistics,
+        total: Statistics,
+        stored: StoredTotal | None,
+        now: datetime.datetime,
+        *,
+        away: bool,
+    ) -> None:
+        self._waits = None
+        self.totals.put_sum(add(self.totals.sum(), difference(total, before)))
+        self.totals.mark(member, before, total, now.isoformat(), away=away)
+        if stored is None:
+            self.totals.remove(member)
+            audit.record(self.log.database, "statistics taken out", device=member)
+        else:
+            self.totals.put(stored, total)
+            about = {"device": member, "sequence": stored.sequence, "sha256": stored.digest}
+            audit.record(self.log.database, "statistics", **about)
+
+    def take_out(self, gone: Iterable[str], rules: StatisticsRules, now: datetime.datetime) -> bool:
+        """Erases the totals of members who left; whether there were any."""
+        left = [member for member in sorted(gone) if self.totals.find(member)]
+        for member in left:
+            self._replace(member, self.totals.total(member), NOTHING, None, now, away=True)
+        if left:
+            self.look(rules, now)
+        return bool(left)
+
+    def take_out_all(self, rules: StatisticsRules, now: datetime.datetime, *, above: int = 0) -> None:
+        """Erases every total, which its device sends anew where it may, and what is served.
+
+        After a restore a total may hold what was taken away since. above: the next release has a higher number.
+        """
+        self.take_out([total.member for total in self.totals.each()], rules, now)
+        self.totals.stop_serving()
+        self.totals.number_at_least(above)
+
+    def look_again(self) -> None:
+        """Lets the next look compute what may be released anew, since the rules or the tables are others."""
+        self._waits = None
+
+    # Releases
+
+    def look(self, rules: StatisticsRules, now: datetime.datetime) -> str:
+        """Releases what may be released; why nothing is, in words, or empty.
+
+        A release waits while it would serve less by name than the one before, for `within_days` at most. Where by then
+        something was taken away, and it cannot be released, nothing is served until it can.
+        """
+        if rules.mode != "plain":
+            return ""
+        if self._waits is None or (self._late is not None and now >= self._late):
+            self._waits = self._look(rules, now)
+        return self._waits
+
+    def _look(self, rules: StatisticsRules, now: datetime.datetime) -> str:
+        self._late = None
+        last, total = self.totals.release(), self.totals.sum()
+        judges = self._judges(rules, last.poolings)
+        poolings = judges.poolings(total)
+        changed = judges.changed(poolings)
+        overdue = self._is_late(judges.oldest(away=False), rules, now)
+        less = "" if overdue else _less(last.poolings, poolings)
+        if changed and poolings and not less:
+            self._release(last.number + 1, rules, total, poolings)
+            return ""
+        if not judges.changed(last.poolings) and (last.poolings or not total.cells):
+            return ""
+        if self._is_late(judges.oldest(away=True), rules, now) and self.totals.stop_serving():
+            audit.record(self.log.database, "statistics not served", release=last.number)
+        who = f"{rules.k} {rules.k_of}"
+        if less:
+            return f"{less}, since fewer than {who} changed it: it waits for more, or {rules.within_days} days"
+        return f"it needs {who} with a change, and rows of {who} and {rules.subjects} subjects"
+
+    def _is_late(self, since: str | None, rules: StatisticsRules, now: datetime.datetime) -> bool:
+        """Whether something has waited for `within_days`; else notes when it will have."""
+        if since is None:
+            return False
+        end = datetime.datetime.fromisoformat(since) + datetime.timedelta(days=rules.within_days)
+        if now < end:
+            self._late = min(end, self._late or end)
+        return now >= end
+
+    def _release(self, number: int, rules: StatisticsRules, total: Statistics, poolings: Poolings) -> None:
+        signer, shared = self.signer, pool(total, poolings)
+        body = make_release(signer.key, signer.certificate, signer.bundle_id, number, rules.k, shared)
+        marked = {mark.cell for mark in self.totals.marks() if mark.cell.task in poolings}
+        found = {cell: poolings[cell.task].cell(cell) for cell in marked}
+        shown = {cell: where == cell for cell, where in found.items() if where is not None}
+        self.totals.put_release(StoredRelease(number, poolings, body), shown)
+        rows = sum(len(pooling.named) for pooling in poolings.values())
+        audit.record(self.log.database, "statistics released", release=number, rows=rows, sha256=digest(body))
+
+    def _judges(self, rules: StatisticsRules, last: Poolings) -> Judges:
+        unit = {total.member: self._unit(rules, total.member) for total in self.totals.each()}
+        marks = list(self.totals.marks())
+        unit |= {mark.member: self._unit(rules, mark.member) for mark in marks if mark.member not in unit}
+        kinds = {task.name: task.kind for task in self.signer.manifest.tasks}
+        return Judges(rules, kinds, list(self.totals.each()), marks, unit, last)
+
+    def _unit(self, rules: StatisticsRules, member: str) -> str:
+        """What counts as one: a school, or a device without one."""
+        school = self.members.school(member) if rules.k_of == "schools" else ""
+        return f"school {school}" if school else f"device {member}"
+
+    def status(self, member: str, rules: StatisticsRules, now: datetime.datetime) -> StatisticsStatus:
+        """What is here of a member, and what is served."""
+        waits, known, release = self.look(rules, now), self.totals.find(member), self.totals.release()
+        return StatisticsStatus(
+            sequence=known.sequence if known else 0,
+            total=known.digest if known else "",
+            included=known.included if known and release.body else 0,
+            waits=waits,
+            release=release.number if release.body else 0,
+            size=len(release.body),
+            sha256=digest(release.body) if release.body else "",
+        )
+
+    def differs(self) -> str:
+        """What in the tables does not follow from the totals; empty where all does."""
+        return "" if self.totals.computed_sum() == self.totals.sum() else "the sum of statistics"
+
+
+class Judges:
+    """What the totals that are here allow to be released, by task."""
+
+    def __init__(
+        self,
+        rules: StatisticsRules,
+        kinds: dict[str, str],
+        totals: list[StoredTotal],
+        marks: list[Mark],
+        unit: dict[str, str],
+        last: Poolings,
+    ) -> None:
+        self.rules, self.kinds, self.last, self._marks, self._unit = rules, kinds, last, marks, unit
+        self._changed: dict[tuple[MarkKind, Cell], set[str]] = defaultdict(set)
+        for mark in marks:
+            self._changed[mark.kind, mark.cell].add(unit[mark.member])
+        self._cells: dict[tuple[str, str], set[Cell]] = defaultdict(set)  # with a mark, by task and row
+        for _, cell in self._changed:
+            self._cells[cell.task, cell.row].add(cell)
+        self._fed: dict[tuple[str, str, Pair], list[tuple[str, str, int]]] = defaultdict(list)
+        for total in totals:
+            for s in total.subjects:
+                self._fed[s.task, s.row, (s.first, s.last)].append((total.member, unit[total.member], s.subjects))
+
+    def changed(self, poolings: Poolings) -> set[str]:
+        """Who changed something of what is shared by these, since it was last released."""
+        return {self._unit[mark.member] for mark in self._shared(poolings)}
+
+    def oldest(self, *, away: bool) -> str | None:
+        """Since when something that is served has changed; None where nothing has. away: by taking away."""
+        since = [mark.away if away else mark.since for mark in self._shared(self.last)]
+        return min((moment for moment in since if moment), default=None)
+
+    def _shared(self, poolings: Poolings) -> Iterator[Mark]:
+        for mark in self._marks:
+            pooling = poolings.get(mark.cell.task)
+            if mark.kind == "released" and pooling and _pair(mark.cell) in pooling.pairs:
+                yield mark
+
+    def poolings(self, total: Statistics) -> Poolings:
+        """What of the sum of all totals may be released, by task; tasks of which nothing may are left out."""
+        found = {}
+        for task in sorted({cell.task for cell in total.cells}):
+            sizes: dict[str, int] = defaultdict(int)
+            pairs = pairs_of(total, task)
+            for row in total.rows(task):
+                sizes[row] = max(total.count(task, row, *pair) for pair in pairs)
+            found[task] = plan(self.kinds[task], sizes, pairs, _TaskJudge(self, task))
+        return {task: pooling for task, pooling in found.items() if pooling.named}
+
+    def enough(self, task: str, rows: Iterable[str], pair: Pair, *, needed: bool) -> bool:
+        """Whether k units and enough subjects fed these rows together for a pair of blocks, or, unless needed, none."""
+        subjects: dict[str, int] = defaultdict(int)
+        units = set()
+        for row in rows:
+            for member, unit, number in self._fed.get((task, row, pair), ()):
+                subjects[member] = max(subjects[member], number)  # of several rows at least so many
+                units.add(unit)
+        if not units and not needed:
+            return True
+        return len(units) >= self.rules.k and sum(subjects.values()) >= self.rules.subjects
+
+    def unseen(self, units: set[str]) -> bool:
+        """Whether a change by these units may be shown: by none, or by at least k."""
+        return not units or len(units) >= self.rules.k
+
+    def row_unseen(self, task: str, row: str, pairs: frozenset[Pair]) -> bool:
+        """Whether each number of a row may be shown after it was last shown under its name."""
+        cells = [cell for cell in self._cells.get((task, row), ()) if _pair(cell) in pairs]
+        return all(self.unseen(self._changed.get(("named", cell), set())) for cell in cells)
+
+    def pair_unseen(self, task: str, pair: Pair) -> bool:
+        """Whether the second moments of a pair of blocks may be shown after they were last."""
+        return self.unseen(self._changed.get(("named", Cell(task, "moment", "", pair)), set()))
+
+    def pool_unseen(self, task: str, rows: Iterable[str], pairs: frozenset[Pair]) -> bool:
+        """Whether the sum of some rows may be shown after what was shown last, those that had no name then included."""
+        named = self.last[task].named if task in self.last else frozenset()
+        units: dict[tuple[str, tuple[str, ...]], set[str]] = defaultdict(set)
+        nameless = {row for of_task, row in self._cells if of_task == task and row not in named}
+        for row in nameless.union(rows):
+            for cell in self._cells.get((task, row), ()):
+                if cell.kind != "moment" and _pair(cell) in pairs:
+                    units[cell.kind, cell.blocks] |= self._changed.get(("released", cell), set())
+        return all(map(self.unseen, units.values()))
+
+
+@dataclass(frozen=True)
+class _TaskJudge:
+    """`pooling.Judge` of one task."""
+
+    judges: Judges
+    task: str
+
+    def pair(self, pair: Pair) -> bool:
+        return self.judges.enough(self.task, ("",), pair, needed=True) and self.judges.pair_unseen(self.task, pair)
+
+    def single(self, row: str, pairs: frozenset[Pair]) -> bool:
+        judges, last = self.judges, self.judges.last.get(self.task)
+        shown = judges.row_unseen(self.task, row, pairs)
+        if last is None or row not in last.named:
+            shown = shown and judges.pool_unseen(self.task, (), pairs)
+        return shown and self._fed((row,), pairs)
+
+    def together(self, rows: frozenset[str], pairs: frozenset[Pair]) -> bool:
+        return self.judges.pool_unseen(self.task, rows, pairs) and self._fed(rows, pairs)
+
+    def _fed(self, rows: Iterable[str], pairs: frozenset[Pair]) -> bool:
+        rows = tuple(rows)
+        fed = any(self.judges.enough(self.task, rows, pair, needed=True) for pair in pairs)
+        return fed and all(self.judges.enough(self.task, rows, pair, needed=False) for pair in pairs)
+
+
+def _pair(cell: Cell) -> Pair:
+    return cell.blocks[0], cell.blocks[-1]
+
+
+def _less(before: Poolings, after: Poolings) -> str:
+    """What was shared before and would not be now, in words; empty where there is none."""
+    for task, old in sorted(before.items()):
+        new = after.get(task)
+        if new is None or old.pairs - new.pairs:
+            return f"{task} would be shared less than now"
+        if gone := sorted(old.named - new.named):
+            return f"{task}: {gone[0] or 'it'} would lose its name"
+    return ""

@@ -1,0 +1,361 @@
+"""Statistics of this device in plain rounds: sends the change of its total, fetches the total of all schools.
+
+Nothing leaves before a person said yes to these rules on this device. A message is durable before it is sent, and the
+aggregator's word on what it has decides what goes next; so a kill or a restored copy sends nothing twice.
+"""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from homeroom.contract.manifest import Task
+from homeroom.contract.round import RoundConfiguration, StatisticsRules
+from homeroom.contract.statistics.encoding import encode, read
+from homeroom.contract.statistics.limits import check_release
+from homeroom.contract.statistics.messages import (
+    StatisticsStatus,
+    Support,
+    digest_of,
+    make_change,
+    read_release,
+)
+from homeroom.contract.statistics.pooling import SHARED_KINDS, Pooling, pool, poolings_of
+from homeroom.contract.statistics.sums import NOTHING, Statistics, check_total, difference
+from homeroom.errors import InputError, TrustError, UpdateError
+from homeroom.federation.agreement import read_agreement
+from homeroom.federation.own_statistics import (
+    GONE,
+    Fingerprints,
+    OwnTotal,
+    held_tasks,
+    keep_tasks,
+    own_total,
+    takes_away,
+)
+from homeroom.federation.policy import kept_segments, local_layout, policy_in_force
+from homeroom.runtime.bundle import Bundle
+from homeroom.store import Store
+from homeroom.store.device_state import bytes_record, json_record, msgpack_record
+from homeroom.train.solve.vectors.samples import covered, sums_id
+
+if TYPE_CHECKING:
+    from homeroom.federation.network.client import Client
+
+
+class SentTotal(msgspec.Struct, frozen=True, kw_only=True):
+    """A total on its way or with the aggregator, and what it was made of.
+
+    sums_id: what it means. waits_since: the day since when something that was removed here waits to be taken away.
+    """
+
+    sequence: int
+    sums_id: str
+    total: bytes
+    subjects: tuple[Support, ...]
+    prints: Fingerprints
+    poolings: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str], ...]]]
+    salt: bytes
+    waits_since: str = ""
+
+
+class ReceivedRelease(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest release. others: of all other devices, or b"" where this device's part in it is not known any more."""
+
+    number: int
+    sums_id: str
+    others: bytes
+
+
+class StatisticsText(msgspec.Struct, frozen=True, kw_only=True):
+    """How it stands, for people: what was sent, by task what is held and why, and what the next release waits for."""
+
+    sent: bool = False
+    why_not: str = ""
+    held: dict[str, str] = {}
+    waits: str = ""
+    to_subtract_since: str = ""
+
+
+YES = json_record("identity.statistics_yes", StatisticsRules)  # the rules that a person said yes to
+ACCEPTED = msgpack_record("identity.statistics", SentTotal)
+PENDING = msgpack_record("identity.statistics_pending", SentTotal)
+PENDING_MESSAGE = bytes_record("identity.statistics_message")
+EARLIER = msgpack_record("identity.statistics_earlier", dict[int, bytes])  # totals that a release may still hold
+RELEASE = msgpack_record("identity.statistics_release", ReceivedRelease)
+TEXT = json_record("identity.statistics_text", StatisticsText)
+
+
+@dataclass(frozen=True)
+class StatisticsReport:
+    """What a sync did with statistics. sent: whether a change was. release: number of the newest that is here."""
+
+    sent: bool = False
+    release: int | None = None
+    why_not: str = ""
+    held: Mapping[str, str] = field(default_factory=dict)
+    waits: str = ""
+
+
+def agree(store: Store, *, yes: bool) -> StatisticsRules:
+    """Notes that a person says yes or no to plain statistics; InputError where the aggregator collects none."""
+    configuration = read_agreement(store).configuration
+    rules = configuration.statistics if configuration else StatisticsRules()
+    if yes and rules.mode != "plain":
+        raise InputError("the aggregator collects no statistics", remedy="`homeroom device sync` asks it again")
+    YES.write(store, rules if yes else None)
+    return rules
+
+
+def why_not(store: Store, configuration: RoundConfiguration) -> str:
+    """Why no statistics leave this device, in words; empty where they may."""
+    rules, yes, policy = configuration.statistics, YES.read(store), policy_in_force(store)
+    if policy is not None and "plain" not in policy.rounds:
+        return f"the policy allows rounds that are {' or '.join(policy.rounds)}, statistics are plain"
+    if policy is not None and rules.k < policy.min_devices:
+        return f"the policy asks for at least {policy.min_devices} devices in a release, statistics for {rules.k}"
+    if yes is None:
+        return "nobody said yes yet: `homeroom device network DIR --statistics plain`"
+    if _weaker(rules, yes):
+        return "the aggregator promises less than when somebody said yes: say it again if your school agrees"
+    return ""
+
+
+def _weaker(rules: StatisticsRules, yes: StatisticsRules) -> bool:
+    return rules.k < yes.k or rules.subjects < yes.subjects or (rules.k_of, yes.k_of) == ("devices", "schools")
+
+
+def shared_tasks(store: Store, bundle: Bundle, configuration: RoundConfiguration) -> dict[str, Task]:
+    """The tasks whose sums may leave: covered ones whose head is shared."""
+    kept = set(kept_segments(local_layout(store, bundle.manifest.layout), configuration))
+    kept_tasks = {segment.task for segment in bundle.manifest.layout if segment.name in kept and segment.task}
+    tasks = [task for task in covered(bundle.manifest) if task.kind in SHARED_KINDS]
+    return {task.name: task for task in tasks if task.name not in kept_tasks}
+
+
+def exchange_statistics(
+    store: Store, bundle: Bundle, client: Client, configuration: RoundConfiguration, root: str, folder: Path
+) -> StatisticsReport | None:
+    """Sends what changed and fetches the newest release; None where the aggregator collects no statistics.
+
+    Raises NetworkError where there is no connection: everything waits.
+
+    folder: of unfinished downloads.
+    """
+    if configuration.statistics.mode != "plain" or not sums_id(bundle.manifest):
+        _forget_sent(store)
+        TEXT.write(store, None)
+        return None
+    reason, status = why_not(store, configuration), client.statistics()
+    sent, held = False, dict[str, str]()
+    try:
+        sent, held = _send(store, bundle, client, configuration, status, allowed=not reason)
+    except UpdateError as problem:
+        held = {"": f"refused: {problem}"}
+    if sent:
+        status = client.statistics()
+    _fetch(store, bundle, client, status, root, folder)
+    accepted, release = ACCEPTED.read(store), RELEASE.read(store)
+    since = accepted.waits_since if accepted else ""
+    TEXT.write(
+        store,
+        StatisticsText(
+            sent=bool(accepted and read(accepted.total).cells),
+            why_not=reason,
+            held=held,
+            waits=status.waits,
+            to_subtract_since=since,
+        ),
+    )
+    return StatisticsReport(sent, release.number if release else None, reason, held, status.waits)
+
+
+def _send(
+    store: Store,
+    bundle: Bundle,
+    client: Client,
+    configuration: RoundConfiguration,
+    status: StatisticsStatus,
+    *,
+    allowed: bool,
+) -> tuple[bool, dict[str, str]]:
+    """Sends the change of this device's total; whether anything was sent, and by task what is held and why.
+
+    allowed: else what was sent is taken out again.
+    """
+    key, meaning = client.key, sums_id(bundle.manifest)
+    accepted = _settled(store, status, meaning)
+    before = _own(accepted) if accepted else OwnTotal()
+    salt = accepted.salt if accepted else secrets.token_bytes(16)
+    after, held, since = OwnTotal(), dict[str, str](), ""
+    if allowed:
+        sums = {_name(salt, name): one for name, one in store.each_subjects_sums(meaning)}
+        after, held = own_total(shared_tasks(store, bundle, configuration), sums, configuration.statistics.sample_limit)
+        today, since = store.today(), accepted.waits_since if accepted else ""
+        late = bool(since) and (today - datetime.date.fromisoformat(since)).days >= configuration.statistics.within_days
+        waiting = held_tasks(before, after, late=late)
+        removed = any(takes_away(before, after, task) for task in waiting)
+        since = (since or today.isoformat()) if removed else ""
+        if accepted and accepted.waits_since != since:
+            ACCEPTED.write(store, accepted := msgspec.structs.replace(accepted, waits_since=since))
+        after, held = keep_tasks(before, after, waiting), held | waiting
+    nothing_here = not status.sequence or status.total == digest_of(NOTHING)
+    if after.total == before.total and (accepted or nothing_here):
+        return False, held
+    known = max(status.sequence, accepted.sequence if accepted else 0)
+    base = before.total if accepted else None
+    change = difference(after.total, before.total)
+    message = make_change(
+        key,
+        bundle.bundle_id,
+        known + 1,
+        base,
+        after.total,
+        after.subjects,
+        takes_away=any(takes_away(before, after, cell.task) for cell in change.cells),
+    )
+    pending = _sent(known + 1, meaning, after, salt, since)
+    with store.step("statistics"):
+        PENDING.write(store, pending)
+        PENDING_MESSAGE.write(store, message)
+    client.send_statistics(message)
+    _accept(store, pending)
+    return True, held
+
+
+def _settled(store: Store, status: StatisticsStatus, meaning: str) -> SentTotal | None:
+    """The total that the aggregator has of this device; None where it has none, or one that is not known here."""
+    accepted, pending = ACCEPTED.read(store), PENDING.read(store)
+    for one in (pending, accepted):
+        if (
+            one
+            and one.sums_id == meaning
+            and (one.sequence, digest_of(read(one.total)))
+            == (
+                status.sequence,
+                status.total,
+            )
+        ):
+            if one is pending:
+                _accept(store, pending)
+            return one
+    return None
+
+
+def _accept(store: Store, pending: SentTotal) -> None:
+    earlier = EARLIER.read(store) or {}
+    with store.step("statistics accepted"):
+        ACCEPTED.write(store, pending)
+        EARLIER.write(store, {**earlier, pending.sequence: pending.total})
+        PENDING.write(store, None)
+        PENDING_MESSAGE.write(store, None)
+
+
+def _fetch(store: Store, bundle: Bundle, client: Client, status: StatisticsStatus, root: str, folder: Path) -> None:
+    """Fetches the newest release, checks it, and keeps it less this device's own part."""
+    known, meaning = RELEASE.read(store), sums_id(bundle.manifest)
+    if known is not None and known.sums_id != meaning:
+        known = None
+    if not status.release or (known is not None and status.release == known.number):
+        return
+    data = client.statistics_release(status, folder)
+    header, shared = read_release(
+        data, bundle_id=bundle.bundle_id, root_fingerprint=root, after=known.number if known else 0
+    )
+    if header.number != status.release:
+        raise TrustError("is another release than was offered", where="released statistics")
+    check_release(shared, bundle.manifest)
+    earlier = EARLIER.read(store) or {}
+    known_own = {0: NOTHING} | {number: read(total) for number, total in earlier.items() if number == status.included}
+    others = less_own(shared, known_own.get(status.included))
+    with store.step("statistics received", header.number):
+        RELEASE.write(
+            store,
+            ReceivedRelease(number=header.number, sums_id=meaning, others=b"" if others is None else encode(others)),
+        )
+        EARLIER.write(store, {number: total for number, total in earlier.items() if number >= status.included})
+
+
+def less_own(shared: Statistics, own: Statistics | None) -> Statistics | None:
+    """A release without a device's own total that is in it; None where that is not known, or was not in it."""
+    if own is None:
+        return None
+    try:
+        rest = difference(shared, pool(own, poolings_of(shared)))
+        check_total(rest)
+    except UpdateError:
+        return None
+    return rest
+
+
+def others_total(store: Store, bundle: Bundle) -> Statistics:
+    """The sums of all other devices, as they were last released; nothing where there are none, or none without own."""
+    release = RELEASE.read(store)
+    if release is None or release.sums_id != sums_id(bundle.manifest) or not release.others:
+        return NOTHING
+    return read(release.others)
+
+
+def release_mark(store: Store) -> int:
+    """A number that changes with `others_total`; 0 where there are none."""
+    release = RELEASE.read(store)
+    return release.number if release else 0
+
+
+def note_removed(store: Store, subject: str = "") -> bool:
+    """After a subject or samples were removed: nothing that was made with them is sent; whether they were sent.
+
+    subject: who was forgotten; only that somebody was stays known. What the aggregator has is taken away with a sync
+    to come; until then the last totals stay under the device's key.
+    """
+    accepted = ACCEPTED.read(store)
+    with store.step("statistics to take away"):
+        PENDING.write(store, None)
+        PENDING_MESSAGE.write(store, None)
+        if accepted is None:
+            return False
+        name = _name(accepted.salt, subject)
+        if name not in accepted.prints:
+            return False
+        prints = {GONE + secrets.token_hex(8) if known == name else known: p for known, p in accepted.prints.items()}
+        since = accepted.waits_since or store.today().isoformat()
+        ACCEPTED.write(store, msgspec.structs.replace(accepted, prints=prints, waits_since=since))
+    return True
+
+
+def _forget_sent(store: Store) -> None:
+    if ACCEPTED.exists(store) or RELEASE.exists(store):
+        with store.step("statistics off"):
+            for record in (ACCEPTED, PENDING, PENDING_MESSAGE, EARLIER, RELEASE):
+                record.write(store, None)
+
+
+def _name(salt: bytes, subject: str) -> str:
+    """A subject's name in records that only this device can tell."""
+    return sha256(salt + subject.encode()).hexdigest()[:16]
+
+
+def _sent(sequence: int, meaning: str, own: OwnTotal, salt: bytes, since: str) -> SentTotal:
+    poolings = {task: (tuple(sorted(p.named)), tuple(sorted(p.pairs))) for task, p in own.poolings.items()}
+    return SentTotal(
+        sequence=sequence,
+        sums_id=meaning,
+        total=encode(own.total),
+        subjects=own.subjects,
+        prints=own.prints,
+        poolings=poolings,
+        salt=salt,
+        waits_since=since,
+    )
+
+
+def _own(sent: SentTotal) -> OwnTotal:
+    poolings = {task: Pooling(frozenset(named), frozenset(pairs)) for task, (named, pairs) in sent.poolings.items()}
+    return OwnTotal(read(sent.total), sent.subjects, sent.prints, poolings)

@@ -1,0 +1,139 @@
+"""Statistics of small invented classes for tests: pupils, their sums, and the messages their device would send."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from aggregator.institution import LABELS, SECTION, School
+from homeroom.contract.manifest import Manifest, Task
+from homeroom.contract.statistics.accumulate import BlockVectors, numbers_to_grid, sum_samples, to_grid
+from homeroom.contract.statistics.messages import Support, make_change
+from homeroom.contract.statistics.sums import NOTHING, Statistics, add, difference, merge
+from homeroom.federation.own_statistics import OwnTotal, own_total, takes_away
+from homeroom_aggregator.merge.rounds import Rounds
+from homeroom_aggregator.state.members import StoredInvitation
+
+LIMIT = 100_000
+
+
+def pupil_sums(seed: int, samples: int = 8, labels: tuple[str, ...] = LABELS) -> Statistics:
+    """The sums of one pupil; the second block is absent in a few samples."""
+    rng = np.random.default_rng(seed)
+    rows = np.arange(samples) % len(labels)
+    blocks = []
+    for block, share in zip(SECTION.blocks, (1.0, 0.8), strict=True):
+        present = rng.random(samples) < share
+        vectors = to_grid(rng.normal(0, 0.4, (samples, block.dimension)) + rows[:, None] * 0.1)
+        blocks.append(BlockVectors(block.statistics_id, vectors * present[:, None], present))
+    every, by_label = np.ones(samples, bool), {name: rows == number for number, name in enumerate(labels)}
+    numbers = numbers_to_grid(rng.normal(0, 1, samples))
+    grades = sum_samples("grade", blocks, by_label, moments=every)
+    return add(grades, sum_samples("size", blocks[:1], {"": every}, moments=every, numbers=numbers))
+
+
+def tasks_of(manifest: Manifest) -> dict[str, Task]:
+    return {task.name: task for task in manifest.tasks}
+
+
+@dataclass
+class Room:
+    """A device with pupils, in a school. sent: what the aggregator has of it."""
+
+    school: str
+    device: School = field(default_factory=School)
+    pupils: dict[str, Statistics] = field(default_factory=dict)
+    sent: OwnTotal = field(default_factory=OwnTotal)
+    sequence: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.device.name
+
+    def enrol(self, rounds: Rounds) -> Room:
+        rounds.members.join(self.name, StoredInvitation(f"code {self.name}", school=self.school))
+        if self.school:
+            rounds.members.consent(self.school, "the head")
+        return self
+
+    def teach(self, seed: int, pupils: int = 5, **lesson: object) -> Room:
+        for number in range(pupils):
+            self.pupils[f"{seed}.{number}"] = pupil_sums(1000 * seed + number, **lesson)  # type: ignore[arg-type]
+        return self
+
+    def own(self, rounds: Rounds) -> OwnTotal:
+        return own_total(tasks_of(rounds.bundle.manifest), self.pupils, LIMIT)[0]
+
+    def message(
+        self,
+        rounds: Rounds,
+        total: Statistics | None = None,
+        *,
+        whole: bool = False,
+        sequence: int = 0,
+        base: Statistics | None = None,
+        subjects: tuple[Support, ...] | None = None,
+    ) -> bytes:
+        after = self.own(rounds)
+        before = None if whole or not self.sequence else self.sent.total
+        return make_change(
+            self.device.key,
+            rounds.bundle.bundle_id,
+            sequence or self.sequence + 1,
+            base or before,
+            after.total if total is None else total,
+            after.subjects if subjects is None else subjects,
+            takes_away=any(takes_away(self.sent, after, task) for task in ("grade", "size")),
+        )
+
+    def send(self, rounds: Rounds, *, whole: bool = False) -> None:
+        message, after = self.message(rounds, whole=whole), self.own(rounds)
+        assert rounds.take_statistics(message, self.name) == (self.sequence + 1, "accepted")
+        self.sent, self.sequence = after, self.sequence + 1
+
+
+def shown_by_fewer(k: int, parts: list[dict[str, Statistics]]) -> list[str]:
+    """Numbers of released totals, or of the differences of two, that fewer than k units fed.
+
+    parts: of each release in turn, what each unit has in it.
+    """
+    found = []
+    steps = zip([dict[str, Statistics](), *parts], parts, strict=False)
+    for number, (before, after) in enumerate(steps, 1):
+        changes = {unit: difference(after.get(unit, NOTHING), before.get(unit, NOTHING)) for unit in {*before, *after}}
+        for what, units in (("release", after), ("change", changes)):
+            for cell in {cell for one in units.values() for cell in one.cells}:
+                fed = sum(cell in one.cells for one in units.values())
+                if 0 < fed < k and cell in merge(units.values()).cells:
+                    found.append(f"{what} {number}: {cell} by {fed}")
+    return found
+
+
+def isolates(k: int, parts: dict[str, Statistics], tasks: list[str]) -> list[tuple[str, ...]]:
+    """Sets of fewer than k - 1 units, beside one member, that a combination of released vectors shows alone.
+
+    A rank test: a combination of released rows that vanishes on all other units, and not on these.
+    """
+    from itertools import combinations
+
+    found = []
+    for block in SECTION.blocks:
+        cells = sorted(
+            {
+                c
+                for one in parts.values()
+                for c in one.cells
+                if c.kind == "vector" and c.blocks == (block.statistics_id,)
+            }
+        )
+        zero = np.zeros(block.dimension)
+        values = {
+            unit: np.stack([one.cells.get(cell, zero).astype(float) for cell in cells]) for unit, one in parts.items()
+        }
+        for some in combinations(sorted(parts), k - 1):
+            rest = np.hstack([values[unit] for unit in sorted(parts) if unit not in some])
+            every = np.hstack([rest, *(values[unit] for unit in some)])
+            if np.linalg.matrix_rank(every) > np.linalg.matrix_rank(rest):
+                found.append(some)
+    return found
