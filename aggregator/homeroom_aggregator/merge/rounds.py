@@ -153,12 +153,8 @@ class Rounds(LoggedState):
             self._adopt(configuration_change.adopt(before, state, wanted))
             self._oldest_base = configuration_change.oldest_base(self.log, self._begun.configuration)
             self._note(number, 0, round_state.release_due(state, self.rules))
-            if wanted.statistics != before.configuration.statistics:
-                self._undos.append(self.statistics.look_again)
-                self.statistics.look_again()
-                if wanted.statistics.mode == "off":
-                    self.statistics.take_out_all(wanted.statistics, now())
-                    self._erased = True
+            self._undos.append(self.statistics.look_again)
+            self._erased = self.statistics.follow(wanted.statistics, now()) or self._erased
         return changes
 
     def update(self, data: bytes, sender: str, member: str = "") -> tuple[str, Literal["accepted", "already"]]:

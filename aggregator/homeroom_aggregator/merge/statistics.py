@@ -154,6 +154,14 @@ class SharedStatistics:
         self.totals.stop_serving()
         self.totals.number_at_least(above)
 
+    def follow(self, rules: StatisticsRules, now: datetime.datetime) -> bool:
+        """Goes by other rules from now on; whether totals were erased, as where statistics are off."""
+        self.look_again()
+        if rules.mode != "off" or not (had := any(self.totals.each())):
+            return False
+        self.take_out_all(rules, now)
+        return had
+
     def look_again(self) -> None:
         """Lets the next look compute what may be released anew, since the rules or the tables are others."""
         self._waits = None
