@@ -18,6 +18,8 @@ from homeroom.train.calibration import temperature
 SOLVED_WEIGHT = 2 / 3  # at first
 CANDIDATES = (0.0, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)
 LEAST_JUDGED_SAMPLES = 50  # validation samples with a label; with fewer the first weight stays
+MASK = 1000.0  # logits beyond are masks, not evidence
+BEYOND = 5.0  # how far a mask lies beyond a row's other logits, where theta may know better
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,22 @@ class Mix:
 
 
 def combined(mix: Mix, trained: np.ndarray, solved: np.ndarray) -> np.ndarray:
-    """The outputs [n, width] of both parts together, before `mix.temperature`."""
+    """The outputs [n, width] of both parts together, before `mix.temperature`.
+
+    A class that the solved head was never taught is theta's to know: where both count, its mask is no veto.
+    """
     first, second = trained / mix.trained_temperature, solved / mix.solved_temperature
+    if mix.solved < 1:
+        second = _unmasked(second, np.abs(solved) > MASK)
     return np.asarray((1 - mix.solved) * first + mix.solved * second)
+
+
+def _unmasked(outputs: np.ndarray, masked: np.ndarray) -> np.ndarray:
+    """Outputs [n, width] with masks BEYOND the least and the greatest other value of their rows."""
+    low = np.where(masked, np.inf, outputs).min(1, keepdims=True, initial=np.inf)
+    high = np.where(masked, -np.inf, outputs).max(1, keepdims=True, initial=-np.inf)
+    some = np.isfinite(low)  # else the row holds masks alone
+    return np.asarray(np.clip(outputs, np.where(some, low - BEYOND, 0.0), np.where(some, high + BEYOND, 0.0)))
 
 
 def choose_weight(task: Task, trained: np.ndarray, solved: np.ndarray, targets: np.ndarray) -> Mix:

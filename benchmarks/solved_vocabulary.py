@@ -1,0 +1,319 @@
+"""The vocabulary lesson of `benchmarks/solved.py`: five schools' sums in one exchange beside their trained rounds.
+
+The schools, pupils and tests are those of `benchmarks/federation.py`. A total is what a device would receive: cells
+that fewer than LEAST_SCHOOLS schools or LEAST_SUBJECTS pupils fed are withheld, and a school's own stand in. How strong
+each task is shrunk, each school judges on the total less its own part, and the right answers of all are added up to
+choose. The weight of theta and the solved head is chosen on validation pupils, whom neither learned from; then both
+learn from all pupils.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import numpy as np
+
+import federation
+from examples.vocabulary import lesson
+from examples.vocabulary.bundle import make_bundle
+from examples.vocabulary.schools import SCHOOLS, Pair, write_all
+from examples.vocabulary.splits import lesson_stamps
+from examples.vocabulary.stamps import cache_folder
+from homeroom.contract.manifest import Task
+from homeroom.contract.round import RoundConfiguration
+from homeroom.contract.statistics.encoding import encode
+from homeroom.contract.statistics.sums import Statistics, merge
+from homeroom.data.ingest import read_samples
+from homeroom.inference import golden
+from homeroom.runtime.bundle import Bundle, open_bundle
+from homeroom.runtime.graphs import Graphs
+from homeroom.store import Store
+from homeroom.train.evaluate import outputs_of
+from homeroom.train.features.dataset import Dataset, Example
+from homeroom.train.features.examples import examples
+from homeroom.train.solve.base import Strength
+from homeroom.train.solve.combine import Mix, choose_weight, combined
+from homeroom.train.solve.kinds import SOLVERS
+from homeroom.train.solve.own import with_own_cells
+from homeroom.train.solve.subjects import subject_sums
+from homeroom.train.solve.task_vectors import TaskVectors
+from homeroom.train.solve.vectors.projection import read_projections
+from homeroom.train.solve.vectors.samples import SampleVectors, covered, sample_vectors
+from homeroom_aggregator.simulation.engine import SchoolData
+from homeroom_aggregator.simulation.federate import simulate
+
+LEAST_SCHOOLS, LEAST_SUBJECTS = 3, 10
+STRENGTHS = [Strength(shrinkage, power) for shrinkage in (0.1, 0.3, 1.0, 3.0, 10.0) for power in (0.0, 0.5)]
+
+Accuracies = dict[str, dict[str, float]]  # by school and task
+
+
+@dataclass(frozen=True)
+class Pupils:
+    """Samples of a school. vectors: of all; targets, labelled: by task."""
+
+    dataset: Dataset
+    vectors: SampleVectors
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def rows(self, task: Task) -> np.ndarray:
+        """Numbers of the samples with a label of the task."""
+        return np.flatnonzero([task.name in example.targets for example in self.dataset.examples])
+
+    def targets(self, task: Task, rows: np.ndarray) -> np.ndarray:
+        return np.stack([self.dataset.examples[row].targets[task.name] for row in rows])
+
+    def of(self, task: Task, rows: np.ndarray) -> TaskVectors:
+        return self.vectors.of_task(task).subset(rows)
+
+    def sums(self, tasks: Sequence[Task], subjects: frozenset[str] | None = None) -> dict[str, Statistics]:
+        """Statistics by pupil, of these alone."""
+        chosen = self.dataset.examples
+        targets = {
+            t.name: np.stack([e.targets.get(t.name, np.zeros(t.width, np.float32)) for e in chosen]) for t in tasks
+        }
+        labelled = {t.name: np.array([t.name in e.targets for e in chosen]) for t in tasks}
+        names, ids = [e.subject for e in chosen], [str(i) for i in range(len(chosen))]
+        found = subject_sums(tasks, self.vectors, targets, labelled, names, ids)
+        return {name: one for name, one in found.items() if subjects is None or name in subjects}
+
+
+@dataclass(frozen=True)
+class Schools:
+    """One seed: what each school learns from, which of its pupils validate, and its test."""
+
+    bundle: Bundle
+    graphs: Graphs
+    learn: Mapping[str, Pupils]
+    tests: Mapping[str, Pupils]
+
+    @property
+    def tasks(self) -> list[Task]:
+        return covered(self.bundle.manifest)
+
+    def parts(self, school: str) -> tuple[Dataset, Dataset]:
+        """The training and the validation pupils."""
+        train, validation = self.learn[school].dataset.split(lesson.ALONE.validation, lesson.ALONE.seed)
+        assert validation is not None
+        return train, validation
+
+    def trained_pupils(self, school: str) -> frozenset[str]:
+        return frozenset(example.subject for example in self.parts(school)[0].examples)
+
+
+def load(bundle: Bundle, graphs: Graphs, pairs: Sequence[Pair], seed: int) -> Schools:
+    cache = cast(Store, federation.FeatureCache(cache_folder() / "vocabulary-features"))
+    projections = read_projections(bundle)
+
+    def pupils(path: Path) -> Pupils:
+        stored = list(read_samples(path, bundle.manifest))
+        ready: Sequence[Example] = examples(cache, bundle, graphs, stored)
+        inputs = [example.inputs for example in ready]
+        vectors = sample_vectors(bundle.manifest, projections, stored, inputs, lambda _, value: value)
+        return Pupils(Dataset(bundle.manifest, ready), vectors)
+
+    with TemporaryDirectory(prefix="homeroom-solved-") as folder:
+        files = write_all(pairs, Path(folder), seed)
+        learn = {school.name: pupils(files[school.name]["train"]) for school in SCHOOLS}
+        tests = {school.name: pupils(files[school.name]["test"]) for school in SCHOOLS}
+    return Schools(bundle, graphs, learn, tests)
+
+
+def received(parts: Mapping[str, Mapping[str, Statistics]]) -> tuple[Statistics, int]:
+    """What a device would receive of the schools' sums by pupil, and how many cells were withheld.
+
+    parts: by school and pupil
+    """
+    schools, subjects = Counter[Any](), Counter[Any]()
+    for by_pupil in parts.values():
+        subjects.update(cell for one in by_pupil.values() for cell in one.cells)
+        schools.update({cell for one in by_pupil.values() for cell in one.cells})
+    total = merge(one for by_pupil in parts.values() for one in by_pupil.values())
+    served = {
+        cell: values
+        for cell, values in total.cells.items()
+        if schools[cell] >= LEAST_SCHOOLS and subjects[cell] >= LEAST_SUBJECTS
+    }
+    return Statistics(served), len(total.cells) - len(served)
+
+
+def answers(task: Task, total: Statistics, pupils: Pupils, rows: np.ndarray, strength: Strength) -> np.ndarray:
+    """Outputs [rows, width] of the head that is solved from a total."""
+    vectors = pupils.of(task, rows)
+    return SOLVERS[task.kind].head(task, total, _blocks(vectors), strength).outputs(vectors)
+
+
+def _blocks(vectors: TaskVectors) -> list[tuple[str, int]]:
+    return [(b.statistics_id, b.values.shape[1]) for b in (*vectors.blocks, *vectors.options[:1])]
+
+
+def right(task: Task, outputs: np.ndarray, targets: np.ndarray) -> int:
+    return int((outputs.argmax(1) == targets.argmax(1)).sum())
+
+
+def choose(schools: Schools, parts: Mapping[str, Mapping[str, Statistics]]) -> dict[str, Strength]:
+    """The strength of each task by the right answers of all schools, each judging a total without itself."""
+    found = {}
+    for task in schools.tasks:
+        counts = Counter[Strength]()
+        for name, pupils in schools.learn.items():
+            others = merge(one for other, some in parts.items() if other != name for one in some.values())
+            rows = pupils.rows(task)
+            if len(rows) and others.of_task(task.name).cells:
+                expected = pupils.targets(task, rows)
+                for strength in STRENGTHS:
+                    counts[strength] += right(task, answers(task, others, pupils, rows, strength), expected)
+        found[task.name] = counts.most_common(1)[0][0]
+    return found
+
+
+def tested(schools: Schools, total: Mapping[str, Statistics], strengths: Mapping[str, Strength]) -> Accuracies:
+    """Accuracy of solved heads. total: by school"""
+    return {name: _accuracies(schools, name, solved_outputs(schools, name, total[name], strengths)) for name in total}
+
+
+def solved_outputs(
+    schools: Schools, school: str, total: Statistics, strengths: Mapping[str, Strength]
+) -> dict[str, np.ndarray]:
+    test = schools.tests[school]
+    return {
+        t.name: answers(t, total, test, test.rows(t), strengths[t.name]) for t in schools.tasks if len(test.rows(t))
+    }
+
+
+def theta_outputs(schools: Schools, pupils: Pupils, theta: np.ndarray) -> dict[str, np.ndarray]:
+    every = outputs_of(schools.graphs, pupils.dataset, theta)
+    return {task.name: every[task.name][pupils.rows(task)] for task in schools.tasks}
+
+
+def _accuracies(schools: Schools, school: str, outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
+    test = schools.tests[school]
+    return {
+        task.name: right(task, outputs[task.name], test.targets(task, rows)) / len(rows)
+        for task in schools.tasks
+        if len(rows := test.rows(task))
+    }
+
+
+def rounds(
+    schools: Schools, rate: float, seed: int, *, every_pupil: int | None = None
+) -> tuple[np.ndarray, float, int]:
+    """Theta of the best of the trained rounds, its validation score, and the round's number.
+
+    every_pupil: learn from the validation pupils too, and take this round.
+    """
+    parts = {name: schools.parts(name) for name in schools.learn}
+    if every_pupil is not None:
+        parts = {name: (schools.learn[name].dataset, part[1]) for name, part in parts.items()}
+    found = simulate(
+        schools.bundle,
+        [SchoolData(name, *part) for name, part in parts.items()],
+        lesson.ROUNDS,
+        lambda number: lesson.round_settings(number - 1, rate=rate),
+        RoundConfiguration(bundle_id=schools.bundle.bundle_id, buffer_size=len(SCHOOLS)),
+        seed=seed,
+        graphs=schools.graphs,
+        measure_every=1,
+    )
+    values = [
+        float(
+            np.mean([lesson.mean({t: s.value for t, s in scores.items() if s.n}) for scores in facts.scores.values()])
+        )
+        for facts in found.rounds
+    ]
+    best = int(np.argmax(values)) if every_pupil is None else every_pupil
+    return found.rounds[best].theta, values[best], best
+
+
+def mixes(
+    schools: Schools, theta: np.ndarray, totals: Mapping[str, Statistics], strengths: Mapping[str, Strength]
+) -> dict[str, Mix]:
+    """The weight of both parts by task, on the validation pupils of all schools; neither part learned from these."""
+    found = {}
+    for task in schools.tasks:
+        trained, solved, targets = [], [], []
+        for name, pupils in schools.learn.items():
+            known = schools.trained_pupils(name)
+            rows = np.array([r for r in pupils.rows(task) if pupils.dataset.examples[r].subject not in known], int)
+            if len(rows):
+                part = Pupils(pupils.dataset.subset(rows), pupils.vectors)
+                trained.append(outputs_of(schools.graphs, part.dataset, theta)[task.name])
+                solved.append(answers(task, totals[name], pupils, rows, strengths[task.name]))
+                targets.append(pupils.targets(task, rows))
+        found[task.name] = choose_weight(task, *(np.concatenate(some) for some in (trained, solved, targets)))
+    return found
+
+
+def run(schools: Schools, rate: float, seed: int) -> dict[str, Any]:
+    """Accuracies of one seed by setting, school and task."""
+    tasks = schools.tasks
+    whole = {name: pupils.sums(tasks) for name, pupils in schools.learn.items()}
+    early = {name: pupils.sums(tasks, schools.trained_pupils(name)) for name, pupils in schools.learn.items()}
+    strengths = choose(schools, whole)
+    total, withheld = received(whole)
+    first, _, best = rounds(schools, rate, seed)
+    shared = received(early)[0]
+    totals = {name: with_own_cells(shared, merge(some.values())) for name, some in early.items()}
+    mix = mixes(schools, first, totals, strengths)
+    theta = rounds(schools, rate, seed, every_pupil=best)[0]
+    parts = {name: merge(some.values()) for name, some in whole.items()}
+    both, trained = Accuracies(), Accuracies()
+    for name, test in schools.tests.items():
+        of_theta = theta_outputs(schools, test, theta)
+        solved = solved_outputs(schools, name, with_own_cells(total, parts[name]), strengths)
+        trained[name] = _accuracies(schools, name, of_theta)
+        both[name] = _accuracies(schools, name, {t: combined(mix[t], of_theta[t], solved[t]) for t in solved})
+    return {
+        "alone": tested(schools, parts, strengths),
+        "rounds": {n: _accuracies(schools, n, theta_outputs(schools, t, first)) for n, t in schools.tests.items()},
+        "trained": trained,
+        "solved": tested(schools, {n: with_own_cells(total, part) for n, part in parts.items()}, strengths),
+        "total alone": tested(schools, dict.fromkeys(schools.tests, total), strengths),
+        "nothing withheld": tested(schools, dict.fromkeys(schools.tests, merge(parts.values())), strengths),
+        "both": both,
+        "withheld cells": [withheld, len(merge(parts.values()).cells)],
+        "bytes of a school's sums": max(len(encode(part)) for part in parts.values()),
+        "bytes of theta in fixed32": 4 * schools.bundle.manifest.layout.size,
+        "weights of solved": {name: one.solved for name, one in mix.items()},
+        "strengths": {name: [one.shrinkage, one.prior_power] for name, one in strengths.items()},
+    }
+
+
+SETTINGS = ("alone", "rounds", "trained", "total alone", "solved", "nothing withheld", "both")
+
+
+def by_task(one: Accuracies) -> dict[str, float]:
+    """The mean over the schools that have the task."""
+    names = sorted({task for tasks in one.values() for task in tasks})
+    return {name: float(np.mean([tasks[name] for tasks in one.values() if name in tasks])) for name in names}
+
+
+def over(one: Accuracies) -> float:
+    """The mean over schools of the means over tasks."""
+    return float(np.mean([lesson.mean(tasks) for tasks in one.values()]))
+
+
+def measure(seeds: int, given: Path | None = None) -> dict[str, Any]:
+    """Runs of all seeds, and their means."""
+    pairs = lesson_stamps()
+    with TemporaryDirectory(prefix="homeroom-solved-") as folder:
+        bundle = open_bundle(given or make_bundle(pairs, Path(folder), lambda _: None), root=None)
+        graphs = Graphs(bundle, golden.choose_precision(bundle))
+        runs, rate = [], 0.0
+        for seed in range(seeds):
+            schools = load(bundle, graphs, pairs, seed)
+            rate = rate or max(lesson.RATES, key=lambda each: rounds(schools, each, seed)[1])
+            runs.append(run(schools, rate, seed))
+            print(f"seed {seed}: " + ", ".join(f"{s} {over(runs[-1][s]):.3f}" for s in SETTINGS), flush=True)
+    means = {s: float(np.mean([over(one[s]) for one in runs])) for s in SETTINGS}
+    tasks = {
+        s: {t: float(np.mean([by_task(one[s])[t] for one in runs])) for t in by_task(runs[0][s])} for s in SETTINGS
+    }
+    return {"rate": rate, "mean": means, "by task": tasks, "seeds": runs}
