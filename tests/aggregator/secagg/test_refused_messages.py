@@ -15,7 +15,7 @@ from aggregator.secagg.district import District
 from homeroom.contract import secagg
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.round import RoundConfiguration
-from homeroom.contract.secagg import Advertisement
+from homeroom.contract.secagg import Advertisement, Shares
 from homeroom.contract.signing import new_key, sign
 from homeroom.errors import UpdateError
 from homeroom.privacy.secagg.client import KEYS_PURPOSE
@@ -67,6 +67,35 @@ def test_keys_are_taken_from_their_signer_on_the_roster_with_an_id_and_keys_of_i
     attack.noticed = "; ".join(dict.fromkeys(why for _, why in refused))
     status = {name: rounds.status(name) for name in (liar.name, stranger.name)}
     assert [bool(one and one["standing"]["member"]) for one in status.values()] == [True, False]
+
+
+@pytest.mark.attack("members", "a message out of its turn, twice, or of another length")
+def test_each_phase_takes_one_message_of_its_own_length_from_each(district: District, attack: Attack) -> None:
+    rounds, store, device = district.secure_rounds, district.secure_rounds.store, district.members[0].school.name
+    district.until("shares")
+    live = store.live()
+    assert live
+
+    def put(phase: str, body: bytes) -> tuple[str, str]:
+        return refusal(lambda: rounds.put(live.notice.round_id, phase, device, body))
+
+    refused = [put("input", b""), put("shares", secagg.pack(Shares(())))]
+    assert [code for code, _ in refused] == ["past_phase", "malformed"]
+    assert device not in store.bodies("shares")
+    district.visit(0)
+    sent = store.body("shares", device)
+    assert sent
+    refused += [put("shares", secagg.pack(Shares(())))]
+    rounds.put(live.notice.round_id, "shares", device, sent)  # the same again changes nothing
+    district.until("input")
+    present = store.live()
+    assert present
+    refused += [put("input", b"")]
+    left_out = msgspec.structs.replace(present, sharers=())
+    refused += [refusal(lambda: rounds._check_input(left_out, device, b""))]
+    assert [code for code, _ in refused[2:]] == ["past_phase", "wrong_shape", "not_member"]
+    attack.got = int(store.body("shares", device) not in (sent, None)) + int(store.body("input", device) == b"")
+    attack.noticed = "; ".join(why for _, why in refused)
 
 
 @pytest.mark.attack("members", "a consent to survivors that was not signed, or by one who is none")
