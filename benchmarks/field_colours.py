@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from field_kind import Kind, and_said
-from field_media import as_seen, clear, encoded, looks_right, picture, rgb, scene
+from field_media import as_seen, encoded, looks_right, picture, rgb, scene
 
 
 def iphone_screen() -> bytes:
@@ -40,7 +40,7 @@ def kinds() -> list[Kind]:
         picture("TIFF in CMYK of a press", "a.tif", lambda: encoded(cyan, "TIFF", icc_profile=icc.cmyk()), "as printed", as_seen(0, 164, 229)),
         and_said(picture("JPEG in CMYK without a profile", "a.jpg", lambda: encoded(photo.convert("CMYK"), "JPEG", quality=95), "approximate colours, and said", looks_right), "in CMYK without"),
         and_said(picture("a damaged colour profile", "a.png", lambda: encoded(rgb(), "PNG", icc_profile=b"broken"), "taken as sRGB, and said", looks_right), "colour profile cannot be used"),
-        and_said(picture("a scan of two pages (TIFF)", "a.tif", lambda: encoded(rgb(), "TIFF", save_all=True, append_images=[clear("RGB")]), several, looks_right), "several pictures"),
-        and_said(picture("animated WebP of a messenger", "a.webp", lambda: encoded(rgb(), "WEBP", save_all=True, append_images=[clear("RGB")], lossless=True), several, looks_right), "several pictures"),
-        and_said(picture("animated PNG", "a.png", lambda: encoded(rgb(), "PNG", save_all=True, append_images=[clear("RGB")]), several, looks_right), "several pictures"),
+        and_said(picture("a scan of two pages (TIFF)", "a.tif", lambda: encoded(rgb(), "TIFF", save_all=True, append_images=[Image.new("RGB", (64, 64))]), several, looks_right), "several pictures"),
+        and_said(picture("animated WebP of a messenger", "a.webp", lambda: encoded(rgb(), "WEBP", save_all=True, append_images=[Image.new("RGB", (64, 64))], lossless=True), several, looks_right), "several pictures"),
+        and_said(picture("animated PNG", "a.png", lambda: encoded(rgb(), "PNG", save_all=True, append_images=[Image.new("RGB", (64, 64))]), several, looks_right), "several pictures"),
     ]  # fmt: skip

@@ -210,7 +210,7 @@ def score(directory: Path, samples: tuple[Path, ...], machine: bool) -> None:
     Example: homeroom device score classroom/ test.csv
     """
     with readable(directory) as device:
-        scores = device.score(*samples)
+        scores = device.score(*samples, note=lambda sentence: say(sentence, err=True))
     if machine:
         click.echo(json_text({task: plain(value) for task, value in scores.items()}))
         return

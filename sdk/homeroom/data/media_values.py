@@ -1,4 +1,4 @@
-"""Pictures and sounds as apps hold them, as the bytes of the file that holds the same: PNG or WAV, without loss.
+"""Pictures and sounds as apps hold them, as the bytes of the file that holds the same: PNG, TIFF or WAV, without loss.
 
 So each is checked, bounded and decoded as that file, and gets its answer bit for bit. No media library is loaded.
 """
@@ -86,7 +86,7 @@ def _not_bytes(part: Any, where: str) -> InputError:
 
 
 def _from_pillow(picture: Any, where: str) -> bytes:
-    """A Pillow image as PNG, its orientation kept."""
+    """A Pillow image as PNG, or TIFF where its inks have a profile; its orientation and profile are kept."""
     from PIL import Image
 
     _check_pixels(picture.height, picture.width, where)
@@ -98,6 +98,9 @@ def _from_pillow(picture: Any, where: str) -> bytes:
         turned = picture.getexif().get(ORIENTATION, 1)
         if turned != 1:
             exif[ORIENTATION] = turned
+        if picture.mode == "CMYK" and "icc_profile" in picture.info:  # which a PNG cannot hold
+            picture.save(file, "TIFF", compression="tiff_lzw", **({"exif": exif} if turned != 1 else {}))
+            return _bounded(file.getvalue(), "TIFF", where)
         if picture.mode in CONVERTED_MODES:
             picture = picture.convert(CONVERTED_MODES[picture.mode])
         picture.save(file, "PNG", compress_level=1, **({"exif": exif} if turned != 1 else {}))

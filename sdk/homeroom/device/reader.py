@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -110,13 +110,19 @@ class DeviceReader:
         answer = noted({task: answers([stored])[0]}, model.bundle.manifest, view)[task]
         return explain(model.bundle, model.graphs, model.theta, stored, example, answer, asked, label, answers)
 
-    def score(self, *samples: Sample | str | Path, profile: str | None = None) -> dict[str, Score]:
+    def score(
+        self, *samples: Sample | str | Path, profile: str | None = None, note: Callable[[str], None] | None = None
+    ) -> dict[str, Score]:
         """Scores by task of the theta in use, or of a person's own, on labelled samples, which are not stored.
 
         samples: as of `Device.add`. Raises InputError where one is not valid.
+        note: takes a sentence on each file that was not read, and on what was understood otherwise than it stands.
         """
         model = self._model(profile)
-        stored = list(ingest.read(samples, model.bundle.manifest))
+        stored = list(ingest.read(samples, model.bundle.manifest, intake := ingest.Intake()))
+        if note is not None:
+            for sentence in (*intake.notes, *(f"{name}: {why}" for name, why in intake.unread.items())):
+                note(sentence)
         ready = examples(None, model.bundle, model.graphs, stored)
         return evaluate(model.graphs, Dataset(model.bundle.manifest, ready), model.theta)
 

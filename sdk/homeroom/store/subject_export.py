@@ -9,19 +9,35 @@ from typing import Any
 import msgspec
 import safetensors.numpy
 
+from homeroom.data.preprocess.svg import is_svg
 from homeroom.errors import InputError
 from homeroom.store import Export
 from homeroom.system.files import check_folder_of, make_directory, removed_on_failure, write_durable
 
-MEDIA_SIGNATURES = {
-    b"\x89PNG": ("png", "image/png"),
-    b"\xff\xd8\xff": ("jpg", "image/jpeg"),
-    b"GIF8": ("gif", "image/gif"),
-    b"RIFF": ("wav", "audio/wav"),
-    b"OggS": ("ogg", "audio/ogg"),
-    b"fLaC": ("flac", "audio/flac"),
-    b"ID3": ("mp3", "audio/mpeg"),
-}  # by the first bytes: a file's ending and its media type
+MEDIA_SIGNATURES = (  # where bytes stand, the bytes, a file's ending and its media type; the first that fits
+    (0, b"\x89PNG", "png", "image/png"),
+    (0, b"\xff\xd8\xff", "jpg", "image/jpeg"),
+    (0, b"GIF8", "gif", "image/gif"),
+    (8, b"WEBP", "webp", "image/webp"),
+    (0, b"II*\0", "tif", "image/tiff"),
+    (0, b"MM\0*", "tif", "image/tiff"),
+    (0, b"BM", "bmp", "image/bmp"),
+    (0, b"\0\0\0\x0cjP", "jp2", "image/jp2"),
+    (4, b"ftypavif", "avif", "image/avif"),
+    (4, b"ftyphei", "heic", "image/heic"),
+    (4, b"ftypmif1", "heic", "image/heic"),
+    (4, b"ftyp", "m4a", "audio/mp4"),
+    (8, b"WAVE", "wav", "audio/wav"),
+    (0, b"OggS", "ogg", "audio/ogg"),
+    (0, b"fLaC", "flac", "audio/flac"),
+    (0, b"ID3", "mp3", "audio/mpeg"),
+    *((0, bytes([0xFF, layer]), "mp3", "audio/mpeg") for layer in (0xE2, 0xE3, 0xF2, 0xF3, 0xFA, 0xFB)),
+    (0, b"\xff\xf1", "aac", "audio/aac"),
+    (0, b"\xff\xf9", "aac", "audio/aac"),
+    (0, b"FORM", "aiff", "audio/aiff"),
+    (0, b"\x1aE\xdf\xa3", "webm", "audio/webm"),
+    (0, b"#!AMR", "amr", "audio/amr"),
+)
 
 
 def describe(export: Export) -> dict[str, Any]:
@@ -67,7 +83,9 @@ def _write_files(export: Export, folder: Path) -> int:
 
 def media_format(data: bytes) -> tuple[str, str]:
     """The ending of a file of a picture or sound, and its media type."""
-    formats = (names for start, names in MEDIA_SIGNATURES.items() if data.startswith(start))
+    if is_svg(data):
+        return "svg", "image/svg+xml"
+    formats = ((ending, kind) for at, start, ending, kind in MEDIA_SIGNATURES if data.startswith(start, at))
     return next(formats, ("bin", "application/octet-stream"))
 
 

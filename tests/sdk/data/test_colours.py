@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from homeroom.contract.manifest import ImagePreprocess
+from homeroom.data.media_values import media_bytes
 from homeroom.data.preprocess.media import check, prepared
 from homeroom.data.preprocess.prepared import Prepared
 from sdk.data.test_pictures import file, seen
@@ -133,3 +134,18 @@ def test_training_and_answers_see_the_same() -> None:
     assert modality.preprocess.version == 2
     found = [prepared(modality, data), prepare(modality, data, lambda name: tiny.bundle().path / name)]
     assert np.array_equal(found[0].arrays["pixels"], found[1].arrays["pixels"])
+
+
+def test_a_pillow_image_has_the_colours_of_its_file() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    inks = Image.new("CMYK", (48, 40), (255, 0, 0, 0))
+    inks.paste((0, 0, 0, 0), (0, 0, 10, 10))
+    for data in (
+        file(into(icc.rgb()), icc_profile=icc.rgb()),
+        file(inks, "TIFF", icc_profile=icc.cmyk()),
+        file(inks, "JPEG", icc_profile=icc.cmyk(), exif=exif),
+    ):
+        for version in (1, 2):
+            held = media_bytes(Image.open(io.BytesIO(data)), "image", "picture")
+            assert np.array_equal(seen(held, version), seen(data, version))

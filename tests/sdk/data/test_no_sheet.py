@@ -6,9 +6,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import tiny
 
+from homeroom.contract.manifest import Manifest
 from homeroom.data.ingest import Intake, ReadOptions, read
 from homeroom.errors import InputError
 
@@ -49,3 +51,25 @@ def test_a_formula_that_was_computed_is_its_value(tmp_path: Path) -> None:
             archive.writestr(part, data)
     (sample,) = rows_of(path)
     assert sample.inputs["facts"] == [{"legs": 4.0, "kilograms": 4.5}]
+
+
+def texts_only() -> Manifest:
+    """A manifest with one text and nothing else, so that a folder's texts are not asked about."""
+    base = tiny.draft()
+    slots = tuple(slot for slot in base.slots if slot.name == "word")
+    tasks = tuple(msgspec.structs.replace(task, reads=("word",)) for task in base.tasks if task.name == "category")
+    return msgspec.structs.replace(base, slots=slots, tasks=tasks)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_text_of_a_folder_is_read_as_an_editor_saves_it(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("el ratón\r\n".encode(encoding))
+    (sample,) = read([tmp_path], texts_only())
+    assert sample.inputs["word"] == ["el ratón"]
+
+
+def test_a_text_of_another_encoding_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("el ratón".encode("cp1252"))
+    with pytest.raises(InputError, match="is not UTF-8 text") as problem:
+        list(read([tmp_path], texts_only()))
+    assert problem.value.remedy == "save it as UTF-8"
