@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from aggregator.institution import LABELS, SECTION, School
 from homeroom.contract.manifest import Manifest, Task
 from homeroom.contract.statistics.accumulate import BlockVectors, numbers_to_grid, sum_samples, to_grid
 from homeroom.contract.statistics.messages import Support, make_change
+from homeroom.contract.statistics.pooling import OTHERS, Pooling
 from homeroom.contract.statistics.sums import NOTHING, Statistics, add, difference, merge
 from homeroom.federation.own_statistics import OwnTotal, own_total, takes_away
 from homeroom_aggregator.merge.rounds import Rounds
@@ -110,30 +113,29 @@ def shown_by_fewer(k: int, parts: list[dict[str, Statistics]]) -> list[str]:
     return found
 
 
-def isolates(k: int, parts: dict[str, Statistics], tasks: list[str]) -> list[tuple[str, ...]]:
-    """Sets of fewer than k - 1 units, beside one member, that a combination of released vectors shows alone.
+def isolates(
+    k: int, poolings: Mapping[str, Pooling], tasks_of_rows: dict[str, dict[str, set[str]]]
+) -> list[tuple[str, ...]]:
+    """Sets of fewer than k - 1 units beside one member that a combination of released rows shows alone.
 
-    A rank test: a combination of released rows that vanishes on all other units, and not on these.
+    A rank test: a combination of rows, whatever the samples are, that vanishes on all other units, and not on these.
+    tasks_of_rows: by unit and label of its samples, the tasks that these have; all have the same blocks.
     """
-    from itertools import combinations
-
+    groups = [(unit, label, tasks) for unit, rows in tasks_of_rows.items() for label, tasks in sorted(rows.items())]
+    cells = sorted({(task, _row(poolings, task, label)) for _, label, tasks in groups for task in tasks})
+    columns = np.zeros((len(cells), len(groups)))
+    for number, (_, label, tasks) in enumerate(groups):
+        for task in tasks:
+            columns[cells.index((task, _row(poolings, task, label))), number] = 1
     found = []
-    for block in SECTION.blocks:
-        cells = sorted(
-            {
-                c
-                for one in parts.values()
-                for c in one.cells
-                if c.kind == "vector" and c.blocks == (block.statistics_id,)
-            }
-        )
-        zero = np.zeros(block.dimension)
-        values = {
-            unit: np.stack([one.cells.get(cell, zero).astype(float) for cell in cells]) for unit, one in parts.items()
-        }
-        for some in combinations(sorted(parts), k - 1):
-            rest = np.hstack([values[unit] for unit in sorted(parts) if unit not in some])
-            every = np.hstack([rest, *(values[unit] for unit in some)])
-            if np.linalg.matrix_rank(every) > np.linalg.matrix_rank(rest):
-                found.append(some)
+    for some in combinations(sorted(tasks_of_rows), k - 1):
+        rest = columns[:, [unit not in some for unit, _, _ in groups]]
+        if np.linalg.matrix_rank(columns) > np.linalg.matrix_rank(rest):
+            found.append(some)
     return found
+
+
+def _row(poolings: Mapping[str, Pooling], task: str, label: str) -> str:
+    if task != "grade":
+        return ""
+    return label if label in poolings[task].named else OTHERS

@@ -14,18 +14,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aggregator.institution import LABELS, make_folder
-from aggregator.statistics_lesson import Room, pupil_sums, shown_by_fewer
+from aggregator.statistics_lesson import Room, isolates, pupil_sums, shown_by_fewer
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.round import RoundConfiguration, StatisticsRules
 from homeroom.contract.signing import fingerprint
 from homeroom.contract.statistics.encoding import encode
 from homeroom.contract.statistics.messages import read_release
-from homeroom.contract.statistics.pooling import OTHERS, pool, poolings_of
+from homeroom.contract.statistics.pooling import OTHERS, Pooling, pool, poolings_of
 from homeroom.contract.statistics.sums import Cell, Statistics, merge
 from homeroom.errors import InputError, UpdateError
 from homeroom_aggregator.admin.backup import backup, restore
 from homeroom_aggregator.admin.folder import open_rounds
 from homeroom_aggregator.merge.rounds import Rounds
+from homeroom_aggregator.server.dashboard.formatting import event
+from homeroom_aggregator.server.dashboard.queries import statistics_text
 from homeroom_aggregator.state import audit
 
 PLAIN = StatisticsRules(mode="plain", k=3, subjects=10)
@@ -394,3 +396,29 @@ def test_k_only_rises(rounds: Rounds) -> None:
     fewer = msgspec.structs.replace(PLAIN, k=2)
     with pytest.raises(InputError, match=r"statistics\.k cannot be lowered"):
         rounds.configure(msgspec.structs.replace(rounds.configuration, statistics=fewer))
+
+
+# What a member could work out from all that is served
+
+
+def test_no_combination_of_what_is_released_isolates_fewer_than_two_other_schools(rounds: Rounds) -> None:
+    every = [Room(f"school {n}").enrol(rounds) for n in range(5)]
+    for n, room in enumerate(every):
+        room.teach(n + 1, labels=LABELS if n < 3 else LABELS[:3])
+        room.send(rounds)
+    poolings, both = rounds.statistics.totals.release().poolings, {"grade", "size"}
+    labels = {room.school: LABELS if n < 3 else LABELS[:3] for n, room in enumerate(every[:3])}
+    fed = {school: dict.fromkeys(some, both) for school, some in labels.items()}
+    assert isolates(3, poolings, fed) == []
+    rare = {**fed, "school 0": {**fed["school 0"], "e": both}}  # were the row of one school left out, not pooled
+    named = {**poolings, "grade": Pooling(frozenset({*LABELS, "e"}), poolings["grade"].pairs)}
+    assert ("school 0", "school 1") in isolates(3, named, rare)
+
+
+def test_the_dashboard_says_how_statistics_stand(rounds: Rounds) -> None:
+    assert statistics_text(rounds) == "Sums of 0 devices are here, no release is served."
+    for room in rooms(rounds, 3):
+        room.send(rounds)
+    assert statistics_text(rounds) == "Sums of 3 devices are here, release 1 is served."
+    events = [event(entry.event, entry.about) for entry in audit.records(rounds.log.database)]
+    assert events[-1] == "Release 1 of statistics: 5 rows by name"

@@ -49,6 +49,7 @@ class PendingUpdates:
     """Updates that wait for the next version, of those it needs, and by segment who fed it.
 
     next: the wait for it; None in secure rounds. ready: whether a segment was fed by enough devices.
+    statistics: how they stand, in words; empty where they are off.
     """
 
     updates: int
@@ -56,6 +57,7 @@ class PendingUpdates:
     fed: Mapping[str, frozenset[str]]
     next: NextVersion | None = None
     ready: bool = False
+    statistics: str = ""
 
     @property
     def members(self) -> frozenset[str]:
@@ -91,10 +93,21 @@ def pending_updates(service: Service) -> PendingUpdates:
         fed[segment_of(key)] = fed.get(segment_of(key), frozenset()) | devices
     if configuration.secure:
         return PendingUpdates(state.pending, configuration.buffer_size, fed)
+    statistics = statistics_text(rounds)
     days = service.last_seen.days(rounds.log.database)
     wait = next_version(configuration, state.pending, frozenset().union(*fed.values()), rounds.members, days)
     ready = bool(state.sums.ready(configuration))
-    return PendingUpdates(state.pending, configuration.buffer_size, fed, wait, ready)
+    return PendingUpdates(state.pending, configuration.buffer_size, fed, wait, ready, statistics)
+
+
+def statistics_text(rounds: Rounds) -> str:
+    """How many totals are here, what is served, and what a release waits for; empty where statistics are off."""
+    if rounds.configuration.statistics.mode == "off":
+        return ""
+    status, here = rounds.statistics_status(""), sum(1 for _ in rounds.statistics.totals.each())
+    served = f"release {status.release} is served" if status.release else "no release is served"
+    waits = f"; the next waits: {status.waits}" if status.waits else ""
+    return f"Sums of {here} {'device is' if here == 1 else 'devices are'} here, {served}{waits}."
 
 
 def versions(database: Database, most: int, before: int | None = None) -> list[VersionRow]:
