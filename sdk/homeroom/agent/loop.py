@@ -309,6 +309,7 @@ class Agent:
             joined=facts["joined"],
             global_version=facts["global_version"],
             next_version=facts["next_version"],
+            solved=facts["solved"],
             damage=len(facts["damage"]),
             edited=facts["edited"] or "",
             clock=facts["clock"] or (clock_check.says if clock_check.state == "wrong" else self._clock_off()),

@@ -155,6 +155,8 @@ def _show_training(report: TrainReport) -> None:
     for task, score in report.scores.items():
         if score.n:
             say(f"  {task}: {score.brief} on {score.n} samples of other pupils")
+            if score.by_part:
+                say(f"    {score.by_part}")
     for language, scores in report.by_language.items():
         figures = ", ".join(f"{task} {score.brief} of {score.n}" for task, score in scores.items() if score.n)
         say(f"  in language {language}: {figures or 'no sample to judge by'}")
@@ -164,6 +166,8 @@ def _show_training(report: TrainReport) -> None:
         if report.plan.seconds is not None:
             predicted = f"predicted {report.plan.seconds:.1f} s and {report.plan.megabytes:.0f} MB"
             say(f"  {predicted}; took {report.seconds:.1f} s and {report.megabytes:.0f} MB")
+    if report.unsolved:
+        say(f"  {report.unsolved}")
     if report.worse:
         say("  clearly worse than the model before, on the same pupils: `homeroom device undo` goes back to that one")
     if not report.finished:
@@ -205,7 +209,7 @@ def predict(directory: Path, inputs: tuple[str, ...], profile: str | None, machi
 @click.argument("samples", type=PATH, nargs=-1, required=True)
 @as_json
 def score(directory: Path, samples: tuple[Path, ...], machine: bool) -> None:
-    """Say how well the theta in use does on labelled SAMPLES, which are not stored.
+    """Say how well the model in use does on labelled SAMPLES, which are not stored, and what each part of it does.
 
     Example: homeroom device score classroom/ test.csv
     """
@@ -217,6 +221,8 @@ def score(directory: Path, samples: tuple[Path, ...], machine: bool) -> None:
     for task, value in scores.items():
         if value.n:
             say(f"{task}: {value.detail}, {value.n} samples")
+            if value.by_part:
+                say(f"  {value.by_part}")
 
 
 @click.command()
@@ -271,6 +277,8 @@ def undo(directory: Path) -> None:
     """
     with opened(directory) as device:
         say(f"in use: {device.rollback()}")
+        for line in device.status().solved:
+            say(f"  {line}")
 
 
 @click.command()

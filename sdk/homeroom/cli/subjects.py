@@ -30,7 +30,7 @@ def forget(directory: Path, subject: str, yes: bool) -> None:
         click.confirm(f"Forget {subject} for ever?", abort=True)
     with opened(directory) as device:
         report = device.forget(subject)
-        near = near_names(subject, device.store.subjects())
+        near, solved = near_names(subject, device.store.subjects()), device.status().solved
     click.echo(
         f"forgotten: {report.samples} samples, {report.versions} versions, {report.profiles} profiles, "
         f"{report.unsent_updates} unsent updates; "
@@ -41,6 +41,8 @@ def forget(directory: Path, subject: str, yes: bool) -> None:
             "  statistics that were sent are taken away with changes of other subjects, at the latest some weeks from "
             "now (docs/statistics.md); until then the last totals stay here, under the device's key"
         )
+    for line in solved:
+        say(f"  answers now: {line}")
     if near:
         say(f"  also held: {', '.join(near)}: forget them too where they are the same person")
 

@@ -28,6 +28,7 @@ from homeroom.device.reader import DeviceReader
 from homeroom.device.receipt import AddReceipt, Tally, write_receipt
 from homeroom.device.reports import TrainReport
 from homeroom.device.resources.budget import Budget
+from homeroom.device.solved import HeadsInUse
 from homeroom.device.training_run import TrainingRun, train, train_profile
 from homeroom.errors import InputError
 from homeroom.federation import agreement, enrolment, make_update, offline, statistics, sync
@@ -66,7 +67,7 @@ class Device(DeviceReader):
     def __init__(self, store: Store, graphs: Graphs) -> None:
         self.store, self.graphs = store, graphs
         self.directory = store.directory
-        self.changes = threading.RLock()
+        self.changes, self._solved = threading.RLock(), HeadsInUse()
 
     @property
     def bundle(self) -> Bundle:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from homeroom.data.samples import Sample, StoredSample
 from homeroom.data.tasks.answers import Answer
+from homeroom.data.tasks.metrics import Score
 from homeroom.data.validation import resolve
 from homeroom.device import profiles
+from homeroom.device.solved import HeadsInUse, mixes_in_use
 from homeroom.federation import versions
 from homeroom.inference.predict import noted, predict
+from homeroom.inference.solved_pull import SolvedPull, solved_pull
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
 from homeroom.train.features.buffer import buffer_bytes
-from homeroom.train.features.dataset import Example
+from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import examples
 from homeroom.train.features.quality_gate import PredictionView, prediction_view
+from homeroom.train.solve.combine import NOT_SOLVED, Mix, SolvedPart
+from homeroom.train.solve.evaluate import evaluate_both
+from homeroom.train.solve.heads import TaskHead, outputs_by_task, vectors_of
+from homeroom.train.solve.vectors.projection import Projection
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,8 @@ class ModelInUse:
     temperatures: of calibration, by task.
     input_weights: of poor inputs, by modality.
     trained: the tasks that theta ever learned; None if that is not known.
+    heads: solved ones that answer too, by task; mixes: how they count beside theta, alone where there is none.
+    projections: of the blocks that heads read.
     note: for each answer; empty, or that a person has no model of their own.
     """
 
@@ -38,6 +47,9 @@ class ModelInUse:
     temperatures: Mapping[str, float]
     input_weights: Mapping[str, float]
     trained: Collection[str] | None
+    heads: Mapping[str, TaskHead] = field(default_factory=dict)
+    mixes: Mapping[str, Mix] = field(default_factory=dict)
+    projections: Mapping[str, Projection] = field(default_factory=dict)
     note: str = ""
 
     @property
@@ -57,26 +69,57 @@ class ModelInUse:
         room = buffer_bytes(len(samples))
         return examples(None, self.bundle, self.graphs, samples, weights=self.input_weights, room=room)
 
-    def answers(self, ready: Sequence[Example]) -> list[dict[str, Answer]]:
-        """The answers for each example, by task."""
-        return predict(self.graphs, self.bundle.manifest, self.theta, ready, self.temperatures, self.trained)
+    def part(self, samples: Sequence[StoredSample], ready: Sequence[Example]) -> SolvedPart:
+        """The solved part of the answers for samples and their examples."""
+        if not self.heads or not ready:
+            return NOT_SOLVED
+        vectors = vectors_of(self.bundle.manifest, self.projections, samples, ready, lambda _, value: value)
+        return SolvedPart(outputs_by_task(self.heads, vectors), self.mixes)
+
+    def pull(self, task: str, sample: StoredSample, example: Example) -> SolvedPull | None:
+        """What each input of a sample adds to the solved part of an answer; None where theta answers alone."""
+        if task not in self.heads:
+            return None
+        vectors = vectors_of(self.bundle.manifest, self.projections, [sample], [example], lambda _, value: value)
+        return solved_pull(self.heads[task], vectors, self.mixes.get(task))
+
+    def answers(self, samples: Sequence[StoredSample]) -> list[dict[str, Answer]]:
+        """The answers for each sample, by task."""
+        ready, manifest = self.examples(samples), self.bundle.manifest
+        part = self.part(samples, ready)
+        return predict(self.graphs, manifest, self.theta, ready, self.temperatures, self.trained, part)
+
+    def score(self, samples: Sequence[StoredSample]) -> dict[str, Score]:
+        """Scores by task on labelled samples, with those of each part."""
+        ready = examples(None, self.bundle, self.graphs, samples)
+        return evaluate_both(self.graphs, Dataset(self.bundle.manifest, ready), self.theta, self.part(samples, ready))
 
     def answer(self, samples: Sequence[Sample]) -> list[dict[str, Answer]]:
         """The answers for each sample, by task, with notes on their poor inputs."""
         checked, manifest = [self.checked(sample) for sample in samples], self.bundle.manifest
-        answers = self.answers(self.examples([view.sample for view in checked]))
+        answers = self.answers([view.sample for view in checked])
         return [noted(answer, manifest, view) for answer, view in zip(answers, checked, strict=True)]
 
 
-def model_in_use(store: Store, graphs: Graphs, subject: str | None = None) -> ModelInUse:
-    """The model in use, or that of `subject`, where there is one."""
+def model_in_use(store: Store, graphs: Graphs, solved: HeadsInUse, subject: str | None = None) -> ModelInUse:
+    """The model in use, or that of `subject`, where there is one: theta alone, as it was trained beside no other."""
     bundle = graphs.bundle
     with store.at_rest():
         version = store.versions.current()
         temperatures = versions.temperatures(store, version)
-        trained = set(temperatures) if version and version.kind == "local" and version.base == 0 else None
+        trained = versions.learned_tasks(store, version)
         personal = store.profile(subject) if subject else None
         theta = profiles.personal_theta(bundle, personal, versions.theta_of(store, bundle, version))
         temperatures = profiles.personal_temperatures(personal, temperatures)
         note = f"{subject!r} has no model of their own here: the shared one answers" if subject and not personal else ""
-        return ModelInUse(graphs, theta, temperatures, versions.input_weights(store, version), trained, note)
+        model = ModelInUse(graphs, theta, temperatures, versions.input_weights(store, version), trained, note=note)
+        if profiles.is_own(personal):
+            return model
+        heads, projections = solved.read(store, bundle)
+        chosen = mixes_in_use(store, heads)
+    return replace(
+        model,
+        heads={name: heads[name] for name in chosen},
+        mixes={name: mix for name, mix in chosen.items() if mix},
+        projections=projections,
+    )

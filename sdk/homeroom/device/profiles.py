@@ -89,9 +89,14 @@ def personal_theta(bundle: Bundle, stored: StoredProfile | None, shared: np.ndar
     return mix(shared, layout.join(parts, shared), stored.facts["share"])
 
 
+def is_own(stored: StoredProfile | None) -> bool:
+    """Whether a profile has a model of its own, not the shared one."""
+    return stored is not None and stored.facts["method"] != SHARED
+
+
 def personal_temperatures(stored: StoredProfile | None, shared: dict[str, float]) -> dict[str, float]:
     """Calibration temperatures by task for a person: the profile's own where it has a model of its own."""
-    return shared if stored is None or stored.facts["method"] == SHARED else shared | stored.facts["temperatures"]
+    return shared | stored.facts["temperatures"] if stored is not None and is_own(stored) else shared
 
 
 @dataclass(frozen=True)

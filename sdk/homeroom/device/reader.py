@@ -18,6 +18,7 @@ from homeroom.device import profiles
 from homeroom.device.install import TIER, InstalledBundle, installed_bundle, offered_tier
 from homeroom.device.model_in_use import ModelInUse, model_in_use
 from homeroom.device.profiles import Profile
+from homeroom.device.solved import HeadsInUse
 from homeroom.device.status import Status, device_status
 from homeroom.errors import InputError
 from homeroom.inference.explain import Explanation, explain
@@ -27,9 +28,6 @@ from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
 from homeroom.store.open import is_device
 from homeroom.system.sqlite import closed_error
-from homeroom.train.evaluate import evaluate
-from homeroom.train.features.dataset import Dataset
-from homeroom.train.features.examples import examples
 
 
 class DeviceReader:
@@ -47,7 +45,7 @@ class DeviceReader:
         self.directory, self._threads, self._closed = directory, threads, False
         with Store.snapshot(directory) as store:
             known = _in_use(store)
-        self._opened = known, _open_graphs(directory, *known, threads)
+        self._opened, self._solved = (known, _open_graphs(directory, *known, threads)), HeadsInUse()
 
     @property
     def bundle(self) -> Bundle:
@@ -79,7 +77,7 @@ class DeviceReader:
 
     def _model(self, profile: str | None = None) -> ModelInUse:
         with self._read() as (store, graphs):
-            return model_in_use(store, graphs, profile)
+            return model_in_use(store, graphs, self._solved, profile)
 
     def predict(self, sample: Sample, profile: str | None = None) -> dict[str, Answer]:
         """Answers every task, with probabilities and whether the inputs suffice.
@@ -104,17 +102,19 @@ class DeviceReader:
         stored = view.sample
 
         def answers(samples: Sequence[StoredSample]) -> list[Answer]:
-            return [answer[asked.name] for answer in model.answers(model.examples(samples))]
+            return [answer[asked.name] for answer in model.answers(samples)]
 
         (example,) = model.examples([stored])
         answer = noted({task: answers([stored])[0]}, model.bundle.manifest, view)[task]
-        return explain(model.bundle, model.graphs, model.theta, stored, example, answer, asked, label, answers)
+        solved = model.pull(asked.name, stored, example)
+        return explain(model.bundle, model.graphs, model.theta, stored, example, answer, asked, label, answers, solved)
 
     def score(
         self, *samples: Sample | str | Path, profile: str | None = None, note: Callable[[str], None] | None = None
     ) -> dict[str, Score]:
-        """Scores by task of the theta in use, or of a person's own, on labelled samples, which are not stored.
+        """Scores by task of the model in use, or of a person's own, on labelled samples, which are not stored.
 
+        Where solved heads answer with theta, `parts` has what each does alone.
         samples: as of `Device.add`. Raises InputError where one is not valid.
         note: takes a sentence on each file that was not read, and on what was understood otherwise than it stands.
         """
@@ -123,8 +123,7 @@ class DeviceReader:
         if note is not None:
             for sentence in (*intake.notes, *(f"{name}: {why}" for name, why in intake.unread.items())):
                 note(sentence)
-        ready = examples(None, model.bundle, model.graphs, stored)
-        return evaluate(model.graphs, Dataset(model.bundle.manifest, ready), model.theta)
+        return model.score(stored)
 
     def profile(self, subject: str) -> Profile | None:
         """A person's own model; None if there is none."""

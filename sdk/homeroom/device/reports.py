@@ -17,6 +17,7 @@ class TrainReport:
 
     `finished` is False where the budget ended first: the best so far is in use, and the next call goes on from there;
     `stopped` then says which limit it was. `megabytes` is the most memory that was in use; `plan` predicted it.
+    `solved_weights`: of solved heads beside theta by task, from 0 to 1; they answered `solved_seconds` after the start.
     """
 
     version_id: str
@@ -38,3 +39,6 @@ class TrainReport:
     profile: Profile | None = None  # of a training for one person; nothing else changed then
     worse: bool = False  # clearly worse on the validation subjects than the version in use before
     settled_after: int | None = None  # epochs, after which the heads alone moved
+    solved_weights: Mapping[str, float] = field(default_factory=dict)
+    solved_seconds: float | None = None
+    unsolved: str = ""  # why no heads are solved, where the bundle has statistics

@@ -11,6 +11,7 @@ import msgspec
 from homeroom.contract.signing import public_hex
 from homeroom.data.consent import FORBIDDING
 from homeroom.device.install import installed_bundle, stored_tier
+from homeroom.device.solved import solved_lines
 from homeroom.federation.enrolment import device_key, has_joined
 from homeroom.federation.policy import POLICY
 from homeroom.federation.privacy_ledger import privacy_status
@@ -44,6 +45,7 @@ class Status(dict[str, Any]):
     without_consent: samples that are never trained on
     consent_to_decide: samples with a consent in words alone
     in_use: `kind`, `base` and `version_id` of the version in use, or "bundle" for the bundle's own theta
+    solved: how solved heads answer, a line a task
     global_version: the newest that is here; 0 where there is none
     policy: `institution` and `version`
     next_version: in words, how far the aggregator's next version is
@@ -67,6 +69,7 @@ class Status(dict[str, Any]):
     subjects: int
     profiles: int
     in_use: Mapping[str, Any] | str
+    solved: list[str]
     global_version: int
     versions: int
     policy: Mapping[str, Any] | None
@@ -121,6 +124,7 @@ def _status(store: Store, bundle: Bundle) -> Status:
         subjects=len(store.subjects()),
         profiles=store.profiles(),
         in_use=in_use,
+        solved=solved_lines(store, bundle),
         global_version=newest.base if newest else 0,
         versions=len(store.versions.all()),
         policy={"institution": policy.institution, "version": policy.version} if policy else None,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from homeroom.data.samples import StoredSample
 from homeroom.data.tasks.metrics import Score, clearly_worse
@@ -18,7 +19,8 @@ from homeroom.device.reports import TrainReport
 from homeroom.device.resources import planner
 from homeroom.device.resources.budget import BudgetWatch
 from homeroom.device.resources.plan import TrainingPlan
-from homeroom.errors import Code, TrainError
+from homeroom.device.solved import TaughtVectors, mix_facts, teach, validated_part
+from homeroom.errors import Code, TrainError, UpdateError
 from homeroom.federation import agreement, enrolment, make_update, versions
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
@@ -31,6 +33,8 @@ from homeroom.train.fit import Fit, fit
 from homeroom.train.input_weights import learn_input_weights
 from homeroom.train.personalize.person import OutOfTimeError
 from homeroom.train.settings import Settings
+from homeroom.train.solve.combine import SolvedPart
+from homeroom.train.solve.evaluate import evaluate_both, trained_scores
 from homeroom.train.state import TrainState
 
 COMPUTING_FILE = "computing-features.json"  # the mark of a training that computes features
@@ -80,6 +84,8 @@ def train(run: TrainingRun) -> TrainReport:
     with attempt(mark, "features"):
         data = _features(run, samples)
     feature_seconds = time.monotonic() - run.began_s
+    taught, unsolved = _taught(run, samples, data)
+    solved_seconds = time.monotonic() - run.began_s if taught else None
     key, configuration = enrolment.device_key(run.store), agreement.read_agreement(run.store).configuration
     clipped = None
     if len(data.examples) == len(training_samples(run.store, run.bundle)):  # else who is in it depends on the others
@@ -87,9 +93,10 @@ def train(run: TrainingRun) -> TrainReport:
             run.store, run.bundle, run.graphs, data.examples, run.settings, key, configuration, run.watch.over
         )
     result = _fit(run, data)
-    scores = evaluate(run.graphs, data.validation, result.theta) if data.validation else {}
-    worse = bool(scores) and clearly_worse(scores, _scores_before(run, data.validation))
-    version_id, update = _store(run, data, result, len(samples), clipped)
+    part = validated_part(run.graphs, taught, data.validation, result.theta, data.start.base)
+    scores, languages = _scores(run, data.validation, result.theta, part)
+    worse = bool(scores) and clearly_worse(trained_scores(scores), _scores_before(run, data.validation))
+    version_id, update = _store(run, data, result, len(samples), clipped, part)
     run.store.back_up()
     return TrainReport(
         version_id=version_id,
@@ -107,10 +114,34 @@ def train(run: TrainingRun) -> TrainReport:
         stopped=str(run.watch.spent or ""),
         megabytes=run.watch.peak_bytes / 1e6,
         plan=chosen,
-        by_language=by_language(run.graphs, data.validation, result.theta) if data.validation else {},
+        by_language=languages,
         worse=worse,
         settled_after=result.frozen_after,
+        solved_weights={name: mix.solved for name, mix in part.mixes.items()},
+        solved_seconds=solved_seconds,
+        unsolved=unsolved,
     )
+
+
+def _taught(run: TrainingRun, samples: Sequence[StoredSample], data: TrainingData) -> tuple[TaughtVectors | None, str]:
+    """What heads are solved from, its sums stored; or why they could not be, and theta goes on alone."""
+    try:
+        return teach(run.store, run.bundle, samples, data.examples), ""
+    except UpdateError as problem:
+        return None, f"no heads are solved: {problem.what}"
+
+
+def _scores(
+    run: TrainingRun, validation: Dataset | None, theta: np.ndarray, part: SolvedPart
+) -> tuple[dict[str, Score], dict[str, dict[str, Score]]]:
+    """Scores by task on the validation subjects, and by language, of theta and the solved heads together."""
+    if validation is None:
+        return {}, {}
+
+    def judged(rows: np.ndarray) -> dict[str, Score]:
+        return evaluate_both(run.graphs, validation.subset(rows), theta, part.subset(rows))
+
+    return judged(np.arange(len(validation))), by_language(validation, judged)
 
 
 def _scores_before(run: TrainingRun, validation: Dataset | None) -> Mapping[str, Score]:
@@ -153,13 +184,19 @@ def _fit(run: TrainingRun, data: TrainingData) -> Fit:
 
 
 def _store(
-    run: TrainingRun, data: TrainingData, result: Fit, sample_count: int, clipped: make_update.ClippedUpdate | None
+    run: TrainingRun,
+    data: TrainingData,
+    result: Fit,
+    sample_count: int,
+    clipped: make_update.ClippedUpdate | None,
+    part: SolvedPart,
 ) -> tuple[str, make_update.UpdateFate]:
     """Stores the new version, puts it in use and queues its update; (version id, what became of the update).
 
     result: of the fit.
     sample_count: how many samples the plan kept.
     clipped: the update that was trained beside it, where the round's promise is by subject.
+    part: how solved heads count beside it.
     """
     store = run.store
     weights = versions.input_weights(store, store.versions.current())
@@ -174,6 +211,7 @@ def _store(
         start=data.start.name,
         finished=result.finished,
         tier=run.graphs.tier,
+        **mix_facts(part, result.temperatures),
     )
     with store.step("train", sample_count):
         version_id = store.versions.put(result.theta, "local", data.start.base, facts, data.subjects)

@@ -17,6 +17,7 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store, StoredVersion
 from homeroom.train.settings import Settings
+from homeroom.train.solve.combine import Mix
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,23 @@ def temperatures(store: Store, version: StoredVersion | None) -> dict[str, float
 def input_weights(store: Store, version: StoredVersion | None) -> dict[str, float]:
     """Weight of a low-quality input by modality, as learned with a version; of a global one as in `temperatures`."""
     return dict(_local_facts(store, version).get("weights", {}))
+
+
+def learned_tasks(store: Store, version: StoredVersion | None) -> set[str] | None:
+    """The tasks that a version of this device alone ever learned; None where that is not known."""
+    is_own = version is not None and version.kind == "local" and version.base == 0
+    return set(temperatures(store, version)) if is_own else None
+
+
+def mixes(store: Store, version: StoredVersion | None) -> dict[str, Mix]:
+    """How solved heads count beside a version by task; of a global one as chosen beside the newest local training.
+
+    None for a global version where that training knew no other school yet.
+    """
+    local = store.versions.newest_local() if version and version.kind == "global" else version
+    if local is None or (local is not version and local.base == 0):
+        return {}
+    return {name: msgspec.convert(mix, Mix) for name, mix in local.facts.get("mixes", {}).items()}
 
 
 def _local_facts(store: Store, version: StoredVersion | None) -> Mapping[str, Any]:

@@ -14,7 +14,8 @@ from homeroom.data.tasks.answers import Answer
 from homeroom.errors import InputError
 from homeroom.inference.ablation import ablate
 from homeroom.inference.attribution import attribute_regions, expected_gradients
-from homeroom.inference.regions import WHOLE_INPUT
+from homeroom.inference.regions import WHOLE_INPUT, Region
+from homeroom.inference.solved_pull import SolvedPull
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.dataset import Example
@@ -22,6 +23,7 @@ from homeroom.train.features.dataset import Example
 ABLATED_REGIONS = 4  # the strongest, each taken away in turn
 LEAST_SHARE = 0.05  # of all attribution; less is not worth a sentence
 
+Attributed = tuple[str, int, Region, float]  # slot, index there, region, attribution
 Predict = Callable[[Sequence[StoredSample]], Sequence[Answer]]
 
 
@@ -49,6 +51,7 @@ class Explanation:
 
     parts: regions, the strongest first. pull: the sum of their attributions, in the output's own unit (logits, or the
     value of a regression in its unit).
+    covers: a sentence on what the shares leave out; empty where they are of the whole answer.
     """
 
     task: str
@@ -56,6 +59,7 @@ class Explanation:
     answer: Answer
     parts: tuple[RegionAttribution, ...]
     pull: float
+    covers: str = ""
 
     @property
     def shares(self) -> dict[str, float]:
@@ -79,7 +83,7 @@ class Explanation:
         for part in self.parts:
             if part.without:
                 sentences.append(f"Without {_named(part)}: {part.without}.")
-        return sentences
+        return [*sentences, *filter(None, [self.covers])]
 
 
 def explain(
@@ -92,6 +96,7 @@ def explain(
     task: Task,
     label: str | None,
     predict: Predict,
+    solved: SolvedPull | None = None,
 ) -> Explanation:
     """Explains one task's answer for one sample.
 
@@ -99,6 +104,7 @@ def explain(
     sample, example, answer: the sample, its features, and the task's answer for it.
     label: explain what speaks for and against this label, in place of the answer's own.
     predict: the task's answers for ablated samples.
+    solved: the solved part of the answer, where there is one.
 
     Raises InputError where there is no answer or no such label, BundleError where there is no saliency graph.
     """
@@ -108,8 +114,11 @@ def explain(
     if answer.best is None:
         raise InputError(f"there is no answer: {answer.reason}", where=task.name)
     chosen = label if label is not None else kind.own_label(task, answer)
-    attributions = expected_gradients(bundle, graphs, theta, example, task.name, kind.select(task, chosen, answer))
+    weights = kind.select(task, chosen, answer)
+    attributions = expected_gradients(bundle, graphs, theta, example, task.name, weights)
     attributed = attribute_regions(bundle, graphs, sample, example, attributions, task)
+    if solved is not None and solved.by_slot is not None:
+        attributed = _with_solved(attributed, solved, weights)
     total = sum(abs(attribution) for *_, attribution in attributed) or 1.0
     attributed.sort(key=lambda row: -abs(row[3]))
     ablated: list[StoredSample | None] = [
@@ -137,7 +146,28 @@ def explain(
             for (slot, index, region, attribution), instead in zip(attributed, alone, strict=False)
         ),
         pull=sum(attribution for *_, attribution in attributed),
+        covers=_covers(solved),
     )
+
+
+def _with_solved(attributed: Sequence[Attributed], solved: SolvedPull, weights: np.ndarray) -> list[Attributed]:
+    """Theta's attributions and what each input adds to the solved head, both as they count in the answer."""
+    assert solved.by_slot is not None
+    rows = [(slot, index, region, solved.theta_scale * value) for slot, index, region, value in attributed]
+    for slot, part in solved.by_slot.items():
+        own = solved.solved_scale * float(weights @ part)
+        at = next((i for i, (s, _, region, _) in enumerate(rows) if (s, region.name) == (slot, WHOLE_INPUT)), None)
+        if at is None:
+            rows.append((slot, 0, Region(WHOLE_INPUT, ()), own))
+        else:
+            rows[at] = (*rows[at][:3], rows[at][3] + own)
+    return rows
+
+
+def _covers(solved: SolvedPull | None) -> str:
+    if solved is None or solved.by_slot is not None:
+        return ""
+    return f"These shares are of theta's part; the solved head, {solved.mix.solved:.0%} of the answer, is not in them."
 
 
 def _probability(answer: Answer, label: str) -> str:

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from homeroom.contract.manifest import Manifest
+from homeroom.contract.manifest import Manifest, Task
 from homeroom.data.tasks import kind_of, probabilities
 from homeroom.data.tasks.answers import Answer
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.evaluate import all_outputs_of
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.quality_gate import PredictionView
+from homeroom.train.solve.combine import NOT_SOLVED, SolvedPart
 
 
 def predict(
@@ -23,11 +24,12 @@ def predict(
     examples: Sequence[Example],
     temperatures: Mapping[str, float],
     trained: Collection[str] | None = None,
+    part: SolvedPart = NOT_SOLVED,
 ) -> list[dict[str, Answer]]:
     """Returns the answers for each example, by task.
 
     theta: float32 [P]. temperatures: of calibration, by task; 1 for others. trained: tasks that theta ever learned, or
-    None if that is not known; answers of other tasks are not sure.
+    None if that is not known; answers of other tasks are not sure. part: the solved part, of these examples.
     """
     if not examples:
         return []
@@ -39,18 +41,29 @@ def predict(
         chances: Sequence[np.ndarray]
         if kind.per_token:
             chances = [probabilities(task, example, temperature) for example in tokens[task.name]]
+        elif task.name in part.outputs:
+            chances = list(probabilities(task, part.answered(task.name, outputs[task.name])))
         else:
             chances = list(probabilities(task, outputs[task.name], temperature))
+        taught = _taught(task, len(examples), trained, part)
         last = [column for column, (slot, _, _) in enumerate(manifest.inputs) if slot == task.reads[-1]]
         for row, answerable in enumerate(dataset.usable(task, dataset.presence)):
             if not answerable:
                 answer = Answer(None, {}, False, f"needs {' and '.join(task.reads)}")
             else:
                 answer = kind.answer(task, chances[row], (dataset.presence[row, last] > 0).tolist(), examples[row])
-            if answerable and trained is not None and task.name not in trained:
+            if answerable and not taught[row]:
                 answer = Answer(answer.best, answer.probabilities, False, "this task was never taught here")
             answers[row][task.name] = answer
     return [_with_note(answer, example.note) for answer, example in zip(answers, examples, strict=True)]
+
+
+def _taught(task: Task, number: int, trained: Collection[str] | None, part: SolvedPart) -> np.ndarray:
+    """bool [examples]: whether theta or a solved head ever learned to answer the task from such inputs."""
+    by_theta = trained is None or task.name in trained
+    if task.name in part.outputs and not (by_theta and task.name in part.mixes):
+        return np.asarray(part.outputs[task.name].known.any(1))
+    return np.full(number, by_theta)
 
 
 def _with_note(answers: Mapping[str, Answer], note: str) -> dict[str, Answer]:

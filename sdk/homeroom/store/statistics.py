@@ -7,15 +7,18 @@ is quarantined, or may no longer be used. The next training computes it again. S
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
 
 from homeroom.contract.statistics.encoding import encode, read
 from homeroom.contract.statistics.sums import NOTHING, Statistics, add, merge
+from homeroom.errors import BrokenSealError
 from homeroom.store.context import StoreContext
 from homeroom.store.data_keys import Subject
 from homeroom.system.sqlite import Database
 
-SELECT = "SELECT subject_id, body FROM statistics WHERE sums_id = ? ORDER BY subject_id"
+SELECT = "SELECT subject_id FROM statistics WHERE sums_id = ? ORDER BY subject_id"
 
 
 def put_sums(context: StoreContext, sums_id: str, sums: Iterable[tuple[str, Statistics]]) -> Statistics:
@@ -37,11 +40,28 @@ def put_sums(context: StoreContext, sums_id: str, sums: Iterable[tuple[str, Stat
 
 
 def each_subjects_sums(context: StoreContext, sums_id: str) -> Iterator[tuple[str, Statistics]]:
-    """Subjects by name and their sums, in the order the subjects came, one in memory at a time."""
-    subjects: Mapping[int, Subject] = context.sound_subjects()
-    for subject_id, body in context.database.each(SELECT, (sums_id,)):
-        subject = subjects[subject_id]
-        yield subject.name, read(subject.cipher.open(body, "statistics.body", subject_id, sums_id))
+    """Subjects by name and their sums, in the order the subjects came, one in memory at a time.
+
+    A damaged row is mended first, or removed and listed; a snapshot passes over it.
+    """
+    subjects = context.keys.sound()[0]
+    for (subject_id,) in context.database.rows(SELECT, (sums_id,)):
+        body = _open(context, subjects.get(subject_id), subject_id, sums_id)
+        if body is None and not context.is_snapshot:
+            context.mend()
+            subjects = context.keys.sound()[0]
+            body = _open(context, subjects.get(subject_id), subject_id, sums_id)
+        if body is not None:
+            yield subjects[subject_id].name, read(body)
+
+
+def _open(context: StoreContext, subject: Subject | None, subject_id: int, sums_id: str) -> bytes | None:
+    """The bytes of a subject's sums; None where they are gone, or do not open."""
+    row = context.database.one("SELECT body FROM statistics WHERE subject_id = ?", (subject_id,))
+    with contextlib.suppress(BrokenSealError):
+        if subject is not None and row is not None:
+            return subject.cipher.open(row[0], "statistics.body", subject_id, sums_id)
+    return None
 
 
 def own_total(context: StoreContext, sums_id: str) -> Statistics:
@@ -55,9 +75,9 @@ def summed_subjects(context: StoreContext, sums_id: str) -> int:
 
 
 def sums_mark(context: StoreContext) -> bytes:
-    """The digest of the rows: bytes that change with them; empty where there are none."""
-    assert context.digests is not None  # an open store has them
-    return context.digests.sums.get("statistics", b"")
+    """A digest of the rows' nonces: bytes that change with them; empty where there are none."""
+    rows = context.database.rows("SELECT subject_id, sums_id, substr(body, 1, 12) FROM statistics ORDER BY subject_id")
+    return sha256(repr(rows).encode()).digest() if rows else b""
 
 
 def drop_sums(database: Database, subject_id: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -19,13 +19,16 @@ def evaluate(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, S
     return {task.name: score(task, *pairs[task.name]) for task in dataset.manifest.tasks}
 
 
-def by_language(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, dict[str, Score]]:
-    """As `evaluate`, by language, "unstated" where a sample names none; empty where all are of one language."""
+def by_language(dataset: Dataset, judged: Callable[[np.ndarray], dict[str, Score]]) -> dict[str, dict[str, Score]]:
+    """Scores by language, "unstated" where a sample names none; empty where all are of one language.
+
+    judged: gives the scores by task of the examples with these numbers
+    """
     rows_by_language: dict[str, list[int]] = {}
     for row, example in enumerate(dataset.examples):
         rows_by_language.setdefault(example.language, []).append(row)
     parts = sorted(rows_by_language.items()) if len(rows_by_language) > 1 else []
-    return {language or "unstated": evaluate(graphs, dataset.subset(rows), theta) for language, rows in parts}
+    return {language or "unstated": judged(np.array(rows)) for language, rows in parts}
 
 
 def outputs_of(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, np.ndarray]:

@@ -24,9 +24,9 @@ from homeroom.data.quality import audio, image, table, text
 from homeroom.data.validation import resolve
 from homeroom.device.local_samples import training_samples
 from homeroom.device.model_in_use import model_in_use
+from homeroom.device.solved import HeadsInUse
 from homeroom.errors import InputError
 from homeroom.federation import versions
-from homeroom.train.features.examples import examples
 from homeroom.train.settings import Settings
 
 SPEC = AudioPreprocess(rate=16_000, samples=48_000, form="waveform")
@@ -370,8 +370,7 @@ def test_an_answer_says_how_much_a_poor_input_counted_and_so_does_its_explanatio
     assert "counts 0.5 times" in answer.reason
     word = device.predict(Sample(word="the cat"))["category"]
     stored = resolve(asked, device.bundle.manifest)
-    ready = examples(None, device.bundle, device.graphs, [stored])
-    full = model_in_use(device.store, device.graphs).answers(ready)[0]["category"]
+    full = model_in_use(device.store, device.graphs, HeadsInUse()).answers([stored])[0]["category"]
     chances = [one.probabilities["cat"] for one in (word, answer, full)]
     assert len(set(chances)) == 3
     assert device.explain(asked, "category").answer == answer

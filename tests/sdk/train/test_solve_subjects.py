@@ -12,8 +12,16 @@ from homeroom.contract.statistics.encoding import encode
 from homeroom.contract.statistics.section import Block, Section
 from homeroom.contract.statistics.sums import Statistics, check_total, merge, subtract
 from homeroom.data.tasks import losses
-from homeroom.train.solve.combine import LEAST_JUDGED_SAMPLES, SOLVED_WEIGHT, Mix, choose_weight, combined
-from homeroom.train.solve.subjects import subject_sums
+from homeroom.train.solve.combine import (
+    LEAST_JUDGED_SAMPLES,
+    SOLVED_WEIGHT,
+    Mix,
+    SolvedOutputs,
+    answered,
+    choose_weight,
+    combined,
+)
+from homeroom.train.solve.subjects import counted_rows, subject_sums
 from homeroom.train.solve.vectors.samples import SampleVectors, blocks_of
 
 BLOCK = Block(statistics_id="1" * 64, kind="taps", slots=("picture",), width=8, dimension=4)
@@ -41,7 +49,9 @@ def sums(count: int, limit: int = 1000, only: np.ndarray | None = None) -> dict[
     )
     labelled = {"animal": np.ones(len(rows), bool), "weight": rows % 3 == 0}
     part = {name: values[rows] for name, values in targets.items()}
-    return subject_sums([ANIMAL, WEIGHT], some, part, labelled, [subjects[r] for r in rows], [ids[r] for r in rows])
+    names = [subjects[row] for row in rows]
+    counted = counted_rows(labelled, names, [ids[row] for row in rows], limit)
+    return dict(subject_sums([ANIMAL, WEIGHT], some, part, counted, names))
 
 
 def test_the_subjects_add_up_to_the_total_and_one_leaves_without_a_trace() -> None:
@@ -77,11 +87,36 @@ def parts(count: int, right: float) -> tuple[np.ndarray, np.ndarray]:
 def test_both_parts_count_two_to_one_until_validation_clearly_says_otherwise() -> None:
     good, targets = parts(400, 0.95)
     poor = np.random.default_rng(5).normal(size=good.shape)
-    assert choose_weight(ANIMAL, poor, good, targets).solved == 1.0
-    assert choose_weight(ANIMAL, good, poor, targets).solved == 0.0
-    assert choose_weight(ANIMAL, good, good, targets).solved == SOLVED_WEIGHT
+    assert choose_weight(ANIMAL, poor, known(good), targets).solved == 1.0
+    assert choose_weight(ANIMAL, good, known(poor), targets).solved == 0.0
+    assert choose_weight(ANIMAL, good, known(good), targets).solved == SOLVED_WEIGHT
     few = LEAST_JUDGED_SAMPLES - 1
-    assert choose_weight(ANIMAL, good[:few], poor[:few], targets[:few]).solved == SOLVED_WEIGHT
+    assert choose_weight(ANIMAL, good[:few], known(poor[:few]), targets[:few]).solved == SOLVED_WEIGHT
+    assert choose_weight(ANIMAL, good[:few], known(good[:few]), targets[:few], 0.0).solved == 0.0
+
+
+def known(values: np.ndarray) -> SolvedOutputs:
+    return SolvedOutputs(values, np.ones(values.shape, bool), exclusive=True)
+
+
+def test_what_no_solved_sample_teaches_theta_answers_alone() -> None:
+    rng = np.random.default_rng(3)
+    trained, values = rng.normal(size=(5, 3)), rng.normal(size=(5, 3))
+    values[:, 2] = -1e4
+
+    def chances(outputs: np.ndarray) -> np.ndarray:
+        return np.exp(outputs) / np.exp(outputs).sum(1, keepdims=True)
+
+    taught = np.array([[True, True, False]] * 4 + [[False] * 3])
+    mix = Mix(0.5)
+    both = chances(answered(mix, trained, SolvedOutputs(values, taught, exclusive=True)))
+    assert np.allclose(both[:, 2], chances(trained)[:, 2]), "theta says how likely it is another class"
+    assert np.allclose(both[4], chances(trained)[4]), "and answers what is not covered"
+    odds = np.log(both[:4, 0] / both[:4, 1])
+    expected = ((trained[:, 0] - trained[:, 1]) + (values[:, 0] - values[:, 1]))[:4] / 2
+    assert np.allclose(odds, expected), "both tell apart what both know"
+    columns = answered(mix, trained, SolvedOutputs(values, taught))
+    assert np.allclose(columns, np.where(taught, (trained + values) / 2, trained))
 
 
 def test_the_mean_is_that_of_calibrated_log_probabilities() -> None:

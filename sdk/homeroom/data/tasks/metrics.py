@@ -23,6 +23,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     mae, rmse: mean absolute and root mean squared error of numbers, in `unit`; the mae of an ordinal task is in levels.
     r2: share of the labels' variance that is explained; None where all labels are equal.
     unit: of numbers; None where the bundle does not say. skill, error: None where there is no sample.
+    parts: of "theta" and "solved" alone, where solved heads answer with theta, and solved_weight of these; else absent.
     auc: area under the ROC curve; tracing only, None where all answers are right, or all wrong.
     """
 
@@ -38,6 +39,8 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     unit: str | None = None
     skill: float | None = None
     error: float | None = None
+    parts: dict[str, Score] | msgspec.UnsetType = msgspec.UNSET
+    solved_weight: float | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         if self.accuracy is not None:
@@ -62,6 +65,15 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
         explained = "" if self.r2 is None else f", R² {self.r2:.3f}"
         unit = self.unit or NO_UNIT
         return f"MAE {quantity(self.mae, unit)}, RMSE {quantity(self.rmse, unit)}{explained}"
+
+    @property
+    def by_part(self) -> str:
+        """What theta and the solved heads do alone and together, and which of them answer; empty without the latter."""
+        if self.parts is msgspec.UNSET or self.solved_weight is msgspec.UNSET:
+            return ""
+        parts = ", ".join(f"{name} {score.brief}" for name, score in self.parts.items())
+        who = {0.0: "theta answers", 1.0: "the solved head answers"}.get(self.solved_weight, "both answer")
+        return f"{parts}, both {self.brief}; {who}" if who == "both answer" else f"{parts}; {who}"
 
     @property
     def detail(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -31,16 +31,27 @@ class SolvedHead(Protocol):
         ...
 
 
+def _any_sample(task: Task, statistics: Statistics) -> np.ndarray:
+    return np.full(task.width, bool(statistics.rows(task.name)))
+
+
 @dataclass(frozen=True)
 class Solver:
     """One kind of task.
 
     sums: (task, vectors, targets float32 [n, width]) -> the samples' statistics
     head: (task, statistics, blocks, strength) -> the head
+    taught: (task, statistics) -> bool [width], the outputs that the samples say anything of
+    contributions: (head, vectors) -> float64 [n, blocks, width], which sum to the outputs but for a constant of the
+        blocks that are present; None where outputs are no such sum
     pairs: whether it compares two slots, the second of which may have several inputs
+    exclusive: whether the outputs are logits of classes or options of which one is right
     """
 
     kind: str
     sums: Callable[[Task, TaskVectors, np.ndarray], Statistics]
     head: Callable[[Task, Statistics, Blocks, Strength], SolvedHead]
+    taught: Callable[[Task, Statistics], np.ndarray] = _any_sample
+    contributions: Callable[[Any, TaskVectors], np.ndarray] | None = None
     pairs: bool = False
+    exclusive: bool = False

@@ -95,10 +95,15 @@ def _pair_sums(task: Task, asked: BlockVectors, other: BlockVectors, right: np.n
     return sum_samples(task.name, blocks, rows, moments=right)
 
 
-SOLVE_CHOICE = Solver(kind="choice", sums=_choice_sums, head=_head, pairs=True)
+def _right_pairs(task: Task, statistics: Statistics) -> np.ndarray:
+    return np.full(task.width, RIGHT in statistics.rows(task.name))
+
+
+SOLVE_CHOICE = Solver(kind="choice", sums=_choice_sums, head=_head, taught=_right_pairs, pairs=True, exclusive=True)
 SOLVE_MATCHING = Solver(
     kind="matching",
     sums=lambda task, vectors, targets: _pair_sums(task, vectors.blocks[0], vectors.options[0], targets[:, 0] > 0.5),
     head=_head,
+    taught=_right_pairs,
     pairs=True,
 )

@@ -2,11 +2,13 @@
 
 A product of experts whose weights sum to one (logarithmic opinion pool, Genest and Zidek 1986, section 3.3). Up to a
 constant of the row, the mean of log-probabilities is the mean of logits over their temperatures, so the result is
-logits again. Of numbers it is the mean.
+logits again. Of numbers it is the mean. What no solved sample teaches (a class that only others have, a label that all
+have, an input that is not covered) theta answers alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,22 +57,98 @@ def _unmasked(outputs: np.ndarray, masked: np.ndarray) -> np.ndarray:
     return np.asarray(np.clip(outputs, np.where(some, low - BEYOND, 0.0), np.where(some, high + BEYOND, 0.0)))
 
 
-def choose_weight(task: Task, trained: np.ndarray, solved: np.ndarray, targets: np.ndarray) -> Mix:
-    """The mix with the least loss on validation samples; SOLVED_WEIGHT unless that is clearly worse.
+@dataclass(frozen=True)
+class SolvedOutputs:
+    """Outputs of a solved head.
+
+    values: float64 [n, width]
+    known: bool [n, width], those that its samples say anything of
+    exclusive: whether they are logits of which one is right
+    """
+
+    values: np.ndarray
+    known: np.ndarray
+    exclusive: bool = False
+
+    def subset(self, rows: np.ndarray) -> SolvedOutputs:
+        """The outputs of the samples with these numbers."""
+        return SolvedOutputs(self.values[rows], self.known[rows], self.exclusive)
+
+
+@dataclass(frozen=True)
+class SolvedPart:
+    """The solved part of answers for some samples, by task.
+
+    mixes: how outputs count beside theta's; where there is none, theta never learned the task, and they answer alone
+    """
+
+    outputs: Mapping[str, SolvedOutputs]
+    mixes: Mapping[str, Mix]
+
+    def subset(self, rows: np.ndarray) -> SolvedPart:
+        """The part of the samples with these numbers."""
+        return SolvedPart({name: outputs.subset(rows) for name, outputs in self.outputs.items()}, self.mixes)
+
+    def answered(self, task: str, trained: np.ndarray) -> np.ndarray:
+        """The calibrated outputs [n, width] of a task that is solved, beside theta's."""
+        mix = self.mixes.get(task)
+        return answered(mix, trained, self.outputs[task]) if mix else self.outputs[task].values
+
+
+NOT_SOLVED = SolvedPart({}, {})
+
+
+def answered(mix: Mix, trained: np.ndarray, solved: SolvedOutputs) -> np.ndarray:
+    """The calibrated outputs [n, width] of both parts together.
+
+    Of classes that exclude each other the solved head tells those it knows from one another, and theta how likely it is
+    one of them.
+    """
+    alone = np.asarray(trained / mix.trained_temperature, np.float64)
+    if mix.solved == 0:
+        return alone
+    both = combined(mix, trained, solved.values) / mix.temperature
+    if solved.known.all():
+        return both
+    if not solved.exclusive:
+        return np.asarray(np.where(solved.known, both, alone))
+    total, some = _log_sum(alone), np.where(solved.known, alone, -np.inf)
+    among = np.where(solved.known, both, -np.inf)
+    has = solved.known.any(1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # rows of which nothing is known
+        told = among - _log_sum(among) + _log_sum(some) - total
+    return np.asarray(np.where(solved.known & has, told, alone - total))
+
+
+def _log_sum(logits: np.ndarray) -> np.ndarray:
+    """[n, 1]: the logarithm of the sum of exponentials; minus infinity of nothing."""
+    top = logits.max(1, keepdims=True)
+    base = np.where(np.isfinite(top), top, 0.0)
+    with np.errstate(divide="ignore"):
+        return np.asarray(base + np.log(np.exp(logits - base).sum(1, keepdims=True)))
+
+
+def choose_weight(
+    task: Task,
+    trained: np.ndarray,
+    solved: SolvedOutputs,
+    targets: np.ndarray,
+    weight: float = SOLVED_WEIGHT,
+) -> Mix:
+    """The mix with the least loss on validation samples; that of `weight` unless it is clearly worse.
 
     trained, solved: outputs [n, width] of parts that did not learn from these samples. Clearly: by more than the
     standard error of the paired difference.
     """
-    first = Mix(
-        trained_temperature=temperature(task, trained, targets),
-        solved_temperature=temperature(task, solved, targets),
-    )
-    mixes = [Mix(weight, first.trained_temperature, first.solved_temperature) for weight in CANDIDATES]
+    known = (solved.known | (targets <= 0.5)).all(1) & solved.known.any(1)  # what is right is known
+    trained_temperature = temperature(task, trained, targets)
+    solved_temperature = temperature(task, solved.values[known], targets[known])
+    first, *mixes = (Mix(one, trained_temperature, solved_temperature) for one in (weight, *CANDIDATES))
     best = first
     if len(targets) >= LEAST_JUDGED_SAMPLES:
-        by_mix = {mix: losses(task, combined(mix, trained, solved), targets) for mix in (first, *mixes)}
+        by_mix = {mix: losses(task, answered(mix, trained, solved), targets) for mix in (first, *mixes)}
         least = min(by_mix, key=lambda mix: float(by_mix[mix].mean()))
         gain = by_mix[first] - by_mix[least]
         best = least if gain.mean() > gain.std(ddof=1) / len(gain) ** 0.5 else first
-    final = temperature(task, combined(best, trained, solved), targets)
-    return Mix(best.solved, best.trained_temperature, best.solved_temperature, final)
+    final = temperature(task, answered(best, trained, solved), targets) if best.solved else 1.0
+    return Mix(best.solved, trained_temperature, solved_temperature, final)

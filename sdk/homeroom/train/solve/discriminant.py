@@ -9,20 +9,21 @@ imputed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from homeroom.contract.manifest import Task
 from homeroom.contract.statistics.accumulate import sum_samples
-from homeroom.contract.statistics.sums import Statistics
+from homeroom.contract.statistics.sums import ONE, Statistics
 from homeroom.train.solve.base import Blocks, Solver, Strength
 from homeroom.train.solve.moments import Moments, read_moments, standardized
 from homeroom.train.solve.task_vectors import TaskVectors, by_presence, joined
 
 UNTAUGHT = -1e4  # logit of a class without samples
 MEAN_SAMPLES = 2  # samples' worth of the mean over all classes in the mean of each
+PRIOR_SAMPLES = 2
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,22 @@ class Discriminant:
     moments: Moments
     strength: Strength
     means: np.ndarray
+    _rules: dict[tuple[int, ...], Rule] = field(default_factory=dict)
 
     @cached_property
     def within(self) -> np.ndarray:
-        """[D, D], the shared covariance within the classes."""
-        return self.moments.covariance(range(len(self.moments.sums)))
+        """[D, D], the shared covariance within the classes, with PRIOR_SAMPLES' worth of the variances of all samples.
+
+        Else what never varies within a class, as of one sample each, would be told apart without any doubt.
+        """
+        moments = self.moments
+        counts = moments.column_counts.sum(0)
+        means = moments.sums.sum(0) / np.maximum(1, counts)
+        variances = np.diag(moments.second) / np.maximum(1, counts) - means**2
+        widths = [cut.stop - cut.start for cut in moments.cuts]
+        both = np.repeat(np.repeat(moments.counts.sum(0), widths, 0), widths, 1)
+        within = moments.covariance(range(len(moments.sums))) * both + PRIOR_SAMPLES * np.diag(variances)
+        return np.asarray(within / (both + PRIOR_SAMPLES))
 
     @property
     def scale(self) -> float:
@@ -79,10 +91,13 @@ class Discriminant:
 
     def rule(self, numbers: Sequence[int]) -> Rule:
         """The rule for inputs of these blocks."""
-        inverse, spread = self.metric(numbers)
-        means = self.means[:, self.moments.columns(numbers)] / spread
-        weights = inverse @ means.T
-        return Rule(spread, weights, self.priors - 0.5 * (means.T * weights).sum(0))
+        key = tuple(numbers)
+        if key not in self._rules:
+            inverse, spread = self.metric(numbers)
+            means = self.means[:, self.moments.columns(numbers)] / spread
+            weights = inverse @ means.T
+            self._rules[key] = Rule(spread, weights, self.priors - 0.5 * (means.T * weights).sum(0))
+        return self._rules[key]
 
     def logits(self, vectors: TaskVectors) -> np.ndarray:
         """float64 [n, classes]; the priors alone where no block is present."""
@@ -92,6 +107,22 @@ class Discriminant:
                 some = [vectors.blocks[number].subset(rows) for number in numbers]
                 logits[rows] = self.rule(numbers)(joined(some))
         return logits
+
+
+def contributions(head: ClassHead, vectors: TaskVectors) -> np.ndarray:
+    """float64 [n, blocks, classes]: what each block adds to the logits beyond the mean of all samples in it."""
+    own, parts = head.discriminant, np.zeros((len(vectors), len(vectors.blocks), len(head.discriminant.means)))
+    overall = own.moments.sums.sum(0) / np.maximum(1, own.moments.column_counts.sum(0))
+    for numbers, rows in by_presence(vectors.blocks):
+        rule, start = own.rule(numbers) if numbers else None, 0
+        for number in numbers:
+            cut, block = own.moments.cuts[number], vectors.blocks[number]
+            columns = slice(start, start + cut.stop - cut.start)
+            assert rule
+            x = block.values[rows] / ONE - overall[cut]
+            parts[rows, number] = x / rule.spread[columns] @ rule.weights[columns]
+            start = columns.stop
+    return parts
 
 
 def class_means(moments: Moments) -> np.ndarray:
@@ -144,13 +175,27 @@ def levels_of(targets: np.ndarray) -> np.ndarray:
     return np.asarray(targets.sum(1).round().astype(int))
 
 
+def _taught(task: Task, statistics: Statistics) -> np.ndarray:
+    rows = statistics.rows(task.name)
+    return np.array([label in rows for label in task.labels])
+
+
+def _taught_levels(task: Task, statistics: Statistics) -> np.ndarray:
+    """All or none: without samples of a level, what lies above and below it is told by its neighbours alone."""
+    return np.full(task.width, _taught(task, statistics).all())
+
+
 SOLVE_CLASSIFICATION = Solver(
     kind="classification",
     sums=lambda task, vectors, targets: sum_classes(task, vectors, targets.argmax(1)),
     head=lambda task, statistics, blocks, strength: ClassHead(solve_classes(task, statistics, blocks, strength)),
+    taught=_taught,
+    contributions=contributions,
+    exclusive=True,
 )
 SOLVE_ORDINAL = Solver(
     kind="ordinal",
     sums=lambda task, vectors, targets: sum_classes(task, vectors, levels_of(targets)),
     head=lambda task, statistics, blocks, strength: LevelHead(solve_classes(task, statistics, blocks, strength)),
+    taught=_taught_levels,
 )

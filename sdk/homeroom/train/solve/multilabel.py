@@ -48,4 +48,14 @@ def _head(task: Task, statistics: Statistics, blocks: Blocks, strength: Strength
     return LabelHead(tuple(discriminants))
 
 
-SOLVE_MULTILABEL = Solver(kind="multilabel", sums=_sums, head=_head)
+def _taught(task: Task, statistics: Statistics) -> np.ndarray:
+    """The labels that some samples have and some have not."""
+    ids = {block for cell in statistics.cells if cell.task == task.name for block in cell.blocks}
+
+    def most(row: str) -> int:
+        return max((statistics.count(task.name, row, block, block) for block in ids), default=0)
+
+    return np.array([0 < most(label) < most("") for label in task.labels])
+
+
+SOLVE_MULTILABEL = Solver(kind="multilabel", sums=_sums, head=_head, taught=_taught)

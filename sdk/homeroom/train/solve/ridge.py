@@ -123,4 +123,19 @@ def solve_number(task: Task, statistics: Statistics, blocks: Blocks, strength: S
     return Ridge(moments, numbers, products)
 
 
-SOLVE_REGRESSION = Solver(kind="regression", sums=_sums, head=solve_number)
+def contributions(head: Ridge, vectors: TaskVectors) -> np.ndarray:
+    """float64 [n, blocks, 1]: what each block adds to the number; they sum to it unless it is cut to its limit."""
+    parts = np.zeros((len(vectors), len(vectors.blocks), 1))
+    for numbers, rows in by_presence(vectors.blocks):
+        line, start = head.line(numbers) if numbers else None, 0
+        for number in numbers:
+            block = vectors.blocks[number]
+            columns = slice(start, start + block.values.shape[1])
+            assert line
+            x = block.values[rows] / ONE - line.mean[columns]
+            parts[rows, number, 0] = x / line.spread[columns] @ line.weights[columns]
+            start = columns.stop
+    return parts
+
+
+SOLVE_REGRESSION = Solver(kind="regression", sums=_sums, head=solve_number, contributions=contributions)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 
 import numpy as np
@@ -13,33 +13,61 @@ from homeroom.train.solve.kinds import solver_of
 from homeroom.train.solve.vectors.samples import SampleVectors
 
 
+def counted_rows(
+    labelled: Mapping[str, np.ndarray], subjects: Sequence[str], sample_ids: Sequence[str], limit: int
+) -> dict[str, np.ndarray]:
+    """Which samples count, bool [n] by task: at most `limit` of one subject.
+
+    labelled: bool [n] by task
+    subjects, sample_ids: of the n samples. Of a subject with more, those with the least digests of their ids count,
+        whatever order they came in.
+    """
+    order = sorted(range(len(subjects)), key=lambda row: sha256(sample_ids[row].encode()).digest())
+    counted = {}
+    for task, has in labelled.items():
+        counted[task], taken = np.zeros(len(subjects), bool), dict[str, int]()
+        for row in order:
+            if has[row] and taken.get(subjects[row], 0) < limit:
+                taken[subjects[row]] = taken.get(subjects[row], 0) + 1
+                counted[task][row] = True
+    return counted
+
+
+def sums_of(
+    tasks: Sequence[Task],
+    vectors: SampleVectors,
+    targets: Mapping[str, np.ndarray],
+    counted: Mapping[str, np.ndarray],
+    rows: np.ndarray,
+) -> Statistics:
+    """The statistics of the samples with these numbers that count.
+
+    tasks: those that are covered
+    targets: float32 [n, width] by task
+    """
+    total = NOTHING
+    for task in tasks:
+        solver, chosen = solver_of(task), rows[counted[task.name][rows]]
+        assert solver
+        if len(chosen):
+            part = solver.sums(task, vectors.of_task(task).subset(chosen), targets[task.name][chosen])
+            total = add(total, part)
+    return total
+
+
 def subject_sums(
     tasks: Sequence[Task],
     vectors: SampleVectors,
     targets: Mapping[str, np.ndarray],
-    labelled: Mapping[str, np.ndarray],
+    counted: Mapping[str, np.ndarray],
     subjects: Sequence[str],
-    sample_ids: Sequence[str],
-) -> dict[str, Statistics]:
-    """The statistics of each subject; those of all together are `merge` of them, in any order.
+) -> Iterator[tuple[str, Statistics]]:
+    """Each subject and its statistics, one in memory at a time; those of all together are `merge` of them.
 
-    tasks: those that are covered
-    targets: float32 [n, width] by task; labelled: bool [n] by task
-    subjects, sample_ids: of the n samples. Of a subject with more samples of a task than the section's
-        `subject_limit` those with the least digests of their ids count, whatever order they came in.
+    As in `sums_of`; subjects: of the n samples.
     """
-    limit = vectors.section.subject_limit
-    digests = [sha256(sample_id.encode()).digest() for sample_id in sample_ids]
     rows_of: dict[str, list[int]] = {}
-    for row in sorted(range(len(subjects)), key=lambda row: digests[row]):
-        rows_of.setdefault(subjects[row], []).append(row)
-    sums = dict.fromkeys(rows_of, NOTHING)
-    for task in tasks:
-        solver, of_task = solver_of(task), vectors.of_task(task)
-        assert solver
-        for subject, rows in rows_of.items():
-            chosen = np.array([row for row in rows if labelled[task.name][row]][:limit], int)
-            if len(chosen):
-                part = solver.sums(task, of_task.subset(chosen), targets[task.name][chosen])
-                sums[subject] = add(sums[subject], part)
-    return sums
+    for row, subject in enumerate(subjects):
+        rows_of.setdefault(subject, []).append(row)
+    for subject, rows in rows_of.items():
+        yield subject, sums_of(tasks, vectors, targets, counted, np.array(rows))

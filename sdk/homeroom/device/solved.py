@@ -1,0 +1,149 @@
+"""The solved part of a device's model: the sums of its samples, heads solved from them, and how these count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from homeroom.contract.manifest import Task
+from homeroom.contract.statistics.section import Section
+from homeroom.contract.statistics.sums import Statistics
+from homeroom.data.samples import StoredSample
+from homeroom.federation import versions
+from homeroom.runtime.bundle import Bundle
+from homeroom.runtime.graphs import Graphs
+from homeroom.store import Store
+from homeroom.train.features.cached import read_value
+from homeroom.train.features.dataset import Dataset, Example
+from homeroom.train.solve.combine import NOT_SOLVED, SOLVED_WEIGHT, Mix, SolvedPart
+from homeroom.train.solve.evaluate import choose_mixes
+from homeroom.train.solve.heads import TaskHead, outputs_by_task, solve, vectors_of
+from homeroom.train.solve.subjects import counted_rows, subject_sums, sums_of
+from homeroom.train.solve.vectors.projection import Projection, read_projections
+from homeroom.train.solve.vectors.samples import SampleVectors, covered, sums_id
+
+
+@dataclass(frozen=True)
+class TaughtVectors:
+    """The examples of a training as sums are made of them.
+
+    tasks: those that are covered
+    targets: float32 [n, width], counted: bool [n], by task
+    """
+
+    bundle: Bundle
+    tasks: Sequence[Task]
+    vectors: SampleVectors
+    targets: Mapping[str, np.ndarray]
+    counted: Mapping[str, np.ndarray]
+    subjects: Sequence[str]
+    sample_ids: Sequence[str]
+
+    def part(self, validation: Dataset) -> SolvedPart:
+        """Outputs for validation examples by heads of all others; how they count is to be chosen."""
+        ids = {example.sample_id for example in validation.examples}
+        held_out = np.array([sample_id in ids for sample_id in self.sample_ids])
+        total = sums_of(self.tasks, self.vectors, self.targets, self.counted, np.flatnonzero(~held_out))
+        heads = solve(self.bundle.manifest, total)
+        return SolvedPart(outputs_by_task(heads, self.vectors.subset(np.flatnonzero(held_out))), {})
+
+
+def teach(
+    store: Store, bundle: Bundle, samples: Sequence[StoredSample], examples: Sequence[Example]
+) -> TaughtVectors | None:
+    """Stores each subject's sums over the examples, from which heads answer at once; None where nothing is covered.
+
+    samples: theirs, and perhaps others whose features are not there.
+    """
+    manifest, tasks = bundle.manifest, covered(bundle.manifest)
+    if not tasks:
+        return None
+    section, dataset = manifest.statistics, Dataset(manifest, examples)
+    assert isinstance(section, Section)
+    vectors = vectors_of(manifest, read_projections(bundle), samples, examples, partial(read_value, store))
+    columns = {task.name: column for column, task in enumerate(manifest.tasks)}
+    labelled = {task.name: dataset.labelled[:, columns[task.name]] > 0 for task in tasks}
+    subjects, ids = zip(*((example.subject, example.sample_id) for example in examples), strict=True)
+    counted = counted_rows(labelled, subjects, ids, section.subject_limit)
+    taught = TaughtVectors(bundle, tasks, vectors, dataset.targets, counted, subjects, ids)
+    store.put_sums(sums_id(manifest), subject_sums(tasks, vectors, dataset.targets, counted, subjects))
+    return taught
+
+
+def first_weight(base: int) -> float:
+    """The weight of solved heads at first. base: the global version that theta was trained from.
+
+    Where theta knows what other schools taught, heads of own samples alone count only once validation shows it.
+    """
+    return SOLVED_WEIGHT if base == 0 else 0.0
+
+
+def validated_part(
+    graphs: Graphs, taught: TaughtVectors | None, validation: Dataset | None, theta: np.ndarray, base: int
+) -> SolvedPart:
+    """The solved part for the validation examples, and how each task counts; without any, the first weights."""
+    if taught is None:
+        return NOT_SOLVED
+    weight = first_weight(base)
+    known = [task.name for task in taught.tasks if taught.counted[task.name].any()]
+    mixes = dict.fromkeys(known, Mix(weight))
+    if validation is None:
+        return SolvedPart({}, mixes)
+    part = taught.part(validation)
+    return SolvedPart(part.outputs, mixes | choose_mixes(graphs, validation, theta, part, weight))
+
+
+def mix_facts(part: SolvedPart, trained: Mapping[str, float]) -> dict[str, Any]:
+    """The facts of a version on how its solved tasks count; none where no task is solved. trained: by theta."""
+    mixes = {name: asdict(mix) for name, mix in part.mixes.items() if name in trained}
+    return {"mixes": mixes} if mixes else {}
+
+
+def total_in_use(store: Store, bundle: Bundle) -> Statistics:
+    """The sums that heads are solved from: those of this device's subjects. A federation's total is added here."""
+    return store.own_total(sums_id(bundle.manifest))
+
+
+class HeadsInUse:
+    """The heads of the sums in the store, solved once for each state of these."""
+
+    def __init__(self) -> None:
+        self._held: tuple[object, Mapping[str, TaskHead], Mapping[str, Projection]] = (None, {}, {})
+
+    def read(self, store: Store, bundle: Bundle) -> tuple[Mapping[str, TaskHead], Mapping[str, Projection]]:
+        """The heads by task and the projections by block; none where the store has no sums for the bundle."""
+        state = bundle.bundle_id, store.sums_mark()
+        if state != self._held[0]:
+            heads = solve(bundle.manifest, total_in_use(store, bundle)) if covered(bundle.manifest) else {}
+            self._held = state, heads, read_projections(bundle) if heads else {}
+        return self._held[1], self._held[2]
+
+
+def mixes_in_use(store: Store, heads: Mapping[str, TaskHead]) -> dict[str, Mix | None]:
+    """How each solved task counts beside the theta in use: None, it answers alone. Those of theta are left out."""
+    version, chosen = store.versions.current(), dict[str, Mix | None]()
+    known, learned = versions.mixes(store, version), versions.learned_tasks(store, version)
+    for name in heads:
+        if name in known:
+            if known[name].solved:
+                chosen[name] = known[name]
+        elif version is None or (learned is not None and name not in learned):
+            chosen[name] = None
+    return chosen
+
+
+def solved_lines(store: Store, bundle: Bundle) -> list[str]:
+    """How solved heads answer, a line a task, without solving any; none where nothing is covered or summed."""
+    version, subjects = store.versions.current(), store.summed_subjects(sums_id(bundle.manifest))
+    if not subjects:
+        return []
+    summed = f"the sums of {subjects} subject{'s' * (subjects > 1)}"
+    if version is None:
+        return [f"what theta never learned: solved alone, from {summed}"]
+    mixes = versions.mixes(store, version)
+    lines = [f"{task}: solved {mix.solved:.0%}, theta {1 - mix.solved:.0%}" for task, mix in mixes.items()]
+    return lines or [f"none: theta answers alone until the next training ({summed} are kept)"]

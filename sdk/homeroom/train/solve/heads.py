@@ -1,0 +1,80 @@
+"""The solved heads of a bundle: of each covered task of which some sample has a label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from homeroom.contract.manifest import Manifest, Task
+from homeroom.contract.statistics.section import Section
+from homeroom.contract.statistics.sums import Statistics
+from homeroom.data.samples import StoredSample
+from homeroom.train.features.dataset import Example, inputs_of
+from homeroom.train.solve.base import SolvedHead, Solver, Strength
+from homeroom.train.solve.combine import SolvedOutputs
+from homeroom.train.solve.kinds import solver_of
+from homeroom.train.solve.task_vectors import TaskVectors
+from homeroom.train.solve.vectors.projection import Projection
+from homeroom.train.solve.vectors.samples import Read, SampleVectors, blocks_of, covered, sample_vectors
+
+ROWS_TOGETHER = 256  # samples whose numbers before projection are in memory at once
+
+
+@dataclass(frozen=True)
+class TaskHead:
+    """A task's head. taught: bool [width], the outputs that its samples say anything of."""
+
+    task: Task
+    solver: Solver
+    head: SolvedHead
+    taught: np.ndarray
+
+    def outputs(self, vectors: TaskVectors) -> SolvedOutputs:
+        """Its outputs for samples; nothing is known of one that has none of the inputs it reads."""
+        there = np.any([block.present for block in vectors.blocks], axis=0)
+        if self.solver.pairs:
+            there = there & np.any([option.present for option in vectors.options], axis=0)
+        return SolvedOutputs(self.head.outputs(vectors), there[:, None] & self.taught, self.solver.exclusive)
+
+
+def solve(manifest: Manifest, total: Statistics) -> dict[str, TaskHead]:
+    """The heads by task; none of a task of which the total says nothing. total: sums of this manifest's meaning."""
+    section, heads = manifest.statistics, {}
+    for task in covered(manifest):
+        assert isinstance(section, Section)
+        solver, (blocks, options) = solver_of(task), blocks_of(section, task)
+        part = total.of_task(task.name)
+        assert solver
+        if (taught := solver.taught(task, part)).any():
+            ids = [(block.statistics_id, block.dimension) for block in (*blocks, *([options] if options else []))]
+            head = solver.head(task, part, ids, Strength(section.shrinkage, section.prior_power))
+            heads[task.name] = TaskHead(task, solver, head, taught)
+    return heads
+
+
+def outputs_by_task(heads: Mapping[str, TaskHead], vectors: SampleVectors) -> dict[str, SolvedOutputs]:
+    """The outputs of each head for samples."""
+    return {name: head.outputs(vectors.of_task(head.task)) for name, head in heads.items()}
+
+
+def vectors_of(
+    manifest: Manifest,
+    projections: Mapping[str, Projection],
+    samples: Sequence[StoredSample],
+    examples: Sequence[Example],
+    read: Read,
+) -> SampleVectors:
+    """The vectors of examples, some at a time. samples: theirs, and perhaps others that have no example."""
+    parts, rest = list[SampleVectors](), iter(samples)
+    for start in range(0, max(1, len(examples)), ROWS_TOGETHER):
+        rows = np.arange(start, min(start + ROWS_TOGETHER, len(examples)))
+        theirs = [_sample_of(examples[row], rest) for row in rows.tolist()]
+        parts.append(sample_vectors(manifest, projections, theirs, inputs_of(examples, rows), read))
+    return SampleVectors.joined(parts)
+
+
+def _sample_of(example: Example, rest: Iterator[StoredSample]) -> StoredSample:
+    """The next sample that the example was made of; one that is not stored has no id."""
+    return next(sample for sample in rest if example.sample_id in ("", sample.sample_id))

@@ -1,0 +1,265 @@
+"""A device solves first: heads from its samples' sums answer at once, beside theta, and unlearn exactly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import tiny
+
+from homeroom import Device, Sample
+from homeroom.cli.main import main
+from homeroom.contract.statistics import encoding
+from homeroom.contract.statistics.encoding import encode
+from homeroom.contract.statistics.sums import NOTHING
+from homeroom.device.solved import HeadsInUse, mixes_in_use, total_in_use
+from homeroom.federation.versions import version_facts
+from homeroom.train.settings import Settings
+from homeroom.train.solve.heads import vectors_of
+
+SETTINGS = Settings(epochs=4)
+ASKED = tiny.samples(24, seed=9)
+
+
+@pytest.fixture(autouse=True)
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+
+
+def opened(folder: Path, made: tiny.Tiny) -> Device:
+    return Device.open(folder, made.path, made.root, threads=1)
+
+
+def lesson(count: int = 60, seed: int = 1, **options: Any) -> list[Sample]:
+    return [Sample(**row) for row in tiny.samples(count, seed, **options)]
+
+
+@pytest.fixture
+def device(solved_bundle: tiny.Tiny, tmp_path: Path) -> Iterator[Device]:
+    with opened(tmp_path / "device", solved_bundle) as device:
+        yield device
+
+
+def right(device: Device, task: str = "category") -> float:
+    asked = [row for row in ASKED if task in row["labels"]]
+    unlabelled = [Sample(**{name: value for name, value in row.items() if name != "labels"}) for row in asked]
+    answers = device.predict_many(unlabelled)
+    return float(np.mean([one[task].best == row["labels"][task] for one, row in zip(answers, asked, strict=True)]))
+
+
+def total(device: Device) -> bytes:
+    return encode(total_in_use(device.store, device.bundle))
+
+
+def test_solved_heads_answer_before_theta_is_trained_and_both_afterwards(device: Device) -> None:
+    device.add(*lesson())
+    meanwhile: list[float] = []
+
+    def progress(stage: str, done: int, of: int) -> None:
+        if stage == "training" and done == 1:
+            assert device.store.versions.current() is None
+            meanwhile.append(right(device))
+
+    report = device.train(settings=SETTINGS, progress=progress)
+    assert meanwhile[0] > 0.9
+    assert report.solved_seconds is not None
+    assert report.feature_seconds < report.solved_seconds < report.seconds
+    assert report.solved_weights["category"] > 0
+    with Device.read(device.directory) as reader:
+        asked = Sample(word="the cat")
+        assert reader.predict(asked) == device.predict(asked), "another process answers with the same heads"
+        assert reader.status().solved == device.status().solved
+    assert right(device) > 0.9
+    scored = device.score(*lesson(30, 5))["category"]
+    assert not isinstance(scored.parts, msgspec.UnsetType)
+    assert set(scored.parts) == {"theta", "solved"}
+    assert scored.solved_weight == report.solved_weights["category"]
+    assert scored.by_part.endswith("both answer")
+
+
+def test_any_subset_of_inputs_is_answered(device: Device) -> None:
+    device.add(*lesson())
+    device.train(settings=SETTINGS)
+    row = ASKED[0]
+    for slots in (("word",), ("picture",), ("facts",), ("word", "facts"), ("speech",), ("reference", "answer")):
+        answers = device.predict(Sample(**{slot: row[slot] for slot in slots}))
+        for answer in answers.values():
+            assert answer.best is not None or "needs" in answer.reason
+            assert all(np.isfinite(chance) for chance in answer.probabilities.values())
+
+
+@pytest.mark.parametrize("seed", [0])
+def test_after_a_pupil_is_forgotten_the_others_answer_at_once_as_if_they_had_been_alone(
+    solved_bundle: tiny.Tiny, tmp_path: Path, seed: int
+) -> None:
+    samples = lesson(40, seed, subjects=4)
+    gone = f"pupil-{np.random.default_rng(seed).integers(4)}"
+    with opened(tmp_path / "one", solved_bundle) as one, opened(tmp_path / "other", solved_bundle) as other:
+        one.add(*samples)
+        one.train(settings=SETTINGS)
+        other.add(*(sample for sample in samples if sample.subject != gone))
+        other.train(settings=SETTINGS)
+        assert total(one) != total(other)
+        one.forget(gone)
+        assert total(one) == total(other)
+        assert one.status()["in_use"] == "bundle"
+        assert right(one) > 0.8
+        other.rollback()
+        asked = Sample(word="the cat", facts={"legs": 4})
+        assert one.predict(asked)["category"] == other.predict(asked)["category"]
+
+
+def test_a_bundle_without_statistics_goes_on_as_before(tiny_bundle: tiny.Tiny, tmp_path: Path) -> None:
+    with opened(tmp_path / "device", tiny_bundle) as device:
+        device.add(*lesson(30))
+        report = device.train(settings=SETTINGS)
+        assert (report.solved_weights, report.solved_seconds) == ({}, None)
+        version = device.store.versions.current()
+        assert version is not None
+        assert "mixes" not in version.facts
+        assert total_in_use(device.store, device.bundle) == NOTHING
+        scores = msgspec.to_builtins(device.score(*lesson(12, 5))["category"])
+        assert not {"parts", "solved_weight"} & scores.keys()
+        assert device.status()["solved"] == []
+
+
+def test_what_was_never_taught_is_not_answered_for_sure(device: Device) -> None:
+    rows = [row | {"labels": {"category": row["labels"]["category"]}} for row in tiny.samples(30, 1)]
+    samples = [Sample(**row) for row in rows]
+    device.add(*samples)
+    device.train(settings=SETTINGS)
+    answers = device.predict(Sample(word="the cat", facts={"legs": 4, "kilograms": 4.0}))
+    assert not answers["weight"].sure
+    assert "never taught here" in answers["weight"].reason
+    device.rollback()
+    answers = device.predict(Sample(word="the cat", facts={"legs": 4, "kilograms": 4.0}))
+    assert "never taught" not in answers["category"].reason
+
+
+LESSON = tiny.samples(60, 1)
+POOR: dict[str, list[dict[str, Any]]] = {
+    "one sample": LESSON[:1],
+    "fewer samples than dimensions": LESSON[:6],
+    "one class alone": [row for row in LESSON if row["labels"]["category"] == "cat"],
+    "a class without samples": [row for row in LESSON if row["labels"]["category"] != "cat"],
+    "one subject with half of all samples": [
+        row | {"subject": "pupil-0"} if number % 2 else row for number, row in enumerate(LESSON[:40])
+    ],
+    "constant inputs": [
+        {"word": "the cat", "labels": {"category": label}, "subject": f"p-{number}"}
+        for number, label in enumerate(("cat", "dog", "fish", "bird") * 3)
+    ],
+}
+
+
+@pytest.mark.parametrize("rows", POOR.values(), ids=list(POOR))
+def test_poor_lessons_are_answered_without_a_fault(device: Device, rows: list[dict[str, Any]]) -> None:
+    device.add(*(Sample(**row) for row in rows), gates=False)
+    device.train(settings=SETTINGS)
+    taught = {row["labels"]["category"] for row in rows}
+    device.rollback()  # the solved heads alone
+    answer = device.predict(Sample(word="the cat", facts={"legs": 4}))["category"]
+    assert answer.best in taught
+    assert all(np.isfinite(chance) for chance in answer.probabilities.values())
+    assert all(chance < 1e-3 for label, chance in answer.probabilities.items() if label not in taught)
+
+
+def test_beside_a_theta_of_other_schools_own_heads_wait_until_validation_shows_that_they_help(device: Device) -> None:
+    device.add(*lesson(30))
+    device.train(settings=SETTINGS)
+    heads, _ = HeadsInUse().read(device.store, device.bundle)
+    chosen = mixes_in_use(device.store, heads)
+    assert {mix and mix.solved for mix in chosen.values()} == {2 / 3}
+    versions = device.store.versions
+    facts = version_facts(device.bundle)
+    versions.set_current(versions.put(device.bundle.theta(), "global", 1, facts))
+    assert mixes_in_use(device.store, heads) == {}
+    assert device.status()["solved"][0].startswith("none: theta answers alone")
+    report = device.train(settings=SETTINGS)
+    assert set(report.solved_weights.values()) == {0.0}
+    assert all(one.by_part.endswith("; theta answers") for one in report.scores.values() if one.n)
+    versions.step_back()
+    versions.step_back()
+    assert mixes_in_use(device.store, heads) == chosen
+
+
+def test_an_explanation_is_exact_for_the_solved_part_and_says_where_it_is_not(device: Device) -> None:
+    device.add(*lesson())
+    device.train(settings=SETTINGS)
+    device.rollback()  # the solved heads alone
+    row = ASKED[0]
+    asked = {name: row[name] for name in ("word", "picture", "facts")}
+    why = device.explain(Sample(**asked), "category")
+    assert why.covers == ""
+    assert {(part.slot, part.name) for part in why.parts if part.share} == {(slot, "as a whole") for slot in asked}
+    heads, projections = HeadsInUse().read(device.store, device.bundle)
+    model = device._model()
+    stored = model.checked(Sample(**asked)).sample
+    (example,) = model.examples([stored])
+    vectors = vectors_of(device.bundle.manifest, projections, [stored], [example], lambda _, value: value)
+    logits = heads["category"].outputs(vectors.of_task(device.bundle.manifest.task("category"))).values[0]
+    parts = heads["category"].solver.contributions(heads["category"].head, vectors.of_task(heads["category"].task))[0]
+    rest = logits - parts.sum(0)
+    only_word = model.checked(Sample(**asked | {"word": "the fish"})).sample
+    other = vectors_of(
+        device.bundle.manifest, projections, [only_word], model.examples([only_word]), lambda _, value: value
+    ).of_task(heads["category"].task)
+    again = heads["category"].outputs(other).values[0]
+    moved = heads["category"].solver.contributions(heads["category"].head, other)[0].sum(0)
+    assert np.allclose(again - moved, rest), "the constant is the same whatever the inputs are"
+    column = device.bundle.manifest.task("category").labels.index(why.label)
+    against = (parts.sum(0)[column] * 4 - parts.sum()) / 3
+    assert why.pull == pytest.approx(against)
+    answered = {name: row[name] for name in ("reference", "answer")}
+    assert "solved head, 100% of the answer" in device.explain(Sample(**answered), "grade").covers
+    assert "solved head" in device.explain(Sample(**answered), "grade").sentences()[-1]
+
+
+def test_sums_that_are_too_large_leave_theta_alone(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    device.add(*lesson(12))
+    monkeypatch.setattr(encoding, "VALUES_LIMIT", 100)
+    report = device.train(settings=Settings(epochs=1))
+    assert "too large" in report.unsolved
+    assert (report.solved_weights, device.status().solved) == ({}, [])
+    assert device.predict(Sample(word="the cat"))["category"].best is not None
+
+
+def test_a_corrected_label_no_longer_counts_and_the_next_training_learns_it(device: Device) -> None:
+    ids = device.add(*lesson(30))
+    device.train(settings=SETTINGS)
+    before = total(device)
+    sample = device.store.sample(ids[0])
+    assert sample is not None
+    other = "dog" if sample.labels["category"] != "dog" else "cat"
+    device.store.relabel(ids[0], {**sample.labels, "category": other})
+    assert total(device) != before
+    assert device.predict(Sample(word="the cat"))["category"].best is not None
+    device.train(settings=SETTINGS)
+    counts = total_in_use(device.store, device.bundle)
+    block = device.bundle.manifest.statistics.of_slot("word").statistics_id  # type: ignore[union-attr]
+    labels = [counts.count("category", label, block, block) for label in tiny.ANIMALS]
+    assert sum(labels) == 30
+
+
+def test_commands_say_what_each_part_contributes(
+    device: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*words: object) -> str:
+        main(["device", *map(str, words)])
+        return capsys.readouterr().out
+
+    device.add(*lesson())
+    device.close()
+    folder = tmp_path / "device"
+    assert "both answer" in run("train", folder, "--epochs", 2)
+    tests = tiny.write_samples(tmp_path / "test", tiny.samples(10, 5))
+    assert "; both answer" in run("score", folder, tests)
+    assert json.loads(run("score", folder, tests, "--json"))["category"]["parts"].keys() == {"theta", "solved"}
+    assert "category: solved" in run("status", folder)
+    assert "solved alone, from the sums of 5 subjects" in run("undo", folder)
+    assert "answers now: what theta never learned: solved alone" in run("forget", folder, "pupil-1", "--yes")
