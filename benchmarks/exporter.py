@@ -1,4 +1,4 @@
-"""Benchmark of the exporter: sizes, accuracy, speed, gradients, tiers and more, one section each.
+"""Benchmark of the exporter: sizes, accuracy, speed, gradients, tiers, damaged checkpoints and more, a section each.
 
     python benchmarks/exporter.py --json exporter.json           every section (hours on two cores)
     python benchmarks/exporter.py --quick                        fewer seeds and samples: minutes

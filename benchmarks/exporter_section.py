@@ -21,6 +21,7 @@ NAMES = (
     "tiers",
     "labelfree",
     "tracing",
+    "strict",
 )
 
 

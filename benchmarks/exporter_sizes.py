@@ -32,7 +32,12 @@ def vit(folder: Path) -> str:
     torch.manual_seed(0)
     with quiet_torch():
         ViTModel(ViTConfig(**DEIT_TINY), add_pooling_layer=False).save_pretrained(folder)
-    said = {"size": {"height": 224, "width": 224}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    said: dict[str, Any] = {
+        "size": {"height": 224, "width": 224},
+        "resample": 3,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
     (folder / "preprocessor_config.json").write_text(json.dumps(said))
     return f'source = "hf:{folder}"\ndrift = 1.0'
 

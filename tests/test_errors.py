@@ -21,8 +21,8 @@ OTHER_WORDS = {  # where another library's words decide, since it gives no code:
     "sdk/homeroom/cli/main.py": "the loader of shared libraries says in words alone that memory ran out",
     "sdk/homeroom/runtime/litert.py": "LiteRT raises RuntimeError for every failure, a failed allocation too",
     "sdk/homeroom/runtime/onnx.py": "onnxruntime raises its one error for a failed allocation too",
-    "exporter/homeroom_exporter/encoders/hub.py": "transformers raises OSError for a missing network and ValueError "
-    "for code of a model's authors",
+    "exporter/homeroom_exporter/encoders/checkpoint.py": "transformers raises OSError for a missing network and "
+    "ValueError for code of a model's authors",
     "exporter/homeroom_exporter/encoders/hidden_states.py": "transformers' sentence is cut before its advice",
 }
 

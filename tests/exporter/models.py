@@ -18,6 +18,7 @@ from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
+    ConvNextImageProcessor,
     Dinov2Config,
     Dinov2Model,
     Dinov2WithRegistersConfig,
@@ -40,6 +41,7 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
     Wav2Vec2Model,
     WhisperConfig,
+    WhisperFeatureExtractor,
     WhisperModel,
 )
 
@@ -128,6 +130,7 @@ def whisper(folder: Path) -> Path:
         decoder_start_token_id=1,
     )
     WhisperModel(config).save_pretrained(folder)
+    WhisperFeatureExtractor().save_pretrained(folder)
     return folder
 
 
@@ -171,7 +174,7 @@ def resnet(folder: Path) -> Path:
         if isinstance(module, torch.nn.BatchNorm2d):  # else random maps die out
             torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
     model.save_pretrained(folder)
-    ViTImageProcessor(size={"height": 64, "width": 64}, resample=3).save_pretrained(folder)
+    ConvNextImageProcessor(size={"shortest_edge": 64}, resample=3).save_pretrained(folder)
     return folder
 
 

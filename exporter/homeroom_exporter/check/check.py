@@ -28,7 +28,7 @@ from homeroom_exporter.check.lora_agreement import LoraCheck, check_lora
 from homeroom_exporter.check.tap_probe import TapChoice
 from homeroom_exporter.encoders.backbone import Backbone
 from homeroom_exporter.model.design import Design
-from homeroom_exporter.quantize.fidelity import problems
+from homeroom_exporter.quantize.fidelity import problems, unsteady
 from homeroom_exporter.trace.example_inputs import example
 from homeroom_exporter.trace.reference import by_autograd
 
@@ -155,7 +155,10 @@ def check_backbone(design: Design, backbone: Backbone, samples: Sequence[StoredS
         problems=tuple(
             f"{modality.name} {precision}: {problem}"
             for precision, path in sorted(backbone.graphs.items())
-            for problem in problems(modality, path)
+            for problem in (
+                *problems(modality, path),
+                *unsteady(modality, path, backbone.graphs["float32"], list(ready.values()), threads),
+            )
         ),
     )
 

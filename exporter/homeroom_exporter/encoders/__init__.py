@@ -35,4 +35,5 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
         raise ExportError(f"no source is called {spec.source}", where=spec.modality, remedy=f"one of {known}")
     module = importlib.import_module(f"homeroom_exporter.encoders.{family}")
     encoder: Encoder = module.load(spec, scratch)
+    importlib.import_module("homeroom_exporter.encoders.graph_checks").check(spec, encoder)
     return encoder

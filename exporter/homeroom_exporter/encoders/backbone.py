@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from homeroom.contract.canonical_json import digest, digest_file, identity
 from homeroom.contract.manifest import Licence, Modality, Precision, Tolerance, identifying
 from homeroom.data.preprocess import Prepared, prepare
-from homeroom.errors import ExportError
-from homeroom.runtime.backend import load
+from homeroom.errors import BundleError, ExportError
+from homeroom.runtime.backend import LoadedGraph, load
 from homeroom_exporter import encoders
+from homeroom_exporter.encoders import processors
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 from homeroom_exporter.quantize import compress, fidelity, quantize
 from homeroom_exporter.quantize.fidelity import FEATURES_BATCH, batches, spread
@@ -71,7 +72,9 @@ def build(
     modality = encoder.modality(spec)
     if not calibration:
         raise ExportError("has no calibration sample", where=spec.modality, remedy="give a hundred or more")
-    inputs = [prepare(modality, _value(value), encoder.files.__getitem__) for value in calibration]
+    values = [_value(value) for value in calibration]
+    inputs = [prepare(modality, value, encoder.files.__getitem__) for value in values]
+    processors.hold(spec, modality, encoder.files.__getitem__, values)
     reference, scale = _compressed(encoder, modality, inputs, scratch)
     graphs = {"float32": _write(scratch / "features.float32.onnx", reference)}
     tolerance = Tolerance(1.0 - TOLERANCE_STEP, 1.0 - 2 * TOLERANCE_STEP)
@@ -100,7 +103,7 @@ def _compressed(
     if encoder.scale is not None:
         return encoder.graph, encoder.scale
     path = _write(scratch / "taps.onnx", encoder.graph)
-    run = load(path, threads=1)
+    run = _running(modality, path)
     mean_tokens = sum(one.tokens for one in inputs) / len(inputs)
     chosen = spread(inputs, max(FEATURES_BATCH, int(TOKEN_LIMIT / mean_tokens)))
     collected: dict[str, list[NDArray[np.float32]]] = {tap: [] for tap in encoder.taps}
@@ -111,6 +114,20 @@ def _compressed(
     fitted = compress.fit([np.concatenate(collected[tap]) for tap in encoder.taps], modality.dim, encoder.taps)
     tokens = "tokens" if modality.name == "text" else modality.buckets[-1]
     return compress.append(encoder.graph, encoder.taps, fitted, tokens), fitted.scale
+
+
+def _running(modality: Modality, path: Path) -> LoadedGraph:
+    """The encoder's graph, loaded; ExportError where it does not run on each number of rows and tokens."""
+    tried = "no input yet"
+    try:
+        run = load(path, threads=1)
+        for tried, feeds in fidelity.extremes(modality):  # noqa: B007
+            run(feeds)
+    except BundleError as problem:
+        fault = f"its graph does not run ({tried}): {problem.what.splitlines()[0]}"
+        remedy = "choose a model of a shape that docs/shapes.md lists"
+        raise ExportError(fault, where=modality.encoder, remedy=remedy) from None
+    return run
 
 
 def _quantized(

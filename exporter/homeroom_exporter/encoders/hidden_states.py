@@ -51,7 +51,9 @@ def optimum_graph(
     from optimum.exporters.onnx.convert import export_pytorch
     from optimum.exporters.tasks import TasksManager
 
+    states = [f"hidden_states.{i}" for i in range(count + 1)]
     with quiet_torch():
+        apart = _normalised_apart(model, inputs)
         base = TasksManager.get_exporter_config_constructor(
             exporter="onnx", model_type=model.config.model_type, task="feature-extraction", library_name="transformers"
         ).func
@@ -64,7 +66,7 @@ def optimum_graph(
 
             @property
             def outputs(self) -> dict[str, dict[int, str]]:
-                return {f"hidden_states.{i}": {0: "batch"} for i in range(count + 1)}
+                return {name: {0: "batch"} for name in [*["last_hidden_state"] * apart, *states]}
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
@@ -77,9 +79,16 @@ def optimum_graph(
                     model_kwargs={"output_hidden_states": True},
                 )
             graph = onnx.load(path)
-    graph = expose(graph, {f"layer.{i}": f"hidden_states.{i}" for i in chosen})
+    names = [*states[:-1], "last_hidden_state" if apart else states[-1]]
+    graph = expose(graph, {f"layer.{i}": names[i] for i in chosen})
     name_inputs(graph, inputs)
     return graph
+
+
+def _normalised_apart(model: Any, inputs: Mapping[str, Any]) -> bool:
+    """Whether what a model hands on is not its last hidden state: ModernBERT normalises it once more."""
+    outputs = model.eval()(**{name: torch.ones(1, 3, dtype=torch.int64) for name in inputs}, output_hidden_states=True)
+    return not torch.equal(last_state(outputs), outputs.hidden_states[-1])
 
 
 class HiddenStates(torch.nn.Module):  # type: ignore[misc]
@@ -143,8 +152,8 @@ def traced_graph(
 
 
 def first_line(problem: BaseException) -> str:
-    """The first line of an error, else its type."""
-    return next(iter(str(problem).splitlines()), type(problem).__name__)
+    """The first line of an error that is not empty, else its type."""
+    return next((line for line in str(problem).splitlines() if line.strip()), type(problem).__name__).strip()
 
 
 def trace_error(problem: BaseException, output: str = "") -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,14 @@ import torch
 
 from homeroom.contract.manifest import Licence, TextPreprocess
 from homeroom.errors import ExportError
-from homeroom.system.files import read_bounded
-from homeroom_exporter.encoders import hidden_states, vision, wav2vec, whisper
+from homeroom_exporter.encoders import hidden_states, processors, vision, wav2vec, whisper
+from homeroom_exporter.encoders.checkpoint import ENCODERS, fast_tokenizer, load_model, refuse_absent
 from homeroom_exporter.encoders.minilm import TEXT_INPUTS, TOKENIZER, check_buckets, write_tokenizer
-from homeroom_exporter.encoders.outside_files import TEXT_LIMIT_BYTES, check_model_folder
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 
-OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")  # positions start after the padding's
+OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text")  # they start after the padding's
+UNBOUNDED = 1 << 24  # tokens
 TEXT_SIDES = ("clip_text_model",)  # of a dual model, which optimum exports with its projection only
-NETWORK_ERRORS = ("ConnectionError", "ConnectError", "Timeout", "TimeoutException")  # of requests and of httpx
 LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE")
 
 
@@ -33,18 +33,21 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     if spec.modality not in ("text", "image", "audio"):
         remedy = 'use "table" or "interactions"'
         raise ExportError("no Hugging Face model encodes it", where=spec.modality, remedy=remedy)
-    model, source, where = load_model(spec)
-    model = encoder_side(model, spec)
-    licences, files = licence(source, where, scratch)
-    name = title(source, model.config)
+    loaded = load_model(spec)
+    licences, files = licence(loaded.source, loaded.where, scratch)
+    model = encoder_side(loaded.model, spec)
+    refuse_absent(loaded, model, spec)
+    arguments = (spec, model, loaded.source, loaded.where)
+    name = title(loaded.source, model.config)
     if spec.modality == "text":
-        return _text(spec, model, source, where, scratch, licences, files)
+        return _text(*arguments, scratch, licences, files)
     if spec.modality == "image":
-        return vision.load(spec, model, source, where, name, licences, files)
+        return vision.load(*arguments, name, licences, files)
     if model.config.model_type == "whisper":
+        processors.sound_settings(loaded.source, loaded.where, spec, processors.LOG_MEL)
         state = dict(model.encoder.state_dict())
         return whisper.windowed(spec, f"{name} encoder", model.config, state, licences, files)
-    return wav2vec.load(spec, model, source, where, name, licences, files)
+    return wav2vec.load(*arguments, name, licences, files)
 
 
 def encoder_side(model: Any, spec: EncoderSpec) -> Any:
@@ -63,34 +66,6 @@ def encoder_side(model: Any, spec: EncoderSpec) -> Any:
     return wrapper
 
 
-def load_model(spec: EncoderSpec) -> tuple[Any, str, dict[str, Any]]:
-    """The model that `hf:<source>[@revision]` names, its source, and the revision as transformers' keyword."""
-    from transformers import AutoModel
-
-    source, _, revision = spec.source.removeprefix("hf:").partition("@")
-    where: dict[str, Any] = {"revision": revision} if revision else {}
-    if Path(source).is_dir():
-        check_model_folder(Path(source), spec.source)
-    try:
-        with hidden_states.quiet_torch():
-            model = AutoModel.from_pretrained(
-                source, attn_implementation="eager", use_safetensors=True, dtype="float32", **where
-            )
-    except (OSError, ValueError, ImportError) as problem:
-        unreached = any(kind.__name__ in NETWORK_ERRORS for kind in type(problem).__mro__)
-        if "custom code" in str(problem):
-            fault = "needs code of its authors, which is never run here"
-            remedy = "choose a model that transformers has itself: docs/shapes.md"
-        elif unreached or "couldn't connect to" in str(problem):  # the latter is transformers' own, with nothing cached
-            fault = "is not on this machine, and the hub cannot be reached"
-            remedy = "connect to the network once (HTTPS_PROXY names a proxy), or give a directory"
-        else:
-            fault = f"cannot be loaded: {str(problem).splitlines()[0]}"
-            remedy = "a directory with config.json and model.safetensors (no pickle is read), or connect once"
-        raise ExportError(fault, where=spec.source, remedy=remedy) from None
-    return model, source, where
-
-
 def _text(
     spec: EncoderSpec, model: Any, source: str, where: Any, scratch: Path, licences: Any, files: dict[str, Path]
 ) -> Encoder:
@@ -105,21 +80,28 @@ def tokens(
     spec: EncoderSpec, config: Any, source: str, where: Any, scratch: Path
 ) -> tuple[TextPreprocess, dict[str, Path]]:
     """The model's own tokenizer, written to `scratch`; ExportError if it has no fast one, or a bucket is too long."""
-    from transformers import AutoTokenizer
-
-    with hidden_states.quiet_torch():
-        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, **where)
-    if not tokenizer.is_fast:
-        raise ExportError("has no fast tokenizer (tokenizer.json)", where=spec.source)
+    tokenizer = fast_tokenizer(source, where, spec)
     pad_id = next((i for i in (tokenizer.pad_token_id, config.pad_token_id) if i is not None), 0)
-    check_buckets(spec, config.max_position_embeddings - (2 if config.model_type in OFFSET_POSITIONS else 0))
+    refuse_ids({**tokenizer.get_vocab(), "padding": pad_id}, config.vocab_size, spec)
+    if (positions := getattr(config, "max_position_embeddings", None)) is None:
+        positions = UNBOUNDED  # T5's are relative
+    check_buckets(spec, positions - (2 if config.model_type in OFFSET_POSITIONS else 0))
     path = write_tokenizer(tokenizer.backend_tokenizer.to_str(), scratch)
     return TextPreprocess(TOKENIZER, pad_id), {TOKENIZER: path}
 
 
+def refuse_ids(ids: Mapping[str, int], rows: int, spec: EncoderSpec) -> None:
+    """ExportError where a token's id is no row of the embedding."""
+    name, number = max(ids.items(), key=lambda pair: pair[1])
+    if number >= rows or min(ids.values()) < 0:
+        fault = f"its tokenizer gives {name!r} the id {number}, but its embedding has {rows} rows"
+        remedy = "take tokenizer and weights from one download"
+        raise ExportError(fault, where=spec.source, remedy=remedy)
+
+
 def _exported(spec: EncoderSpec, model: Any, chosen: tuple[int, ...]) -> Any:
     try:
-        if model.config.model_type in TEXT_SIDES:
+        if model.config.model_type in (*TEXT_SIDES, *ENCODERS):
             return hidden_states.layers_graph(
                 hidden_states.HiddenStates(model, chosen), torch.ones(2, 5, dtype=torch.int64), TEXT_INPUTS
             )
@@ -143,7 +125,7 @@ def licence(source: str, where: Any, scratch: Path) -> tuple[tuple[Licence, ...]
     def text_of(name: str) -> str | None:
         options = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
         path_in_cache = cached_file(source, name, **options, **where)
-        return read_bounded(Path(path_in_cache), TEXT_LIMIT_BYTES).decode("utf-8", "replace") if path_in_cache else None
+        return Path(path_in_cache).read_text("utf-8", "replace") if path_in_cache else None
 
     stated = re.search(r"^license:\s*[\"']?([\w.+-]+)", text_of("README.md") or "", re.M)
     title, name = Path(source).name, stated[1] if stated else "not stated"

@@ -7,6 +7,7 @@ preprocessor_config.json for pictures and sound.
 from __future__ import annotations
 
 import copy
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,17 +22,20 @@ from onnx import TensorProto, helper
 
 from homeroom.contract.graph_io import AUDIO, INPUT_IDS, PIXELS
 from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, Preprocess, TextPreprocess
-from homeroom.errors import ExportError
-from homeroom_exporter.encoders import hub, vision, wav2vec
+from homeroom.errors import BundleError, ExportError
+from homeroom.runtime.external_data import external_locations
+from homeroom.system.files import open_below
+from homeroom_exporter.encoders import checkpoint, hub, processors, vision, wav2vec
+from homeroom_exporter.encoders.checkpoint import PROCESSOR_FILE
 from homeroom_exporter.encoders.hidden_states import first_line
 from homeroom_exporter.encoders.minilm import TEXT_INPUTS, TOKENIZER, check_buckets, write_tokenizer
-from homeroom_exporter.encoders.outside_files import TOKENIZER_LIMIT_BYTES, check_graph, read_settings, read_text
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec, Scheme
 from homeroom_exporter.quantize import graph_surgery
 
 BLOCK_ENDS = ("Add", "LayerNormalization", "Relu", "Clip", "Concat")  # what ends a block or a stage
 TRIAL_TOKENS = 7  # tokens of the trial run: a number that no width is likely to be
-TOKENIZER_FILE, PROCESSOR_FILE = "tokenizer.json", "preprocessor_config.json"
+TOKENIZER_FILE = "tokenizer.json"
+CONFIG_LIMIT_BYTES = 1 << 20  # bytes of a configuration that is read
 
 Shape = tuple[int, ...]
 
@@ -73,6 +77,7 @@ def encoder_of_graph(
     graph_surgery.name_inputs(
         graph, {name: (names[name], _dynamic(spec, value.shape)) for name, value in feeds.items()}
     )
+    _refuse_unknown_ids(spec, graph, inputs)
     buckets = _pool_taps(spec, graph, {f"layer.{n}": candidates[name] for n, name in chosen.items()})
     licences, texts = hub.licence(str(path.resolve().parent), {}, scratch)
     scheme: Scheme = "static" if len(next(iter(candidates.values()))) == 4 else "dynamic"  # whether it convolves
@@ -82,8 +87,12 @@ def encoder_of_graph(
 
 
 def read(path: Path, spec: EncoderSpec) -> onnx.ModelProto:
-    """The model in the exporter's opset; ExportError where it cannot be read, or has operators of a maker's own."""
-    check_graph(path, spec.source)
+    """The model in the exporter's opset.
+
+    ExportError where it cannot be read, has operators of a maker's own, or keeps data outside its folder.
+    """
+    if path.is_file():
+        _refuse_data_outside(path, spec)
     try:
         model = onnx.load(path)
     except Exception as problem:  # onnx raises protobuf's own errors too
@@ -102,6 +111,23 @@ def read(path: Path, spec: EncoderSpec) -> onnx.ModelProto:
         raise ExportError(fault, where=spec.source, remedy=f"export it with opset {graph_surgery.OPSET}") from None
 
 
+def _refuse_data_outside(path: Path, spec: EncoderSpec) -> None:
+    """ExportError where a tensor's data is not in a file of the model's own folder, or is behind a link."""
+    if checkpoint.is_pointer(path):
+        fault = f"{path.name} is a Git LFS pointer, not the file itself"
+        raise ExportError(fault, where=spec.source, remedy="run git lfs pull in its folder")
+    try:
+        for location in external_locations(path, path.name):
+            try:
+                open_below(path.parent, location).close()
+            except OSError as problem:
+                fault = f"keeps a tensor in {location!r}: {problem.strerror}"
+                remedy = "save the model with its data in a file beside it, and copy both without links"
+                raise ExportError(fault, where=spec.source, remedy=remedy) from None
+    except BundleError as problem:
+        raise ExportError(problem.what, where=spec.source, remedy="cut short or damaged: copy it again") from None
+
+
 def model_inputs(spec: EncoderSpec, path: Path, scratch: Path) -> ModelInputs:
     """What the files beside `path` say; ExportError for one that is missing."""
     if spec.modality == "text":
@@ -113,10 +139,12 @@ def model_inputs(spec: EncoderSpec, path: Path, scratch: Path) -> ModelInputs:
         return ModelInputs(TextPreprocess(TOKENIZER, pad), files, {name: ones for name in TEXT_INPUTS})
     if spec.modality not in ("image", "audio"):
         raise ExportError("no such model encodes it", where=spec.modality, remedy='use "table" or "interactions"')
-    settings = _read_processor(path, spec)
+    settings = _processor_settings(path, spec)
     if spec.modality == "image":
-        pixels: ImagePreprocess = vision.read_processor(settings, None, spec.source)
+        pixels: ImagePreprocess = vision.read_processor(settings, spec.source)
         return ModelInputs(pixels, {}, {PIXELS: np.zeros((1, 3, pixels.size, pixels.size), np.float32)})
+    if settings.get("return_attention_mask") is True:
+        raise processors.refuse_setting(settings, "return_attention_mask", "false", spec.source)
     rate = int(settings.get("sampling_rate", wav2vec.RATE))
     samples = round((spec.seconds or wav2vec.SECONDS) * rate)
     sound = AudioPreprocess(rate, samples, "waveform", normalize=bool(settings.get("do_normalize", False)))
@@ -177,6 +205,21 @@ def tap_candidates(spec: EncoderSpec, model: onnx.ModelProto, feeds: Mapping[str
     return {name: maps[name] for name in maps if name in last.values()}
 
 
+def _refuse_unknown_ids(spec: EncoderSpec, graph: onnx.ModelProto, inputs: ModelInputs) -> None:
+    """ExportError where the graph has no row for the tokenizer's last id, or for the padding's."""
+    if not isinstance(inputs.preprocess, TextPreprocess):
+        return
+    tokens = tokenizers.Tokenizer.from_file(str(inputs.files[TOKENIZER])).get_vocab()
+    name, last = max(tokens.items(), key=lambda pair: pair[1])
+    ids = np.where(inputs.feeds[INPUT_IDS] == 1, last, 0)
+    ids[0, -1] = inputs.preprocess.pad_id
+    try:
+        silent_session(graph).run(None, {**inputs.feeds, INPUT_IDS: ids})
+    except Exception as problem:
+        fault = f"fails on its tokenizer's last id, {last} ({name!r}): {first_line(problem)}"
+        raise ExportError(fault, where=spec.source, remedy="take tokenizer and model from one download") from None
+
+
 def silent_session(model: onnx.ModelProto) -> Any:
     """onnxruntime's session of a model, which logs nothing."""
     options = onnxruntime.SessionOptions()
@@ -228,14 +271,27 @@ def _dynamic(spec: EncoderSpec, shape: Shape) -> tuple[str | int, ...]:
 
 
 def _neighbour_text(path: Path, name: str, spec: EncoderSpec) -> str:
-    return read_text(_neighbour(path, name, spec), TOKENIZER_LIMIT_BYTES)
-
-
-def _read_processor(path: Path, spec: EncoderSpec) -> dict[str, Any]:
-    return read_settings(_neighbour(path, PROCESSOR_FILE, spec), spec.source)
-
-
-def _neighbour(path: Path, name: str, spec: EncoderSpec) -> Path:
-    if not path.with_name(name).exists():
+    checkpoint.refuse_pointers(str(path.resolve().parent), spec)
+    neighbour = path.with_name(name)
+    if not neighbour.is_file() or neighbour.stat().st_size > CONFIG_LIMIT_BYTES * 64:
         raise ExportError(f"needs {name} beside it", where=spec.source, remedy="copy it from the model's own folder")
-    return path.with_name(name)
+    return neighbour.read_text("utf-8")
+
+
+def _processor_settings(path: Path, spec: EncoderSpec) -> dict[str, Any]:
+    """What preprocessor_config.json says: all of it where it names a class, else what stands in it."""
+    try:
+        settings = json.loads(_neighbour_text(path, PROCESSOR_FILE, spec))
+    except ValueError as problem:
+        raise ExportError(f"{PROCESSOR_FILE} beside it is no JSON: {problem}", where=spec.source) from None
+    if not isinstance(settings, dict):
+        raise ExportError(f"{PROCESSOR_FILE} beside it is no JSON object", where=spec.source)
+    checkpoint.refuse_authors_code(settings, PROCESSOR_FILE, spec)
+    folder, picture = str(path.resolve().parent), spec.modality == "image"
+    if processors.is_typed(settings):
+        if picture:
+            return processors.picture_settings(folder, {}, spec)
+        return processors.sound_settings(folder, {}, spec, processors.WAVEFORM)
+    known = processors.READ_OF_PICTURES if picture else processors.READ_OF_SOUNDS[processors.WAVEFORM]
+    processors.refuse_unknown(settings, (*known, *processors.NAMES), spec.source)
+    return settings

@@ -16,12 +16,14 @@ import torch
 from homeroom.contract.graph_io import PIXELS
 from homeroom.contract.manifest import ImagePreprocess
 from homeroom.errors import ExportError
-from homeroom_exporter.encoders import hidden_states
+from homeroom_exporter.encoders import hidden_states, processors
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec, Scheme
 from homeroom_exporter.quantize.graph_surgery import pool_patches, pool_regions, region_count
 
 GRID = 2
 HALVES = (0.5, 0.5, 0.5)
+MOST_SIDE = 4096
+WARPED_SIDE = 384  # from which on ConvNext's processor crops nothing
 RESAMPLE = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers, as processors store them
 SPECIAL = (0, 1, 2, 5)  # tokens before the patches: none, a class token, a distilled one too, four registers too
 
@@ -31,7 +33,7 @@ def load(
 ) -> Encoder:
     """Taps are `layer.<n>`: what stands after a block of a transformer, or after a stage of convolutions."""
     config = model.config
-    preprocess = pixels(source, where, getattr(config, "image_size", None))
+    preprocess = pixels(source, where, spec)
     side = preprocess.size
     keep_positions(model)
     states = shapes(spec, model, side)
@@ -98,39 +100,72 @@ def pool(
     raise ExportError(f"{tap} of shape {list(shape)} is no square of patches", where=spec.source, remedy="other taps")
 
 
-def pixels(source: str, where: Any, size: int | None) -> ImagePreprocess:
-    """What the model's own processor says; without one, both sides `size`, halves and bicubic."""
-    from transformers.image_processing_base import ImageProcessingMixin
-
-    try:
-        with hidden_states.quiet_torch():
-            settings, _ = ImageProcessingMixin.get_image_processor_dict(source, **where)
-    except OSError:
-        settings = {}
-    return read_processor(settings, size, source)
+def pixels(source: str, where: Any, spec: EncoderSpec) -> ImagePreprocess:
+    """What the model's own processor makes; ExportError without one, or where it does what is not built."""
+    return read_processor(processors.picture_settings(source, where, spec), spec.source)
 
 
-def read_processor(settings: Mapping[str, Any], size: int | None, source: str) -> ImagePreprocess:
-    """A processor's settings (preprocessor_config.json) as the contract's; ExportError where it has no such form."""
-    resample: Any = RESAMPLE.get(settings.get("resample", 3), "bicubic")
-    normalizes = settings.get("do_normalize", True)
-    mean, std = (tuple(settings.get(key) or HALVES) for key in ("image_mean", "image_std"))
-    if not normalizes:
-        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+def read_processor(settings: Mapping[str, Any], source: str) -> ImagePreprocess:
+    """A processor's settings as the contract's; ExportError names one that has no such form."""
+
+    def refuse(key: str, only: str) -> ExportError:
+        return processors.refuse_setting(settings, key, only, source)
+
+    if settings.get("resample", 3) not in RESAMPLE:
+        raise refuse("resample", "1, 2 or 3 (Lanczos, bilinear, bicubic)")
+    for key in ("do_resize", "do_rescale"):
+        if not settings.get(key, True):
+            raise refuse(key, "true")
     if not math.isclose(settings.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6):
-        raise ExportError("its processor scales pixels by other than 1/255", where=source)
+        raise refuse("rescale_factor", "1/255")
+    mean, std = (_channels(settings, key, refuse) for key in ("image_mean", "image_std"))
+    if not settings.get("do_normalize", True):
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    size, resize, fit = _fit(settings, refuse)
+    if not 0 < size <= MOST_SIDE or not 0 < resize <= MOST_SIDE:
+        raise refuse("size", f"1 to {MOST_SIDE}")
+    return ImagePreprocess(size, resize, mean, std, RESAMPLE[settings.get("resample", 3)], fit)  # type: ignore[arg-type]
+
+
+def _fit(settings: Mapping[str, Any], refuse: Callable[[str, str], ExportError]) -> tuple[int, int, str]:
+    """Side of the picture, side that it is resized to, and how a picture that is no square fits."""
+    size, share = settings.get("size"), settings.get(processors.CROP_SHARE)
+    shortest = size.get("shortest_edge") if isinstance(size, Mapping) else None
+    if share is not None:  # ConvNext's, which crops small pictures only
+        if not isinstance(shortest, int) or not 0 < share <= 1:
+            raise refuse(processors.CROP_SHARE, "a share of the shortest edge")
+        return (
+            (shortest, int(shortest / share), "cover-floor")
+            if shortest < WARPED_SIDE
+            else (shortest,) * 2 + ("squash",)
+        )
     crop = sides(settings.get("crop_size")) if settings.get("do_center_crop") else None
-    target_size = settings.get("size") or size
-    if isinstance(target_size, Mapping) and "shortest_edge" in target_size:
-        resize, fit = int(target_size["shortest_edge"]), "cover-floor"
-    elif isinstance(target_size, int) and settings.get("do_center_crop"):
-        resize, fit = target_size, "cover-floor"
-    else:
-        square = sides(target_size)
-        if square is None:
-            raise ExportError("does not say how large its pictures are", where=source, remedy="add image_size to it")
-        resize, fit = square, "squash"
-    return ImagePreprocess(crop or resize, resize, mean, std, resample, fit)  # type: ignore[arg-type]
+    if settings.get("do_center_crop") and crop is None:
+        raise refuse("crop_size", "a square")
+    if isinstance(size, int) and crop is not None:
+        shortest = size
+    if isinstance(shortest, int):
+        if crop is None or crop > shortest:
+            raise refuse("size" if crop is None else "crop_size", "a square within the picture")
+        return crop, shortest, "cover-floor"
+    square = sides(size)
+    if square is None:
+        raise refuse("size", "a square, or a shortest edge and a crop,")
+    return crop or square, square, "squash"
+
+
+def _channels(
+    settings: Mapping[str, Any], key: str, refuse: Callable[[str, str], ExportError]
+) -> tuple[float, float, float]:
+    """A value for each of three colours."""
+    values = settings.get(key)
+    if values is None:
+        return HALVES
+    colours = list(values) if isinstance(values, list | tuple) else [values] * 3
+    numbers = [one for one in colours if isinstance(one, int | float) and math.isfinite(one)]
+    if len(numbers) != 3 or len(colours) != 3 or (key == "image_std" and min(numbers) <= 0):
+        raise refuse(key, "a number for each of three colours (above 0 of image_std)")
+    return float(numbers[0]), float(numbers[1]), float(numbers[2])
 
 
 def sides(size: Any) -> int | None:

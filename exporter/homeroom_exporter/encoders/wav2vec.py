@@ -1,7 +1,7 @@
-"""Audio by a transformers model that reads the waveform: wav2vec2-, HuBERT- and WavLM-shaped.
+"""Audio by a transformers model that reads the waveform: wav2vec2-, HuBERT-, WavLM- and data2vec-shaped.
 
-Baevski et al. 2020, Hsu et al. 2021. Models whose first layer normalises over the window (`feat_extract_norm` "group",
-the base sizes) read clips that are padded with zeros; the others (the large sizes, XLS-R) attend to no padding.
+Baevski et al. 2020 and 2022, Hsu et al. 2021. The model's own extractor says (`return_attention_mask`) whether it reads
+clips that are padded with zeros, as most base sizes do, or attends to no padding (the large sizes, XLS-R).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from homeroom.contract.graph_io import AUDIO
 from homeroom.contract.manifest import AudioPreprocess
 from homeroom.errors import ExportError
+from homeroom_exporter.encoders import processors
 from homeroom_exporter.encoders.hidden_states import HiddenStates, chosen_layers, float_bytes, layers_graph, quiet_torch
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 from homeroom_exporter.quantize.graph_surgery import pool_spans
@@ -52,14 +53,14 @@ def load(
         raise ExportError(f"sound by {config.model_type} is not supported", where=spec.source, remedy=remedy)
     config.apply_spec_augment = False
     seconds = spec.seconds or SECONDS
-    settings = extractor(source, where)
-    rate = int(settings.get("sampling_rate", RATE))
+    settings = processors.sound_settings(source, where, spec, processors.WAVEFORM)
+    rate = int(settings["sampling_rate"])
     samples, tokens = round(seconds * rate), max(1, round(seconds * TOKENS_A_SECOND))
     if samples < frame_samples(config):
         fault = f"a window of {seconds:g} s is shorter than a frame of the model, {frame_samples(config)} samples"
         raise ExportError(fault, where=spec.source, remedy=f"seconds = {SECONDS:g}, or what the longest clips take")
     chosen = chosen_layers(spec, config.num_hidden_layers)
-    kind = HiddenStates if config.feat_extract_norm == "group" else MaskedStates
+    kind = MaskedStates if settings["return_attention_mask"] else HiddenStates
     module, silent = kind(model.eval(), chosen), torch.zeros(2, samples)
     with quiet_torch():
         shape = module(silent)[0].shape
@@ -68,17 +69,5 @@ def load(
     taps = tuple(f"layer.{i}" for i in chosen)
     for tap in taps:
         pool_spans(graph, tap, shape[1], tokens)
-    preprocess = AudioPreprocess(rate, samples, "waveform", normalize=bool(settings.get("do_normalize", True)))
+    preprocess = AudioPreprocess(rate, samples, "waveform", normalize=bool(settings["do_normalize"]))
     return Encoder(name, graph, taps, (tokens,), preprocess, "dynamic", float_bytes(model), licences, files)
-
-
-def extractor(source: str, where: Any) -> dict[str, Any]:
-    """The model's own feature extractor's settings; empty where it has none."""
-    from transformers import FeatureExtractionMixin
-
-    try:
-        with quiet_torch():
-            settings, _ = FeatureExtractionMixin.get_feature_extractor_dict(source, **where)
-    except OSError:
-        return {}
-    return dict(settings)

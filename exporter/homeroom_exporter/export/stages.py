@@ -18,8 +18,9 @@ from homeroom_exporter.check import linear_probe, tap_probe
 from homeroom_exporter.check.check import SelfCheck, check
 from homeroom_exporter.check.footprint import RuntimeComparison
 from homeroom_exporter.check.tap_probe import TapChoice
-from homeroom_exporter.encoders import backbone
+from homeroom_exporter.encoders import backbone, processors
 from homeroom_exporter.encoders.backbone import Backbone
+from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.export.design import calibration_values, choose_golden_samples, design_of, draft
 from homeroom_exporter.export.statistics import fit_statistics
 from homeroom_exporter.export.steps import assemble, library_versions, reads_token_pairs
@@ -78,6 +79,7 @@ def build_encoders(
         if recipe.adapter and recipe.adapter.modality == spec.modality:
             pairs = reads_token_pairs(recipe, spec)
             inside = lora.build(spec, recipe.adapter, folder, pairs=pairs, seed=recipe.seed, start=start)
+            _hold(spec, inside, calibration_values(recipe, spec.modality, samples))
             continue
         if choice := tap_probe.choose(recipe, spec, samples, folder, progress=progress):
             spec = msgspec.structs.replace(spec, taps=tap_probe.recipe_taps(choice))
@@ -85,6 +87,11 @@ def build_encoders(
         values = calibration_values(recipe, spec.modality, samples)
         backbones[spec.modality] = backbone.build(spec, values, folder, progress=progress)
     return BuiltEncoders(backbones, inside, tuple(choices))
+
+
+def _hold(spec: EncoderSpec, inside: LoraEncoder, values: Sequence[Any]) -> None:
+    raw = [value.read_bytes() if isinstance(value, Path) else value for value in values]
+    processors.hold(spec, inside.adapter.modality, inside.files.__getitem__, raw)
 
 
 def provenance_of(recipe_digest: str, choices: Sequence[TapChoice], start: Checkpoint | None) -> dict[str, str]:

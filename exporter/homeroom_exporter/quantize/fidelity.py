@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from homeroom.contract import graph_io, manifest
 from homeroom.contract.manifest import Modality
 from homeroom.data.preprocess import Prepared, collate
-from homeroom.runtime.backend import load
+from homeroom.runtime.backend import LoadedGraph, load
 from homeroom_exporter.quantize.compress import INT8_LIMIT
 
 Input = TypeVar("Input")
@@ -77,6 +77,33 @@ def problems(modality: Modality, path: Path) -> list[str]:
             elif int(features.min()) < -INT8_LIMIT:
                 messages.append(f"{name} leaves the range of +-{INT8_LIMIT}")
     return messages
+
+
+def unsteady(modality: Modality, path: Path, reference: Path, inputs: Sequence[Prepared], threads: int) -> list[str]:
+    """What a features graph answers otherwise than before: to the same batch again, or to an input alone.
+
+    The batch again must give the same bits; alone and among others the features are within the modality's tolerance
+    of the float32 reference's (alone).
+    """
+    messages, run, exact = list[str](), load(path, threads=threads), load(reference, threads=threads)
+    chosen = spread(inputs, FEATURES_BATCH)
+    together, again = (list(_answers(modality, run, chosen, FEATURES_BATCH)) for _ in range(2))
+    if not all(np.array_equal(a, b) for a, b in zip(together, again, strict=True)):
+        messages.append("gives other features of the same batch the second time")
+    wanted = list(_answers(modality, exact, chosen, 1))
+    for name, answers in (("alone", list(_answers(modality, run, chosen, 1))), ("among others", together)):
+        mean, worst = similarity(wanted, answers)
+        if mean < modality.tolerance.mean or worst < modality.tolerance.worst:
+            messages.append(f"gives other features of an input {name} (cosine {mean:.4f}, worst {worst:.4f})")
+    return messages
+
+
+def _answers(modality: Modality, run: LoadedGraph, inputs: Sequence[Prepared], rows: int) -> Iterator[NDArray[np.int8]]:
+    """int8 [taps, valid tokens, dim] of each input, in their order, `rows` at once."""
+    for start in range(0, len(inputs), rows):
+        part = inputs[start : start + rows]
+        outputs = run(collate(modality, part))[graph_io.FEATURES]
+        yield from (one[:, : item.tokens] for one, item in zip(outputs, part, strict=True))
 
 
 def _with_rounded_value(path: Path, probe: Path) -> Path:

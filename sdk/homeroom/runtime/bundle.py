@@ -112,6 +112,10 @@ def open_bundle(path: Path, *, root: str | None) -> Bundle:
     Raises BundleError where it is damaged or of another format, TrustError where it is not signed as it should be.
     """
     manifest, bundle_id, certificate = verify_signed(*_read_signed(path), root=root)
+    for graph in manifest.every_graph:  # a runtime chooses its reader by the name
+        if not graph.file.endswith(SUFFIXES[graph.runtime]):
+            what = f"is a graph of {graph.runtime}, but is not called *{SUFFIXES[graph.runtime]}"
+            raise BundleError(what, where=graph.file, remedy="do not use it")
     for name, entry in manifest.files.items():
         try:
             with open_below(path, name) as file:

@@ -41,16 +41,19 @@ def check_external_data(graph: Path, name: str, files: Collection[str]) -> None:
 
     graph: the file of the bundle's `name`, which paths of external data start from; files: those that are signed.
     """
+    for path in external_locations(graph, name):
+        if (PurePosixPath(name).parent / path).as_posix() not in files:  # all of them lie inside
+            what = f"keeps a tensor in {path!r}, which is no file of the bundle"
+            raise BundleError(what, where=name, remedy="do not use it")
+
+
+def external_locations(graph: Path, name: str) -> list[str]:
+    """The paths of a graph's external data, as they are named; BundleError where it is no ONNX graph."""
     with graph.open("rb") as file:
         if not file.seek(0, 2):
-            return  # the runtime refuses an empty one
+            return []  # the runtime refuses an empty one
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            if data.find(b"location") < 0:  # the key of a path, in UTF-8
-                return
-            for path in _locations(data, name):
-                if (PurePosixPath(name).parent / path).as_posix() not in files:  # all of them lie inside
-                    what = f"keeps a tensor in {path!r}, which is no file of the bundle"
-                    raise BundleError(what, where=name, remedy="do not use it")
+            return list(_locations(data, name)) if data.find(b"location") >= 0 else []  # the key of a path, in UTF-8
 
 
 def _locations(data: mmap.mmap, name: str) -> Iterator[str]:

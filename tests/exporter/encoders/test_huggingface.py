@@ -55,7 +55,7 @@ def test_pictures_are_made_as_the_models_own_processor_makes_them(
     folder = shape(tmp_path / "model")
     with quiet_torch():
         original = AutoImageProcessor.from_pretrained(folder, use_fast=False)
-    spec = pixels(str(folder), {}, None)
+    spec = pixels(str(folder), {}, EncoderSpec(modality="image", source=f"hf:{folder}"))
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), np.uint8))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")

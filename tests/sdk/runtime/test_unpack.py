@@ -190,6 +190,23 @@ def test_a_signed_bundle_with_data_outside_is_not_opened(tiny_bundle: tiny.Tiny,
 
 
 @pytest.mark.attack("files and bundles", "A graph that reads files outside the bundle")
+@pytest.mark.parametrize("suffix", [".ort", ".bin", ".tflite"])
+def test_a_graph_by_a_name_that_the_check_would_pass_over_is_not_opened(
+    suffix: str, tiny_bundle: tiny.Tiny, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_bundle.path, tmp_path / "copy"))
+    first, *others = tiny_bundle.manifest.graphs
+    renamed = msgspec.structs.replace(first, file=first.file.replace(".onnx", suffix))
+    (folder / first.file).rename(folder / renamed.file)
+    files = {name.replace(first.file, renamed.file): file for name, file in tiny_bundle.manifest.files.items()}
+    manifest = msgspec.structs.replace(tiny_bundle.manifest, files=files, graphs=(renamed, *others))
+    (folder / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    write_signature(folder, manifest, tiny_bundle.certificate, tiny_bundle.exporter_key)
+    with pytest.raises(BundleError, match=r"is not called \*\.onnx"):
+        open_bundle(folder, root=None)
+
+
+@pytest.mark.attack("files and bundles", "A graph that reads files outside the bundle")
 @pytest.mark.parametrize(
     ("graph", "why"),
     [

@@ -15,6 +15,7 @@ from homeroom.contract.canonical_json import digest, identity
 from homeroom.contract.manifest import Licence, Modality, Preprocess, Tolerance, at_version, identifying
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders import hub, minilm, packages, vision
+from homeroom_exporter.encoders.checkpoint import load_model, refuse_absent
 from homeroom_exporter.encoders.hidden_states import float_bytes
 from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.model.lora import frozen_weights
@@ -112,7 +113,9 @@ def _read(spec: EncoderSpec, scratch: Path) -> tuple[Any, str, str, Preprocess, 
     if not spec.source.startswith("hf:"):
         remedy = 'source = "pip:minilm" or "hf:<directory or hub name>"'
         raise ExportError("LoRA needs a transformer", where=spec.source, remedy=remedy)
-    model, source, where = hub.load_model(spec)
+    loaded = load_model(spec)
+    refuse_absent(loaded, loaded.model, spec)
+    model, source, where = loaded.model, loaded.source, loaded.where
     licences, texts = hub.licence(source, where, scratch)
     title = hub.title(source, model.config)
     base = Path(source).name if Path(source).is_dir() else source
@@ -122,7 +125,7 @@ def _read(spec: EncoderSpec, scratch: Path) -> tuple[Any, str, str, Preprocess, 
     size = getattr(model.config, "image_size", None)
     if spec.modality != "image" or not isinstance(size, int):
         raise ExportError(f"LoRA inside an encoder of {spec.modality} is not built", where=spec.source)
-    pixels = vision.pixels(source, where, size)
+    pixels = vision.pixels(source, where, spec)
     if pixels.size != size:
         said = f"reads pictures of {size} pixels a side, but its processor makes them {pixels.size}"
         raise ExportError(said, where=spec.source)
