@@ -389,9 +389,10 @@ def original_inputs(spec: EncoderSpec, folder: Path, modality: Any, value: Any) 
             return {"pixel_values": processor(Image.open(io.BytesIO(value)), return_tensors="pt")["pixel_values"]}
         wave, rate = soundfile.read(io.BytesIO(value), dtype="float32")
         extractor, samples = AutoFeatureExtractor.from_pretrained(folder), modality.preprocess.samples
-        return dict(
-            extractor(wave[:samples], sampling_rate=rate, padding="max_length", max_length=samples, return_tensors="pt")
-        )
+        heard = torch.tensor(extractor(wave, sampling_rate=rate)["input_values"][0])
+        made = {"input_values": torch.zeros(1, samples), "attention_mask": torch.zeros(1, samples, dtype=torch.int64)}
+        made["input_values"][0, : len(heard)], made["attention_mask"][0, : len(heard)] = heard, 1
+        return made if extractor.return_attention_mask else {"input_values": made["input_values"]}
 
 
 def run(quick: bool, data: Path) -> Section:

@@ -287,11 +287,9 @@ def _processor_settings(path: Path, spec: EncoderSpec) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ExportError(f"{PROCESSOR_FILE} beside it is no JSON object", where=spec.source)
     checkpoint.refuse_authors_code(settings, PROCESSOR_FILE, spec)
-    folder, picture = str(path.resolve().parent), spec.modality == "image"
-    if processors.is_typed(settings):
-        if picture:
-            return processors.picture_settings(folder, {}, spec)
-        return processors.sound_settings(folder, {}, spec, processors.WAVEFORM)
-    known = processors.READ_OF_PICTURES if picture else processors.READ_OF_SOUNDS[processors.WAVEFORM]
-    processors.refuse_unknown(settings, (*known, *processors.NAMES), spec.source)
-    return settings
+    if not processors.is_typed(settings):
+        return processors.untyped_settings(settings, spec)
+    folder = str(path.resolve().parent)
+    if spec.modality == "image":
+        return processors.picture_settings(folder, {}, spec)
+    return processors.sound_settings(folder, {}, spec, processors.WAVEFORM)

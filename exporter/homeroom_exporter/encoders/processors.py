@@ -105,12 +105,25 @@ def sound_settings(source: str, where: Mapping[str, Any], spec: EncoderSpec, kin
         named = {"feature_extractor_type": type(own).__name__}
         raise refuse_setting(named, "feature_extractor_type", kind, spec.source)
     held = {**own.to_dict(), **{key: value for key, value in settings.items() if not hasattr(own, key)}}
-    fixed, read = FIXED_OF_SOUNDS[kind], READ_OF_SOUNDS[kind]
-    refuse_unknown(held, (*fixed, *read, *IDLE_OF_SOUNDS[kind], *NAMES), spec.source)
+    _refuse_unbuilt_sound(held, kind, spec.source)
+    return {key: held[key] for key in READ_OF_SOUNDS[kind]}
+
+
+def untyped_settings(settings: Mapping[str, Any], spec: EncoderSpec) -> dict[str, Any]:
+    """Settings that name no class of their processor, as they stand; ExportError for one not built."""
+    if spec.modality == "image":
+        refuse_unknown(settings, (*READ_OF_PICTURES, *IDLE_OF_PICTURES, *NAMES), spec.source)
+        return dict(settings)
+    _refuse_unbuilt_sound({**FIXED_OF_SOUNDS[WAVEFORM], **settings}, WAVEFORM, spec.source)
+    return dict(settings)
+
+
+def _refuse_unbuilt_sound(settings: Mapping[str, Any], kind: str, where: str) -> None:
+    fixed = FIXED_OF_SOUNDS[kind]
+    refuse_unknown(settings, (*fixed, *READ_OF_SOUNDS[kind], *IDLE_OF_SOUNDS[kind], *NAMES), where)
     for key, value in fixed.items():
-        if held.get(key) != value:
-            raise refuse_setting(held, key, str(value), spec.source)
-    return {key: held[key] for key in read}
+        if settings.get(key) != value:
+            raise refuse_setting(settings, key, str(value), where)
 
 
 def sound_extractor(source: str, where: Mapping[str, Any], spec: EncoderSpec) -> Any:
