@@ -195,7 +195,7 @@ def folders() -> Iterator[Case]:
     yield Case(
         "quantized", "bert", settings(CONFIG, quantization_config={"quant_method": "gptq"}), "quantization_config"
     )
-    yield Case("config.json cut", "bert", cut(CONFIG), r"config\.json is no JSON")
+    yield Case("config.json cut", "bert", cut(CONFIG), r"config\.json is not JSON")
     yield Case("a tokenizer cut", "bert", cut("tokenizer.json"), "its tokenizer cannot be read")
     yield Case("sentencepiece alone", "t5", sentencepiece_alone, "sentencepiece's spiece.model alone")
     yield Case("an id beyond the embedding", "bert", new_token(500), "'zzz' the id 500, .* has 300 rows")
@@ -238,7 +238,7 @@ def processors() -> Iterator[Case]:
     levit = settings(PROCESSOR, image_processor_type="LevitImageProcessor", size={"shortest_edge": 32}, crop_size=32)
     yield Case("vit: another way to resize", "vit", levit, "makes other values of a calibration sample")
     yield Case("vit: no processor", "vit", gone(PROCESSOR), f"lacks {PROCESSOR}")
-    yield Case("vit: a processor cut", "vit", cut(PROCESSOR), f"{PROCESSOR} is no JSON")
+    yield Case("vit: a processor cut", "vit", cut(PROCESSOR), f"{PROCESSOR} is not JSON")
     heard = {"padding_side": "left", "feature_size": 2, "padding_value": 1.0, "do_trim": True}
     for key, other in heard.items():
         yield Case(f"wav2vec2: {key}", "wav2vec2", settings(PROCESSOR, **{key: other}), f"sets {key} = ")

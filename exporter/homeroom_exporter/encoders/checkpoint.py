@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from homeroom.errors import ExportError
+from homeroom.system.files import open_regular
 from homeroom_exporter.encoders.hidden_states import first_line, quiet_torch
+from homeroom_exporter.encoders.outside_files import check_model_folder, read_settings
 from homeroom_exporter.encoders.spec import EncoderSpec
 
 CONFIG_FILE, TOKENIZER_SETTINGS, PROCESSOR_FILE = "config.json", "tokenizer_config.json", "preprocessor_config.json"
@@ -66,7 +67,10 @@ def load_model(spec: EncoderSpec) -> LoadedModel:
     ExportError names what is missing, unexpected (heads aside), of another shape or type, not finite, or not built.
     """
     source, where = parts(spec)
-    refuse_pointers(source, spec)
+    if Path(source).is_dir():
+        check_model_folder(Path(source), spec.source)
+        for path in sorted(Path(source).iterdir()):
+            refuse_pointer(path, spec)
     settings = _config(source, where, spec)
     stored = _stored(source, where, spec) if settings else {}
     model, report = _from_pretrained(source, where, spec, str(settings.get("model_type")))
@@ -93,6 +97,8 @@ def refuse_absent(loaded: LoadedModel, encoder: Any, spec: EncoderSpec) -> None:
     try:
         with quiet_torch():
             lacking = next((key for key in loaded.absent if spoil([key])), None) if spoil(loaded.absent) else None
+    except MemoryError:
+        raise
     except Exception:  # whatever the model's own code raises
         lacking = loaded.absent[0]
     if lacking is not None:
@@ -119,20 +125,16 @@ def _hidden_states(encoder: Any, spec: EncoderSpec) -> Sequence[torch.Tensor]:
     return *outputs.hidden_states, outputs.last_hidden_state
 
 
-def refuse_pointers(source: str, spec: EncoderSpec) -> None:
-    """ExportError where a file of a directory is only Git LFS's pointer to it."""
-    for path in sorted(Path(source).iterdir()) if Path(source).is_dir() else ():
-        if path.is_file() and is_pointer(path):
-            remedy = "run git lfs pull in its folder, or give the hub name"
-            raise ExportError(
-                f"{path.name} is a Git LFS pointer, not the file itself", where=spec.source, remedy=remedy
-            )
-
-
-def is_pointer(path: Path) -> bool:
-    """Whether a file is Git LFS's pointer."""
-    with path.open("rb") as file:
-        return file.read(len(POINTER_HEAD)) == POINTER_HEAD
+def refuse_pointer(path: Path, spec: EncoderSpec) -> None:
+    """ExportError where a file is only Git LFS's pointer to it."""
+    try:
+        with open_regular(path) as file:
+            pointer = file.read(len(POINTER_HEAD)) == POINTER_HEAD
+    except OSError:
+        return  # whoever reads it says so
+    if pointer:
+        remedy = "run git lfs pull in its folder, or give the hub name"
+        raise ExportError(f"{path.name} is a Git LFS pointer, not the file itself", where=spec.source, remedy=remedy)
 
 
 def found(source: str, name: str, where: Mapping[str, Any]) -> Path | None:
@@ -151,12 +153,7 @@ def read_json(source: str, name: str, where: Mapping[str, Any], spec: EncoderSpe
     """A JSON object of a directory or of the hub, None where there is no such file; ExportError where it is none."""
     if (path := found(source, name, where)) is None:
         return None
-    try:
-        settings = json.loads(path.read_text("utf-8"))
-    except ValueError as problem:
-        raise ExportError(f"{name} is no JSON: {problem}", where=spec.source, remedy="copy it again") from None
-    if not isinstance(settings, dict):
-        raise ExportError(f"{name} is no JSON object", where=spec.source, remedy="copy it again")
+    settings = read_settings(path, spec.source)
     refuse_authors_code(settings, name, spec)
     return settings
 

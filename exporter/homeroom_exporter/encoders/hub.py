@@ -15,9 +15,11 @@ import torch
 
 from homeroom.contract.manifest import Licence, TextPreprocess
 from homeroom.errors import ExportError
+from homeroom.system.files import read_bounded
 from homeroom_exporter.encoders import hidden_states, processors, vision, wav2vec, whisper
 from homeroom_exporter.encoders.checkpoint import ENCODERS, fast_tokenizer, load_model, refuse_absent
 from homeroom_exporter.encoders.minilm import TEXT_INPUTS, TOKENIZER, check_buckets, write_tokenizer
+from homeroom_exporter.encoders.outside_files import TEXT_LIMIT_BYTES
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text")  # they start after the padding's
@@ -125,7 +127,7 @@ def licence(source: str, where: Any, scratch: Path) -> tuple[tuple[Licence, ...]
     def text_of(name: str) -> str | None:
         options = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
         path_in_cache = cached_file(source, name, **options, **where)
-        return Path(path_in_cache).read_text("utf-8", "replace") if path_in_cache else None
+        return read_bounded(Path(path_in_cache), TEXT_LIMIT_BYTES).decode("utf-8", "replace") if path_in_cache else None
 
     stated = re.search(r"^license:\s*[\"']?([\w.+-]+)", text_of("README.md") or "", re.M)
     title, name = Path(source).name, stated[1] if stated else "not stated"

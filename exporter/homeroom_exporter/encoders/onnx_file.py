@@ -7,7 +7,6 @@ preprocessor_config.json for pictures and sound.
 from __future__ import annotations
 
 import copy
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,13 +28,13 @@ from homeroom_exporter.encoders import checkpoint, hub, processors, vision, wav2
 from homeroom_exporter.encoders.checkpoint import PROCESSOR_FILE
 from homeroom_exporter.encoders.hidden_states import first_line
 from homeroom_exporter.encoders.minilm import TEXT_INPUTS, TOKENIZER, check_buckets, write_tokenizer
+from homeroom_exporter.encoders.outside_files import TOKENIZER_LIMIT_BYTES, check_graph, read_settings, read_text
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec, Scheme
 from homeroom_exporter.quantize import graph_surgery
 
 BLOCK_ENDS = ("Add", "LayerNormalization", "Relu", "Clip", "Concat")  # what ends a block or a stage
 TRIAL_TOKENS = 7  # tokens of the trial run: a number that no width is likely to be
 TOKENIZER_FILE = "tokenizer.json"
-CONFIG_LIMIT_BYTES = 1 << 20  # bytes of a configuration that is read
 
 Shape = tuple[int, ...]
 
@@ -91,8 +90,9 @@ def read(path: Path, spec: EncoderSpec) -> onnx.ModelProto:
 
     ExportError where it cannot be read, has operators of a maker's own, or keeps data outside its folder.
     """
-    if path.is_file():
-        _refuse_data_outside(path, spec)
+    check_graph(path, spec.source)
+    checkpoint.refuse_pointer(path, spec)
+    _refuse_data_outside(path, spec)
     try:
         model = onnx.load(path)
     except Exception as problem:  # onnx raises protobuf's own errors too
@@ -113,9 +113,6 @@ def read(path: Path, spec: EncoderSpec) -> onnx.ModelProto:
 
 def _refuse_data_outside(path: Path, spec: EncoderSpec) -> None:
     """ExportError where a tensor's data is not in a file of the model's own folder, or is behind a link."""
-    if checkpoint.is_pointer(path):
-        fault = f"{path.name} is a Git LFS pointer, not the file itself"
-        raise ExportError(fault, where=spec.source, remedy="run git lfs pull in its folder")
     try:
         for location in external_locations(path, path.name):
             try:
@@ -271,21 +268,12 @@ def _dynamic(spec: EncoderSpec, shape: Shape) -> tuple[str | int, ...]:
 
 
 def _neighbour_text(path: Path, name: str, spec: EncoderSpec) -> str:
-    checkpoint.refuse_pointers(str(path.resolve().parent), spec)
-    neighbour = path.with_name(name)
-    if not neighbour.is_file() or neighbour.stat().st_size > CONFIG_LIMIT_BYTES * 64:
-        raise ExportError(f"needs {name} beside it", where=spec.source, remedy="copy it from the model's own folder")
-    return neighbour.read_text("utf-8")
+    return read_text(_neighbour(path, name, spec), TOKENIZER_LIMIT_BYTES)
 
 
 def _processor_settings(path: Path, spec: EncoderSpec) -> dict[str, Any]:
     """What preprocessor_config.json says: all of it where it names a class, else what stands in it."""
-    try:
-        settings = json.loads(_neighbour_text(path, PROCESSOR_FILE, spec))
-    except ValueError as problem:
-        raise ExportError(f"{PROCESSOR_FILE} beside it is no JSON: {problem}", where=spec.source) from None
-    if not isinstance(settings, dict):
-        raise ExportError(f"{PROCESSOR_FILE} beside it is no JSON object", where=spec.source)
+    settings = read_settings(_neighbour(path, PROCESSOR_FILE, spec), spec.source)
     checkpoint.refuse_authors_code(settings, PROCESSOR_FILE, spec)
     if not processors.is_typed(settings):
         return processors.untyped_settings(settings, spec)
@@ -293,3 +281,11 @@ def _processor_settings(path: Path, spec: EncoderSpec) -> dict[str, Any]:
     if spec.modality == "image":
         return processors.picture_settings(folder, {}, spec)
     return processors.sound_settings(folder, {}, spec, processors.WAVEFORM)
+
+
+def _neighbour(path: Path, name: str, spec: EncoderSpec) -> Path:
+    neighbour = path.with_name(name)
+    if not neighbour.exists():
+        raise ExportError(f"needs {name} beside it", where=spec.source, remedy="copy it from the model's own folder")
+    checkpoint.refuse_pointer(neighbour, spec)
+    return neighbour
