@@ -11,9 +11,10 @@ import numpy as np
 
 from homeroom.contract.manifest import Task
 from homeroom.contract.statistics.section import Section
-from homeroom.contract.statistics.sums import Statistics
+from homeroom.contract.statistics.sums import Cell, Statistics, add
 from homeroom.data.samples import StoredSample
 from homeroom.federation import versions
+from homeroom.federation.statistics import others_total, release_mark
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
@@ -33,6 +34,7 @@ class TaughtVectors:
 
     tasks: those that are covered
     targets: float32 [n, width], counted: bool [n], by task
+    others: the sums of other schools, which hold none of these
     """
 
     bundle: Bundle
@@ -42,13 +44,14 @@ class TaughtVectors:
     counted: Mapping[str, np.ndarray]
     subjects: Sequence[str]
     sample_ids: Sequence[str]
+    others: Statistics
 
     def part(self, validation: Dataset) -> SolvedPart:
         """Outputs for validation examples by heads of all others; how they count is to be chosen."""
         ids = {example.sample_id for example in validation.examples}
         held_out = np.array([sample_id in ids for sample_id in self.sample_ids])
         total = sums_of(self.tasks, self.vectors, self.targets, self.counted, np.flatnonzero(~held_out))
-        heads = solve(self.bundle.manifest, total)
+        heads = solve(self.bundle.manifest, add(total, self.others))
         return SolvedPart(outputs_by_task(heads, self.vectors.subset(np.flatnonzero(held_out))), {})
 
 
@@ -69,17 +72,18 @@ def teach(
     labelled = {task.name: dataset.labelled[:, columns[task.name]] > 0 for task in tasks}
     subjects, ids = zip(*((example.subject, example.sample_id) for example in examples), strict=True)
     counted = counted_rows(labelled, subjects, ids, section.subject_limit)
-    taught = TaughtVectors(bundle, tasks, vectors, dataset.targets, counted, subjects, ids)
+    others = usable_others(store, bundle)
+    taught = TaughtVectors(bundle, tasks, vectors, dataset.targets, counted, subjects, ids, others)
     store.put_sums(sums_id(manifest), subject_sums(tasks, vectors, dataset.targets, counted, subjects))
     return taught
 
 
-def first_weight(base: int) -> float:
-    """The weight of solved heads at first. base: the global version that theta was trained from.
+def first_weight(base: int, has_others: bool) -> float:
+    """The weight of a solved head at first. base: the global version that theta was trained from.
 
-    Where theta knows what other schools taught, heads of own samples alone count only once validation shows it.
+    Where theta knows what other schools taught, a head of own samples alone counts only once validation shows it.
     """
-    return SOLVED_WEIGHT if base == 0 else 0.0
+    return SOLVED_WEIGHT if base == 0 or has_others else 0.0
 
 
 def validated_part(
@@ -88,13 +92,14 @@ def validated_part(
     """The solved part for the validation examples, and how each task counts; without any, the first weights."""
     if taught is None:
         return NOT_SOLVED
-    weight = first_weight(base)
+    shared = {cell.task for cell in taught.others.cells}
     known = [task.name for task in taught.tasks if taught.counted[task.name].any()]
-    mixes = dict.fromkeys(known, Mix(weight))
+    mixes = {name: Mix(first_weight(base, name in shared)) for name in known}
     if validation is None:
         return SolvedPart({}, mixes)
     part = taught.part(validation)
-    return SolvedPart(part.outputs, mixes | choose_mixes(graphs, validation, theta, part, weight))
+    weights = {name: mixes[name].solved if name in mixes else SOLVED_WEIGHT for name in part.outputs}
+    return SolvedPart(part.outputs, mixes | choose_mixes(graphs, validation, theta, part, weights))
 
 
 def mix_facts(part: SolvedPart, trained: Mapping[str, float]) -> dict[str, Any]:
@@ -103,9 +108,23 @@ def mix_facts(part: SolvedPart, trained: Mapping[str, float]) -> dict[str, Any]:
     return {"mixes": mixes} if mixes else {}
 
 
+def usable_others(store: Store, bundle: Bundle) -> Statistics:
+    """The sums of other schools as they were last released, of the tasks whose second moments are there.
+
+    Without the moments of what is counted, the variances would be too small.
+    """
+    others = others_total(store, bundle)
+    lacking = {
+        cell.task
+        for cell in others.cells
+        if cell.kind == "count" and Cell(cell.task, "moment", "", cell.blocks) not in others.cells
+    }
+    return Statistics({cell: values for cell, values in others.cells.items() if cell.task not in lacking})
+
+
 def total_in_use(store: Store, bundle: Bundle) -> Statistics:
-    """The sums that heads are solved from: those of this device's subjects. A federation's total is added here."""
-    return store.own_total(sums_id(bundle.manifest))
+    """The sums that heads are solved from: those of this device's subjects, and what other schools share."""
+    return add(store.own_total(sums_id(bundle.manifest)), usable_others(store, bundle))
 
 
 class HeadsInUse:
@@ -116,7 +135,7 @@ class HeadsInUse:
 
     def read(self, store: Store, bundle: Bundle) -> tuple[Mapping[str, TaskHead], Mapping[str, Projection]]:
         """The heads by task and the projections by block; none where the store has no sums for the bundle."""
-        state = bundle.bundle_id, store.sums_mark()
+        state = bundle.bundle_id, store.sums_mark(), release_mark(store)
         if state != self._held[0]:
             heads = solve(bundle.manifest, total_in_use(store, bundle)) if covered(bundle.manifest) else {}
             self._held = state, heads, read_projections(bundle) if heads else {}
@@ -142,6 +161,7 @@ def solved_lines(store: Store, bundle: Bundle) -> list[str]:
     if not subjects:
         return []
     summed = f"the sums of {subjects} subject{'s' * (subjects > 1)}"
+    summed += " and of other schools" if usable_others(store, bundle).cells else ""
     if version is None:
         return [f"what theta never learned: solved alone, from {summed}"]
     mixes = versions.mixes(store, version)

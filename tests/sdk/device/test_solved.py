@@ -16,11 +16,13 @@ from homeroom import Device, Sample
 from homeroom.cli.main import main
 from homeroom.contract.statistics import encoding
 from homeroom.contract.statistics.encoding import encode
-from homeroom.contract.statistics.sums import NOTHING
+from homeroom.contract.statistics.sums import NOTHING, Statistics, add
 from homeroom.device.solved import HeadsInUse, mixes_in_use, total_in_use
+from homeroom.federation.statistics import RELEASE, ReceivedRelease
 from homeroom.federation.versions import version_facts
 from homeroom.train.settings import Settings
 from homeroom.train.solve.heads import vectors_of
+from homeroom.train.solve.vectors.samples import sums_id
 
 SETTINGS = Settings(epochs=4)
 ASKED = tiny.samples(24, seed=9)
@@ -186,6 +188,29 @@ def test_beside_a_theta_of_other_schools_own_heads_wait_until_validation_shows_t
     versions.step_back()
     versions.step_back()
     assert mixes_in_use(device.store, heads) == chosen
+
+
+def test_what_other_schools_share_is_added_exactly_and_teaches_what_nobody_here_did(
+    solved_bundle: tiny.Tiny, tmp_path: Path
+) -> None:
+    rows = [row for row in tiny.samples(40, 3) if row["labels"]["category"] in ("cat", "dog")]
+    with opened(tmp_path / "here", solved_bundle) as here, opened(tmp_path / "other", solved_bundle) as other:
+        other.add(*lesson(40, 4))
+        other.train(settings=Settings(epochs=1))
+        here.add(*(Sample(**row) for row in rows))
+        here.train(settings=Settings(epochs=1))
+        here.rollback()
+        asked, own = Sample(word="the fish"), total_in_use(here.store, here.bundle)
+        assert here.predict(asked)["category"].probabilities["fish"] < 1e-3
+        shared = total_in_use(other.store, other.bundle)
+        meaning = sums_id(here.bundle.manifest)
+        RELEASE.write(here.store, ReceivedRelease(number=1, sums_id=meaning, others=encode(shared)))
+        assert encode(total_in_use(here.store, here.bundle)) == encode(add(own, shared))
+        assert here.predict(asked)["category"].best == "fish", "from now on"
+        without = {cell: v for cell, v in shared.cells.items() if (cell.task, cell.kind) != ("size", "moment")}
+        RELEASE.write(here.store, ReceivedRelease(number=2, sums_id=meaning, others=encode(Statistics(without))))
+        assert total_in_use(here.store, here.bundle).of_task("size") == own.of_task("size"), "whole or not at all"
+        assert total_in_use(here.store, here.bundle).of_task("category") != own.of_task("category")
 
 
 def test_an_explanation_is_exact_for_the_solved_part_and_says_where_it_is_not(device: Device) -> None:

@@ -44,16 +44,18 @@ def trained_scores(scores: Mapping[str, Score]) -> dict[str, Score]:
 
 
 def choose_mixes(
-    graphs: Graphs, dataset: Dataset, theta: np.ndarray, part: SolvedPart, weight: float
+    graphs: Graphs, dataset: Dataset, theta: np.ndarray, part: SolvedPart, weights: Mapping[str, float]
 ) -> dict[str, Mix]:
     """How each solved task counts beside theta, by validation examples that neither learned from.
 
-    part: of these examples; its mixes are not read. weight: of the solved part at first.
+    part: of these examples; its mixes are not read. weights: of the solved part at first, by task.
     """
     pairs, mixes = labelled_outputs(graphs, dataset, theta), {}
     for column, task in enumerate(dataset.manifest.tasks):
         if task.name in part.outputs:
             rows = np.flatnonzero(dataset.labelled[:, column] > 0)
             outputs, targets = pairs[task.name]
-            mixes[task.name] = choose_weight(task, outputs, part.outputs[task.name].subset(rows), targets, weight)
+            mixes[task.name] = choose_weight(
+                task, outputs, part.outputs[task.name].subset(rows), targets, weights[task.name]
+            )
     return mixes
