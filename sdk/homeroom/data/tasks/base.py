@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -156,6 +157,7 @@ def match_name(name: str, known: Sequence[str]) -> str | None:
     return alike[0] if len(alike) == 1 else None
 
 
+@lru_cache(4096)
 def _folded(name: str) -> str:
     """A name without what nobody sees: marks of form (of emojis too), and which blanks there are; in small letters."""
     seen = (c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) != "Cf" and c not in EMOJI_FORMS)
