@@ -13,6 +13,7 @@ from conftest import Attack
 from homeroom import Device, Sample
 from homeroom.data.ingest.intake import Intake
 from homeroom.data.ingest.jsonl import LINE_LIMIT_BYTES, read_jsonl
+from homeroom.data.samples import RESERVED_FIELDS
 from homeroom.errors import InputError
 
 GOOD = b'{"word": "a", "facts": {"legs": 4}, "subject": "p", "labels": {"category": "cat"}}'
@@ -34,7 +35,7 @@ SPLICES = (b"\\ud800", b"\\uDFFF\\uD800", b"1e999", b"[", b"{", b'"', b"null", b
 def read(line: bytes, folder: Path) -> tuple[list[Sample], Intake]:
     path, intake = folder / "rows.jsonl", Intake()
     path.write_bytes(line + b"\n" + GOOD + b"\n")
-    return list(read_jsonl(path, intake)), intake
+    return list(read_jsonl(path, intake, RESERVED_FIELDS)), intake
 
 
 @pytest.mark.attack("files and bundles", "A line of JSON that is deep, huge or half a character")
