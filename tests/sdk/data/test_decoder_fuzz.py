@@ -35,7 +35,7 @@ from homeroom.runtime.external_data import check_external_data
 from sdk.data.test_decoder import MOST_BYTES, peak_bytes
 
 RELEASE = Path(__file__).parents[2] / "data" / "0.1.0"
-SHORT_S = float(os.environ.get("HOMEROOM_FUZZ_S", "1.5"))
+SHORT_S = float(os.environ.get("HOMEROOM_FUZZ_S", "0.7"))
 EXTRA_S = float(os.environ.get("HOMEROOM_FUZZ_S", "12"))
 EXTREMES = (
     b"\0\0\0\0",
