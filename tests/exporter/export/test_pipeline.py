@@ -141,6 +141,7 @@ def test_where_no_space_is_left_that_is_said_and_nothing_stays(tmp_path: Path) -
 def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setattr("time.sleep", lambda _: None)  # the hub's library tries again for 23 s
     spec = EncoderSpec(modality="text", source="hf:nobody/no-such-model")
     with pytest.raises(ExportError, match="the hub cannot be reached \\(connect to the network once") as refused:
         hub.load_model(spec)
