@@ -16,7 +16,7 @@ from faults.work_store import describe
 from homeroom.errors import StoreError
 
 SEED = 20261123
-EVERY: dict[Loss, int] = {"nothing": 5, "all": 2, "some": 2}  # every how many events the power goes
+EVERY: dict[Loss, int] = {"nothing": 10, "all": 4, "some": 4}  # every how many events the power goes
 
 pytestmark = pytest.mark.skipif(find_strace() is None, reason="strace is neither installed nor to be had from apt-get")
 

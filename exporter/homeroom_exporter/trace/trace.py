@@ -174,7 +174,8 @@ STEPS = {
 
 @cache
 def _decompositions() -> dict[Any, Any]:
-    return core_aten_decompositions()
+    table: dict[Any, Any] = core_aten_decompositions()
+    return table
 
 
 def trace(design: Design, role: str, batch: int, tokens: Mapping[str, int]) -> onnx.ModelProto:
