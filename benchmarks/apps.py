@@ -107,11 +107,11 @@ def throughput(predict: Callable[[Any], Any], asked: Sequence[Any]) -> dict[str,
     return {"one_a_second": one, "eight_a_second": many, "ratio": statistics.median(ratios), "ratios": ratios}
 
 
-def cancelling(device: Any) -> list[float]:
-    """Seconds from the token to the end of `train`, after some steps."""
+def cancelling(device: Any) -> tuple[list[float], list[float]]:
+    """Seconds from the token to the end of `train`, after some steps, and those of the processor."""
     from homeroom import Settings
 
-    took = []
+    took, busy_s = list[float](), list[float]()
     for steps in (1, 40, 200):
         cancel, ready, seen = threading.Event(), threading.Event(), [0]
 
@@ -124,11 +124,12 @@ def cancelling(device: Any) -> list[float]:
             settings = Settings(epochs=100_000, patience=100_000)
             training = pool.submit(device.train, minutes=30, settings=settings, cancel=cancel, progress=count)
             ready.wait(300)
-            began = time.monotonic()
+            began, began_cpu = time.monotonic(), time.process_time()
             cancel.set()
             training.result(300)
             took.append(time.monotonic() - began)
-    return took
+            busy_s.append(time.process_time() - began_cpu)
+    return took, busy_s
 
 
 def second_process(device: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -238,12 +239,14 @@ def main() -> None:
             speed = throughput(device.predict, asked)
             expected = [device.predict(sample) for sample in asked]
             threads = busy(device, asked, samples[-20:], expected)
+            cancel_s, cancel_cpu_s = cancelling(device)
             document = {
                 "settings": {"threads": THREADS, "repeats": REPEATS, "quick": options.quick, "cores": len(cores)},
                 "load_before": load,
                 "throughput": speed,
                 "threads": threads,
-                "cancel_s": cancelling(device),
+                "cancel_s": cancel_s,
+                "cancel_cpu_s": cancel_cpu_s,
                 "second_process": second_process(device, asked_rows),
             }
     document["public"] = names()

@@ -12,7 +12,7 @@ import numpy as np
 
 from homeroom.data.samples import Sample
 from homeroom.data.validation import resolve
-from homeroom.errors import InputError
+from homeroom.errors import InputError, TrainError
 from homeroom.inference import golden
 from homeroom.runtime.bundle import Bundle, install, open_bundle
 from homeroom.runtime.graphs import Graphs
@@ -36,8 +36,9 @@ def fit(
 ) -> np.ndarray:
     """Trains on samples in memory; returns theta float32 [P] of the best epoch, as `Device.train` would learn it.
 
-    Quality gates are left out: every sample counts in full. Raises InputError where a sample is not valid or `start` is
-    none, BundleError or TrustError where the bundle does not hold, TrainError where no sample teaches anything.
+    Quality gates are left out: every sample counts in full. Raises InputError where a sample or `start` is not valid,
+    BundleError or TrustError where the bundle does not hold, TrainError where no sample teaches anything, or it is
+    cancelled before the first step.
 
     bundle: folder or .homeroom file.
     settings: in place of those that the bundle recommends.
@@ -56,6 +57,8 @@ def fit(
         stored = [resolve(sample, manifest) for sample in samples]
         graphs = Graphs(opened, golden.choose_precision(opened, threads=threads, runtime="onnx"), threads)
         ready = examples(None, opened, graphs, stored, progress=progress, stop=stop)
+        if len(ready) < len(stored):
+            raise TrainError("it was cancelled before its features were there", remedy="run it again")
         settings = settings or advised(manifest)
         train, validation = Dataset(manifest, ready).split(settings.validation, settings.seed)
         theta = theta if start is None else start

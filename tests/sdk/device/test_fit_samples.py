@@ -1,0 +1,41 @@
+"""`fit`: samples in memory to theta, as a device would learn it, and nothing stored."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from homeroom import Device, Sample, Settings, fit
+from homeroom.errors import InputError, TrainError
+
+SETTINGS = Settings(epochs=2)
+
+
+def test_theta_is_the_devices_own_bit_for_bit(
+    tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+    samples = [Sample(**row) for row in tiny.samples(12, 0)]
+    with Device.open(tmp_path / "device", tiny_bundle.path, threads=1) as device:
+        device.add(*samples, gates=False)
+        expected = device.store.versions.theta(device.train(settings=SETTINGS).version_id)
+        start = device.bundle.theta()
+    theta = fit(tiny_bundle.path, samples, SETTINGS, root=tiny_bundle.root, threads=1)
+    assert theta.tobytes() == expected.tobytes() != start.tobytes()
+
+
+def test_a_cancelled_fit_gives_what_it_has_and_wrong_values_are_refused(tiny_bundle: tiny.Tiny) -> None:
+    words = [Sample(word=f"the {name}", labels={"category": name}) for name in tiny.ANIMALS]
+    cancel = threading.Event()
+    endless = Settings(epochs=100_000, patience=100_000)
+    theta = fit(tiny_bundle.path, words, endless, threads=1, cancel=cancel, progress=lambda *_: cancel.set())
+    assert np.isfinite(theta).all()
+    for start in (theta[1:], theta.astype(np.float64), np.full_like(theta, np.nan)):
+        with pytest.raises(InputError, match=r"start is not float32 \[\d+\] and finite"):
+            fit(tiny_bundle.path, words, SETTINGS, start=start)
+    with pytest.raises(TrainError, match="no sample has a label"):
+        fit(tiny_bundle.path, [Sample(word="the cat")], SETTINGS, threads=1)
