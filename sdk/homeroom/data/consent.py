@@ -64,6 +64,20 @@ def check_consent(value: Any, where: str = "consent") -> Consent | None:
     return None if consent == Consent() else consent
 
 
+def consent_in_words(text: str) -> Consent:
+    """The consent that a release without the vocabulary held in words: unstated, unless they are a `no` of it."""
+    word = text.strip().casefold()
+    state = next((state for state in FORBIDDING if word == state), "unstated")
+    return Consent(state, text=text)  # type: ignore[arg-type]
+
+
+def check_day(consent: Consent, today: str) -> None:
+    """InputError where a consent is dated after today, ISO 8601: it would undo every word until then."""
+    if consent.on > today:
+        what = f"{consent.on} is a day to come: today is {today}"
+        raise InputError(what, where="consent_on", remedy="write the day on which it was said")
+
+
 def gather_consent(fields: dict[str, Any]) -> dict[str, Any]:
     """The reserved fields of a row, `consent_by` and the like gathered with `consent` into one mapping."""
     parts = {name.removeprefix("consent_"): fields.pop(name) for name in CONSENT_FIELDS if name in fields}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from homeroom.data.consent import Consent
+from homeroom.data.consent import Consent, check_day
 from homeroom.data.names import normal_name
 from homeroom.data.samples import StoredSample
 from homeroom.errors import InputError
@@ -46,6 +46,7 @@ def set_consent(store: Store, consent: Consent, subject: str | None, text: str |
         raise InputError("does not say by whom", where="consent", remedy="name who gave, refused or withdrew it: --by")
     if subject is None and text is None:
         raise InputError("says neither whose consent nor which words", remedy="give --subject or --text")
+    check_day(consent, store.today().isoformat())
     consent_holders(store, subject, text)
     return store.set_consent(consent, _chosen(store, subject, text))
 

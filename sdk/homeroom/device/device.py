@@ -32,7 +32,7 @@ from homeroom.device.solved import HeadsInUse
 from homeroom.device.training_run import TrainingRun, train, train_profile
 from homeroom.errors import InputError
 from homeroom.federation import agreement, enrolment, make_update, offline, statistics, sync
-from homeroom.federation.policy import admit_samples, install_policy, policy_in_force
+from homeroom.federation.policy import admit_samples, install_policy, policy_in_force, refuse_unconsented
 from homeroom.federation.sync import SyncReport
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
@@ -140,12 +140,13 @@ class Device(DeviceReader):
         today, tally, changes = self.store.today(), Tally(self.bundle), AddReport()
         intake = ingest.Intake(options or ingest.ReadOptions(), today.isoformat())
         read = ingest.read(samples, self.bundle.manifest, intake)
-        admitted = tally.of(admit_samples(policy_in_force(self.store), read, today, intake.refuse))
-        before = self.store.count()
+        policy = policy_in_force(self.store)
+        admitted = tally.of(admit_samples(policy, read, today, intake.refuse))
+        refuse_new, before = refuse_unconsented(policy, intake.refuse), self.store.count()
         if gates:
-            ids = add_checked(self.store, self.bundle.manifest, admitted, changes)
+            ids = add_checked(self.store, self.bundle.manifest, admitted, changes, refuse_new)
         else:
-            ids = self.store.add(admitted, report=changes)
+            ids = self.store.add(admitted, report=changes, refuse_new=refuse_new)
         ingest.remember_columns(intake)
         return write_receipt(self.store, ids, before, tally, intake, changes)
 

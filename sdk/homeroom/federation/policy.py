@@ -14,6 +14,7 @@ import msgspec
 from homeroom.contract.layout import Layout
 from homeroom.contract.policy import POLICY_LIMIT_BYTES, Policy, narrowed, read_policy, unmatched
 from homeroom.contract.round import RoundConfiguration
+from homeroom.data.consent import FORBIDDING
 from homeroom.data.samples import StoredSample
 from homeroom.errors import InputError, TrustError
 from homeroom.federation.agreement import read_agreement
@@ -133,18 +134,36 @@ def admit_samples(
 ) -> Iterator[StoredSample]:
     """Yields samples as they may be stored: with the consent the policy asks for, kept no longer than it allows.
 
+    Those whose consent was refused or withdrawn pass: of what is held they must be known (`refuse_unconsented`).
     refuse: is told of each sample without that consent, which is left out.
     """
     last = None
     if policy and policy.retain_days is not None:
         last = (today + datetime.timedelta(policy.retain_days)).isoformat()
     for sample in samples:
-        if policy and policy.consent and sample.consent_state != "given":
-            what = f"the policy of {policy.institution} asks for consent with each sample, and here it is"
-            remedy = "write given in `consent` where it was, and who, when and on what basis beside it"
-            refuse(InputError(f"{what} {sample.consent_state}", where=f"a sample of {sample.subject}", remedy=remedy))
+        if policy and policy.consent and sample.consent_state == "unstated":
+            refuse(without_consent(policy, sample))
             continue
         yield msgspec.structs.replace(sample, retain_until=min(sample.retain_until or last, last)) if last else sample
+
+
+def refuse_unconsented(
+    policy: Policy | None, refuse: Callable[[InputError], None]
+) -> Callable[[StoredSample], None] | None:
+    """What `Store.add` does with a new sample whose consent was refused or withdrawn; None without such a policy."""
+    if policy is None or not policy.consent:
+        return None
+    return lambda sample: refuse(without_consent(policy, sample))
+
+
+def without_consent(policy: Policy, sample: StoredSample) -> InputError:
+    """Why a sample may not be stored."""
+    what = f"the policy of {policy.institution} asks for consent with each sample"
+    remedy = "write given in `consent` where it was, and who, when and on what basis beside it"
+    if sample.consent_state in FORBIDDING:
+        remedy = "leave it out; no such sample is held that this could be said of"
+    what = f"{what}, and here it is {sample.consent_state}"
+    return InputError(what, where=f"a sample of {sample.subject}", remedy=remedy)
 
 
 def may_teach(policy: Policy | None, sample: StoredSample, unlabelled: bool = False) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -22,6 +22,7 @@ from homeroom.data.samples import DEFAULT_SUBJECT, INTERACTION_LIMIT, StoredSamp
 from homeroom.store import sealed_rows
 from homeroom.store.context import StoreContext
 from homeroom.store.data_keys import Subject, content_index, near_index
+from homeroom.store.erasure import drop_unsent
 from homeroom.store.records import AddReport
 from homeroom.store.sealed_rows import SampleFacts
 from homeroom.store.statistics import drop_sums
@@ -35,21 +36,23 @@ def add_samples(
     samples: Iterable[StoredSample],
     fingerprint: Fingerprint | None,
     report: AddReport | None = None,
+    refuse_new: Callable[[StoredSample], object] | None = None,
 ) -> list[str]:
     """Stores samples and returns their ids; those with `aside` set are quarantined, wholly or in part.
 
     samples: one at a time in memory; where asking for the next raises, none is stored.
     fingerprint: equal for near copies; asked of samples that may be compared.
     report: what was corrected is counted in it.
+    refuse_new: is told of a sample whose consent was refused or withdrawn and which is not held; it is left out.
 
     A near copy of the same person's is quarantined too if its labels are the same or contradict.
     """
     ids: list[str] = []
     with context.step("add", ids):
         (before,) = context.database.one("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'samples'")
-        adding = _Adding(context, fingerprint, before, AddReport() if report is None else report)
-        for sample in samples:
-            ids.append(adding.add(sample))
+        adding = _Adding(context, fingerprint, before, AddReport() if report is None else report, refuse_new)
+        added = [sample_id for sample_id in map(adding.add, samples) if sample_id]
+        ids.extend(adding.now(sample_id) for sample_id in added)
     context.back_up()
     return ids
 
@@ -73,9 +76,17 @@ class _Adding:
     fingerprint: Fingerprint | None
     before: int
     report: AddReport
+    refuse_new: Callable[[StoredSample], object] | None
+    renamed: dict[str, str] = field(default_factory=dict)  # ids by those that they replaced
+
+    def now(self, sample_id: str) -> str:
+        """The id of a sample after what came later in this call."""
+        while (newer := self.renamed.get(sample_id, sample_id)) != sample_id:
+            sample_id = newer
+        return sample_id
 
     def add(self, sample: StoredSample) -> str:
-        """Stores one sample, or what it changes in one that is held; returns its id."""
+        """Stores one sample, or what it changes in one that is held; returns its id, "" where it was refused."""
         keys = self.context.keys
         subject = keys.find_or_make(sample.subject)
         author = keys.find_or_make(sample.author).subject_id if sample.author else None
@@ -88,8 +99,12 @@ class _Adding:
         if (slot := _history_slot(sample)) and (found := self._continue(subject, slot, sample, facts)):
             return found
         for one in held:
-            if one.number <= self.before and _is_correction(one.facts, facts, _comparable(sample)):
+            is_same_word = one.facts.labels == facts.labels  # of one call, such as a sheet that is only added to
+            if (one.number <= self.before or is_same_word) and _is_correction(one.facts, facts, _comparable(sample)):
                 return self._correct(subject, one, facts)
+        if self.refuse_new and sample.consent_state in FORBIDDING:
+            self.refuse_new(sample)
+            return ""
         if any(one.number <= self.before and one.facts.labels != facts.labels for one in held):
             self.report.other_labels += not _comparable(sample)
         content = secrets.randbits(63)
@@ -165,6 +180,9 @@ class _Adding:
         self.report.corrected_samples += 1
         self.context.database.write("DELETE FROM samples WHERE sample_id = ?", (held.sample_id,))
         drop_sums(self.context.database, subject.subject_id)
+        said = facts.consent
+        if isinstance(said, Consent) and said.state in FORBIDDING and said != held.facts.consent:
+            drop_unsent(self.context, subject.subject_id)
         if facts.labels != held.facts.labels:
             judged = msgspec.structs.replace(
                 facts, aside=new.aside, left_out=new.left_out, weighed=new.weighed, near=new.near or facts.near
@@ -173,7 +191,10 @@ class _Adding:
             sample = sealed_rows.sample_of(judged, subject.name)
             facts = self._checked_for_copies(subject, sample, judged)
             aside = 0 if released and facts.aside == judged.aside else _aside(facts)
-        return sealed_rows.insert_sample(self.context.database, subject, held.content, facts, aside)
+        sample_id = sealed_rows.insert_sample(self.context.database, subject, held.content, facts, aside)
+        self.renamed[held.sample_id] = sample_id
+        self.renamed.pop(sample_id, None)  # it may bear an earlier id again
+        return sample_id
 
     def _checked_for_copies(self, subject: Subject, sample: StoredSample, facts: SampleFacts) -> SampleFacts:
         index = near_index(subject.cipher, facts.near)
@@ -201,7 +222,8 @@ def _same_but(slot: str, held: SampleFacts, new: SampleFacts) -> bool:
 def corrected(held: SampleFacts, new: SampleFacts) -> dict[str, Any]:
     """What holds of a sample after it was added again: the newer word on each point, but no later end of retention.
 
-    Consent that was refused or withdrawn stays so, unless the newer word is dated after it.
+    Consent that was refused or withdrawn stays so, unless the newer word is dated after it. An older word on consent
+    than the one that is held changes nothing, and who, when and why stay where the newer one does not say it.
     """
     ends = [day for day in (held.retain_until, new.retain_until) if day]
     return {
@@ -217,10 +239,15 @@ def corrected(held: SampleFacts, new: SampleFacts) -> dict[str, Any]:
 def _newer_consent(held: Consent | str | None, new: Consent | str | None) -> Consent | None:
     if not isinstance(held, Consent) or not isinstance(new, Consent):
         return new if isinstance(new, Consent) else held if isinstance(held, Consent) else None
+    is_older = bool(new.on) and new.on < held.on
     is_undone = held.state in FORBIDDING and new.state not in FORBIDDING and not (held.on and held.on < new.on)
-    if is_undone or (new.state == "unstated" and held.state != "unstated"):
+    if is_undone or (held.state != "unstated" and (is_older or new.state == "unstated")):
         return held
-    return msgspec.structs.replace(new, text=new.text or held.text)
+    if new.state != held.state:
+        return msgspec.structs.replace(new, text=new.text or held.text)
+    day = new.on if held.state in FORBIDDING else new.on or held.on  # a "no" without a day: no older yes undoes it
+    said = {name: getattr(new, name) or getattr(held, name) for name in ("by", "basis", "text")}
+    return msgspec.structs.replace(new, on=day, **said)
 
 
 def _stated(facts: SampleFacts) -> dict[str, Any]:

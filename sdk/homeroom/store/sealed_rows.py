@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from homeroom.data.consent import Consent
+from homeroom.data.consent import Consent, consent_in_words
 from homeroom.data.samples import InputReference, StoredInput, StoredSample, digest_of, input_kind, input_length
 from homeroom.store.data_keys import SEALED_TWICE, DataKeys, Subject, content_index, near_index
 from homeroom.store.encryption import INDEX_BYTES
@@ -110,10 +110,13 @@ def seal_facts(subject: Subject, sample_id: str, content: int, facts: SampleFact
 
 
 def open_facts(subject: Subject, sample_id: str, content: int, facts: bytes) -> SampleFacts:
-    """The facts that were sealed; a consent in words alone is unstated, and the words are kept."""
+    """The facts that were sealed; a consent in words alone is unstated, and the words are kept.
+
+    But the very words `refused` and `withdrawn` mean it: only what was given is for a person to say.
+    """
     opened = DECODER.decode(subject.cipher.open(facts, "samples.facts", sample_id, content))
     if isinstance(opened.consent, str):
-        return msgspec.structs.replace(opened, consent=Consent(text=opened.consent) if opened.consent else None)
+        return msgspec.structs.replace(opened, consent=consent_in_words(opened.consent) if opened.consent else None)
     return opened
 
 

@@ -91,12 +91,14 @@ class Store:
         samples: Iterable[StoredSample],
         fingerprint: Callable[[StoredSample], bytes] | None = None,
         report: AddReport | None = None,
+        refuse_new: Callable[[StoredSample], object] | None = None,
     ) -> list[str]:
         """Stores all samples or none; returns their ids. A copy is not stored again, a corrected one replaces it.
 
         fingerprint: equal for near copies; see `homeroom.store.adding`. report: counts what was corrected.
+        refuse_new: is told of a sample that is not held, and whose consent was refused or withdrawn.
         """
-        return add_samples(self._context, samples, fingerprint, report)
+        return add_samples(self._context, samples, fingerprint, report, refuse_new)
 
     def quarantined(self) -> list[StoredSample]:
         """Samples that are kept out of training, their inputs as references; `aside` says why."""

@@ -85,6 +85,33 @@ def test_under_a_policy_that_asks_for_it_only_given_is_consent(say: Say, device:
     assert (tmp_path / "bad.csv").read_text().count("School 1") == 2
 
 
+def test_a_withdrawal_comes_by_sheet_under_a_policy_too(say: Say, device: Path, tmp_path: Path) -> None:
+    with Device.open(device) as opened:
+        POLICY.write(opened.store, Policy(institution="School 1", version=1, consent=True))
+    say("add", sheet(tmp_path, f"{HEAD}a cat,cat,p-1,given,,\n"))
+    told = say("add", sheet(tmp_path, f"{HEAD}a cat,cat,p-1,withdrawn,,\na dog,dog,p-2,withdrawn,,\n"), code=3)
+    assert "line 3 a sample of p-2" in told
+    assert "no such sample is held" in told
+    told = say("add", tmp_path / "lesson.csv", "--skip-bad", tmp_path / "bad.csv")
+    assert "given, now withdrawn" in told
+    assert "no labelled sample" in say("train", "--minutes", 1, code=9)
+
+
+def test_no_consent_is_of_a_day_to_come(say: Say, device: Path, tmp_path: Path) -> None:
+    told = say("add", sheet(tmp_path, f"{HEAD}a cat,cat,p-1,given,,2999-01-01\n"), code=3)
+    assert "2999-01-01 is a day to come" in told
+    say("add", sheet(tmp_path, f"{HEAD}a cat,cat,p-1,,,\n"))
+    decided = ("--subject", "p-1", "--state", "given", "--by", "Ms Ray", "--on", "2999-01-01")
+    assert "2999-01-01 is a day to come" in say("consent", *decided, code=3)
+
+
+def test_a_number_far_from_all_others_is_set_aside(say: Say, device: Path, tmp_path: Path) -> None:
+    told = say("add", sheet(tmp_path, "word,label.weight\na cat,12.5\na dog,12500\na bird,-900\n"))
+    assert "label weight is 12500, usual are -30 to 50" in told
+    with Device.open(device) as opened:
+        assert [sample.labels["weight"] for sample in opened.store.samples() if sample.trainable] == [12.5]
+
+
 def test_consents_in_words_are_listed_once_and_decided_once(say: Say, device: Path, tmp_path: Path) -> None:
     with Device.open(device) as opened:
         for number, words in enumerate(("letter of 3 May", "letter of 3 May", "refused by the mother")):
@@ -120,6 +147,15 @@ def test_consent_that_is_withdrawn_stops_what_was_not_sent(say: Say, device: Pat
     with Device.open(device) as opened:
         assert opened.store.outbox.pending() == []
         assert not any(sample.trainable for sample in opened.store.samples(subject))
+
+
+def test_consent_that_a_sheet_withdraws_stops_what_was_not_sent(say: Say, device: Path, tmp_path: Path) -> None:
+    say("add", sheet(tmp_path, f"{HEAD}a cat,cat,p-1,given,,\n"))
+    with Device.open(device) as opened:
+        opened.store.outbox.queue("u", b"update", 0, ["p-1"])
+    say("add", sheet(tmp_path, f"{HEAD}a cat,cat,p-1,withdrawn,the father,\n"))
+    with Device.open(device) as opened:
+        assert opened.store.outbox.pending() == []
 
 
 def test_a_corrected_sheet_replaces_its_rows_and_says_so(say: Say, device: Path, tmp_path: Path) -> None:

@@ -94,6 +94,42 @@ def test_consent_that_was_withdrawn_is_not_given_by_the_old_file(tmp_path: Path)
     assert stored(Consent("given", on="2026-05-04")) == Consent("given", on="2026-05-04")
 
 
+def held_after(folder: Path, *words: Consent) -> Consent | None:
+    """What is held after a sample came again with each of these consents."""
+    with open_store(folder) as store:
+        for consent in words:
+            add(store, changed(make_sample(0), consent=consent))
+        (sample,) = store.samples()
+        return sample.consent
+
+
+def test_an_older_word_on_consent_changes_nothing(tmp_path: Path) -> None:
+    refused, given = Consent("refused", on="2026-09-01"), Consent("given", on="2026-10-01")
+    withdrawn = Consent("withdrawn", "the father", "2026-11-01")
+    assert held_after(tmp_path / "sheets again", refused, given, withdrawn, refused, given) == withdrawn
+    assert held_after(tmp_path / "a refusal of before", given, refused) == given
+    assert held_after(tmp_path / "no day", withdrawn, Consent("withdrawn"), given).state == "withdrawn"
+
+
+def test_who_when_and_why_stay_where_the_next_sheet_does_not_say_it(tmp_path: Path) -> None:
+    proof = Consent("given", "Ms Ray", "2026-05-03", "f7")
+    assert held_after(tmp_path / "bare", proof, Consent("given")) == proof
+    assert held_after(tmp_path / "more", proof, Consent("given", basis="f8")) == changed(proof, basis="f8")
+    assert held_after(tmp_path / "other", proof, Consent("refused")) == Consent("refused"), (
+        "of another word they are not"
+    )
+    gone = Consent("withdrawn", "the father", "2026-11-01")
+    assert held_after(tmp_path / "gone", gone, Consent("withdrawn")) == changed(gone, on="")
+
+
+def test_a_sheet_that_is_only_added_to_withdraws_too(tmp_path: Path) -> None:
+    given, gone = (changed(make_sample(0), consent=Consent(state)) for state in ("given", "withdrawn"))
+    with open_store(tmp_path) as store:
+        first, second = add(store, given, gone)[0]
+        (sample,) = store.samples()
+    assert (first, sample.consent_state) == (second, "withdrawn")
+
+
 def test_removing_a_sample_is_forgetting_it_alone(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         ids = store.add([*(make_sample(n, "p-1") for n in range(3)), make_sample(9, "p-2")])

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from homeroom.contract.manifest import Manifest
+from homeroom.data.consent import check_day
 from homeroom.data.ingest.column_memory import recall, remember
 from homeroom.data.ingest.folder import NOT_READ, lesson_folder, read_folder
 from homeroom.data.ingest.hand_over import EXPORT_FILE, read_hand_over
@@ -98,9 +99,11 @@ def _checked_as_remembered(path: Path, manifest: Manifest, intake: Intake) -> It
 
 
 def _kept(sample: StoredSample, intake: Intake) -> StoredSample:
-    """The sample; InputError where it would be removed at once."""
+    """The sample; InputError where it would be removed at once, or its consent is of a day to come."""
     if intake.today and sample.retain_until and sample.retain_until < intake.today:
         raise InputError(
             f"{sample.retain_until} has passed", where="retain_until", remedy="give a day to come, or none"
         )
+    if intake.today and sample.consent:
+        check_day(sample.consent, intake.today)
     return sample

@@ -6,6 +6,8 @@ passes. `docs/quality.md` lists the thresholds.
 
 from __future__ import annotations
 
+import msgspec
+
 from homeroom.contract.manifest import AudioPreprocess, Manifest, Preprocess, TablePreprocess, TextPreprocess
 from homeroom.data.decoder import client
 from homeroom.data.preprocess.media import decoded
@@ -13,8 +15,11 @@ from homeroom.data.preprocess.plain_text import plain
 from homeroom.data.quality import table, text
 from homeroom.data.quality.finding import QualityFinding
 from homeroom.data.samples import StoredInput, StoredSample
+from homeroom.data.tasks import kind_of
 
-__all__ = ["QualityFinding", "poor_inputs"]
+__all__ = ["QualityFinding", "far_labels", "poor_inputs"]
+
+FAR_LABEL_SCALES = 8  # from the task's offset, as of a table's cells
 
 
 def poor_inputs(sample: StoredSample, manifest: Manifest) -> dict[tuple[str, int], QualityFinding]:
@@ -26,6 +31,19 @@ def poor_inputs(sample: StoredSample, manifest: Manifest) -> dict[tuple[str, int
                 name = f"{slot}[{index}]" if manifest.slot(slot).count > 1 else slot
                 findings[slot, index] = finding._replace(reason=f"{name}: {finding.reason}")
     return findings
+
+
+def far_labels(sample: StoredSample, manifest: Manifest) -> list[str]:
+    """Sentences on labels that are numbers far outside what their tasks were made for."""
+    found = []
+    for name, label in sample.labels.items():
+        task = manifest.task(name)
+        far = FAR_LABEL_SCALES * task.scale
+        if kind_of(task).numbers and isinstance(label, int | float) and abs(label - task.offset) > far:
+            least, largest = task.offset - far, task.offset + far
+            unit = "" if task.unit is msgspec.UNSET else f" {task.unit}"
+            found.append(f"label {name} is {label:g}{unit}, usual are {least:g} to {largest:g}{unit}")
+    return found
 
 
 def _assess_input(value: StoredInput, language: str | None, manifest: Manifest, slot: str) -> QualityFinding | None:

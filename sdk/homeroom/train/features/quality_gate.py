@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from homeroom.contract.manifest import Manifest, TablePreprocess, Task
-from homeroom.data.quality import QualityFinding, poor_inputs, table
+from homeroom.data.quality import QualityFinding, far_labels, poor_inputs, table
 from homeroom.data.quality.finding import DEFAULT_INPUT_WEIGHT
 from homeroom.data.quality.near_duplicates import near_duplicate_digest
 from homeroom.data.samples import StoredInput, StoredSample
@@ -19,14 +19,19 @@ from homeroom.train.features.dataset import fused_slots, needs_all
 
 
 def add_checked(
-    store: Store, manifest: Manifest, samples: Iterable[StoredSample], report: AddReport | None = None
+    store: Store,
+    manifest: Manifest,
+    samples: Iterable[StoredSample],
+    report: AddReport | None = None,
+    refuse_new: Callable[[StoredSample], object] | None = None,
 ) -> list[str]:
     """Stores samples; quarantines near duplicates and those with poor inputs; returns their ids.
 
     Of a sample that still teaches something without its poor inputs, only these are left out or down-weighted.
+    report, refuse_new: of `Store.add`.
     """
     checked = (check_quality(sample, manifest) for sample in samples)
-    return store.add(checked, lambda sample: near_duplicate_digest(sample, manifest), report)
+    return store.add(checked, lambda sample: near_duplicate_digest(sample, manifest), report, refuse_new)
 
 
 def training_view(sample: StoredSample, manifest: Manifest) -> StoredSample:
@@ -83,8 +88,14 @@ def _without_cells(row: StoredInput | None, names: Collection[str]) -> StoredInp
 
 
 def check_quality(sample: StoredSample, manifest: Manifest) -> StoredSample:
-    """The sample with what is to be done about its poor inputs; quarantined where it teaches nothing without them."""
+    """The sample with what is to be done about its poor inputs; quarantined where it teaches nothing without them.
+
+    Quarantined too where a label is a number far outside what the task was made for: a slip, such as 1250 for 12.50.
+    """
     findings = poor_inputs(sample, manifest)
+    if far := far_labels(sample, manifest):
+        reasons = [*far, *(finding.reason for finding in findings.values())]
+        return msgspec.structs.replace(sample, aside="; ".join(reasons))
     if not findings:
         return sample
     flagged = msgspec.structs.replace(sample, aside="; ".join(finding.reason for finding in findings.values()))
