@@ -316,6 +316,8 @@ def note_removed(store: Store, subject: str = "") -> bool:
     to come; until then the last totals stay under the device's key.
     """
     accepted = ACCEPTED.read(store)
+    if accepted is None and not PENDING.exists(store):
+        return False
     with store.step("statistics to take away"):
         PENDING.write(store, None)
         PENDING_MESSAGE.write(store, None)
