@@ -7,6 +7,7 @@ import pytest
 
 from homeroom.contract.manifest import Task
 from homeroom.contract.statistics.accumulate import BlockVectors, to_grid
+from homeroom.contract.statistics.pooling import OTHERS, Pooling, pairs_of, pool
 from homeroom.contract.statistics.sums import NOTHING, ONE, Cell, Statistics, check_total, merge, subtract
 from homeroom.data.tasks import score, target
 from homeroom.train.solve.base import SolvedHead, Strength
@@ -368,3 +369,16 @@ def test_own_cells_stand_in_where_none_is_shared() -> None:
     own = Statistics({cell: np.array([1]) for cell in (Cell("t", "vector", r, ("a",)) for r in ("cat", "dog"))})
     solved_from = with_own_cells(shared, own)
     assert [int(values[0]) for _, values in solved_from] == [5, 1]
+
+
+def test_a_row_without_a_name_is_within_the_covariance_and_no_class() -> None:
+    rng = np.random.default_rng(3)
+    classes = rng.integers(0, 4, 300)
+    vectors = TaskVectors(blocks(np.eye(4)[classes], 4, absent=0.2))
+    whole = sums(ANIMAL, vectors, np.eye(4)[classes])
+    pooling = {"animal": Pooling(frozenset(ANIMALS[:3]), frozenset(pairs_of(whole, "animal")))}
+    shared = pool(whole, pooling)
+    assert shared.rows("animal") == sorted({OTHERS, *ANIMALS[:3]})
+    every, named = (solve_classes(ANIMAL, total, widths(vectors), STRENGTH) for total in (whole, shared))
+    np.testing.assert_allclose(named.within, every.within, atol=1e-12)
+    assert (named.taught[:3].tolist(), named.taught[3]) == (every.taught[:3].tolist(), 0)

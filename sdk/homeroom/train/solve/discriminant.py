@@ -9,13 +9,14 @@ imputed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from homeroom.contract.manifest import Task
 from homeroom.contract.statistics.accumulate import sum_samples
+from homeroom.contract.statistics.pooling import OTHERS
 from homeroom.contract.statistics.sums import ONE, Statistics
 from homeroom.train.solve.base import Blocks, Solver, Strength
 from homeroom.train.solve.moments import Moments, read_moments, standardized
@@ -133,7 +134,11 @@ def class_means(moments: Moments) -> np.ndarray:
 
 def solve_classes(task: Task, statistics: Statistics, blocks: Blocks, strength: Strength) -> Discriminant:
     """The discriminant of a task's labels."""
-    moments = read_moments(statistics, task.name, task.labels, blocks)
+    moments = read_moments(statistics, task.name, (*task.labels, OTHERS), blocks)
+    if OTHERS in statistics.rows(task.name):
+        moments = moments.without_last_row()
+    else:
+        moments = replace(moments, counts=moments.counts[:-1], sums=moments.sums[:-1])
     return Discriminant(moments, strength, class_means(moments))
 
 

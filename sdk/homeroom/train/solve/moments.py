@@ -65,9 +65,20 @@ class Moments:
         for a, first in enumerate(self.cuts):
             for b, second in enumerate(self.cuts):
                 between[first, second] = (means[:, first].T * counts[:, a, b]) @ means[:, second]
+        return np.asarray((self.second - between) / np.maximum(1, self._both(counts)))
+
+    def without_last_row(self) -> Moments:
+        """The other rows, with the covariance within all of them: the last one is a row without a name."""
+        every, fewer = len(self.sums), range(len(self.sums) - 1)
+        within = self.covariance(range(every))
+        rest = replace(self, counts=self.counts[:-1], sums=self.sums[:-1], second=np.zeros_like(self.second))
+        samples = np.maximum(1, self._both(rest.counts))
+        return replace(rest, second=(within - rest.covariance(fewer)) * samples)
+
+    def _both(self, counts: np.ndarray) -> np.ndarray:
+        """[D, D]: the samples of some rows that have both columns' blocks."""
         widths = [cut.stop - cut.start for cut in self.cuts]
-        both = np.repeat(np.repeat(counts.sum(0), widths, 0), widths, 1)
-        return np.asarray((self.second - between) / np.maximum(1, both))
+        return np.asarray(np.repeat(np.repeat(counts.sum(0), widths, 0), widths, 1))
 
 
 def read_moments(statistics: Statistics, task: str, rows: Sequence[str], blocks: Sequence[tuple[str, int]]) -> Moments:
