@@ -37,6 +37,7 @@ from homeroom.federation.sync import SyncReport
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import AddReport, ConsentReport, Export, ForgetReport, RemoveReport, Store
+from homeroom.system.sqlite import closed_error
 from homeroom.train import label_errors
 from homeroom.train.features.compute import Progress
 from homeroom.train.features.quality_gate import add_checked
@@ -52,6 +53,8 @@ def one_at_a_time(verb: Callable[Concatenate[Device, P], Result]) -> Callable[Co
     @functools.wraps(verb)
     def run(device: Device, /, *arguments: P.args, **options: P.kwargs) -> Result:
         with device.changes:
+            if device.closing:  # before the next of those who wait, else a busy program could not close
+                raise closed_error(device.directory / "device.db")
             return verb(device, *arguments, **options)
 
     return run
@@ -67,7 +70,7 @@ class Device(DeviceReader):
     def __init__(self, store: Store, graphs: Graphs) -> None:
         self.store, self.graphs = store, graphs
         self.directory = store.directory
-        self.changes, self._solved = threading.RLock(), HeadsInUse()
+        self.changes, self.closing, self._solved = threading.RLock(), False, HeadsInUse()
 
     @property
     def bundle(self) -> Bundle:
@@ -116,10 +119,11 @@ class Device(DeviceReader):
     def _read(self) -> Iterator[tuple[Store, Graphs]]:
         yield self.store, self.graphs
 
-    @one_at_a_time
     def close(self) -> None:
-        """Closes the store, once no other thread changes it."""
-        self.store.close()
+        """Closes the store, once what another thread changes has ended; changes that wait are told so."""
+        self.closing = True
+        with self.changes:
+            self.store.close()
 
     def add(self, *samples: Sample | str | Path, gates: bool = True) -> list[str]:
         """Checks and stores samples, all or none; returns their ids. Raises InputError where one is not valid.

@@ -86,3 +86,25 @@ def test_a_sheet_that_one_thread_reads_goes_on_while_another_begins_to_train(dev
     assert sum(1 for _ in samples) == 1999
     client.end()
     assert client.resident_bytes() == 0
+
+
+def test_a_device_that_many_threads_change_closes_before_those_who_wait(device: Device) -> None:
+    added, told = threading.Event(), list[StoreError]()
+
+    def add_for_ever(number: int) -> None:
+        for row in tiny.samples(1_000, number):
+            try:
+                device.add(Sample(**row))
+            except StoreError as problem:
+                told.append(problem)
+                return
+            added.set()
+
+    busy = [threading.Thread(target=add_for_ever, args=(number,)) for number in range(8)]
+    for thread in busy:
+        thread.start()
+    assert added.wait(60)
+    device.close()
+    for thread in busy:
+        thread.join(60)
+    assert [problem.code for problem in told] == [Code.CLOSED] * 8
