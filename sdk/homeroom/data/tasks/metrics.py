@@ -72,8 +72,9 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
         if self.parts is msgspec.UNSET or self.solved_weight is msgspec.UNSET:
             return ""
         parts = ", ".join(f"{name} {score.brief}" for name, score in self.parts.items())
-        who = {0.0: "theta answers", 1.0: "the solved head answers"}.get(self.solved_weight, "both answer")
-        return f"{parts}, both {self.brief}; {who}" if who == "both answer" else f"{parts}; {who}"
+        if 0 < self.solved_weight < 1:
+            return f"{parts}, both {self.brief}; both answer"
+        return f"{parts}; {'the solved head' if self.solved_weight else 'theta'} answers"
 
     @property
     def detail(self) -> str:
