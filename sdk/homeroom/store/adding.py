@@ -99,8 +99,8 @@ class _Adding:
         if (slot := _history_slot(sample)) and (found := self._continue(subject, slot, sample, facts)):
             return found
         for one in held:
-            is_same_word = one.facts.labels == facts.labels  # of one call, such as a sheet that is only added to
-            if (one.number <= self.before or is_same_word) and _is_correction(one.facts, facts, _comparable(sample)):
+            is_earlier = one.number <= self.before or _differ_in_consent_alone(one.facts, facts)
+            if is_earlier and _is_correction(one.facts, facts, _comparable(sample)):
                 return self._correct(subject, one, facts)
         if self.refuse_new and sample.consent_state in FORBIDDING:
             self.refuse_new(sample)
@@ -252,6 +252,11 @@ def _newer_consent(held: Consent | str | None, new: Consent | str | None) -> Con
 
 def _stated(facts: SampleFacts) -> dict[str, Any]:
     return {name: getattr(facts, name) for name in STATED_FIELDS}
+
+
+def _differ_in_consent_alone(held: SampleFacts, new: SampleFacts) -> bool:
+    """Of one call too, such as a sheet that is only added to, the later word on consent counts."""
+    return all(_stated(held)[name] == value for name, value in _stated(new).items() if name != "consent")
 
 
 def _is_correction(held: SampleFacts, new: SampleFacts, comparable: bool) -> bool:

@@ -225,7 +225,7 @@ def test_no_other_module_names_a_kind() -> None:
     house, wrong = Path(__file__).resolve().parents[3], []
     for folder in ("sdk/homeroom", "exporter/homeroom_exporter", "aggregator/homeroom_aggregator"):
         for path in sorted((house / folder).rglob("*.py")):
-            if path.parent.name in ("tasks", "solve"):
+            if path.parent.name in ("tasks", "solve", "statistics"):
                 continue
             for node in ast.walk(ast.parse(path.read_text())):
                 names = [node.value] if isinstance(node, ast.Constant) else []

@@ -14,14 +14,19 @@ import tiny
 
 from homeroom import Device, Sample
 from homeroom.cli.main import main
+from homeroom.contract.manifest import Task
 from homeroom.contract.statistics import encoding
+from homeroom.contract.statistics.accumulate import BlockVectors
 from homeroom.contract.statistics.encoding import encode
 from homeroom.contract.statistics.sums import NOTHING, Statistics, add
 from homeroom.device.solved import HeadsInUse, mixes_in_use, total_in_use
 from homeroom.federation.statistics import RELEASE, ReceivedRelease
 from homeroom.federation.versions import version_facts
 from homeroom.train.settings import Settings
-from homeroom.train.solve.heads import vectors_of
+from homeroom.train.solve.base import Strength
+from homeroom.train.solve.heads import TaskHead, _of_block, vectors_of
+from homeroom.train.solve.kinds import SOLVERS
+from homeroom.train.solve.task_vectors import TaskVectors
 from homeroom.train.solve.vectors.samples import sums_id
 
 SETTINGS = Settings(epochs=4)
@@ -288,3 +293,19 @@ def test_commands_say_what_each_part_contributes(
     assert "category: solved" in run("status", folder)
     assert "solved alone, from the sums of 5 subjects" in run("undo", folder)
     assert "answers now: what theta never learned: solved alone" in run("forget", folder, "pupil-1", "--yes")
+
+
+def test_an_input_that_no_labelled_sample_had_is_theta_s_to_answer() -> None:
+    solver = SOLVERS["classification"]
+    task = Task(name="t", kind="classification", reads=("a", "b"), labels=("x", "y"), width=2)
+    both = np.array([True, False])
+    first, second = (
+        BlockVectors(name * 64, np.full((2, 3), 100), there) for name, there in (("a", both), ("b", ~both))
+    )
+    taught = TaskVectors((first.subset(np.array([0])), second.subset(np.array([0]))))
+    total = solver.sums(task, taught, np.array([[1.0, 0.0]], np.float32))
+    head = solver.head(task, total, [("a" * 64, 3), ("b" * 64, 3)], Strength())
+    by_block = np.stack([solver.taught(task, _of_block(total, name * 64)) for name in "ab"])
+    assert by_block.tolist() == [[True, False], [False, False]]
+    known = TaskHead(task, solver, head, by_block).outputs(TaskVectors((first, second))).known
+    assert known.tolist() == [[True, False], [False, False]]

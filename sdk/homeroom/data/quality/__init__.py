@@ -34,12 +34,12 @@ def poor_inputs(sample: StoredSample, manifest: Manifest) -> dict[tuple[str, int
 
 
 def far_labels(sample: StoredSample, manifest: Manifest) -> list[str]:
-    """Sentences on labels that are numbers far outside what their tasks were made for."""
+    """Sentences on labels that are numbers far outside what the recipe states of their tasks."""
     found = []
     for name, label in sample.labels.items():
         task = manifest.task(name)
-        far = FAR_LABEL_SCALES * task.scale
-        if kind_of(task).numbers and isinstance(label, int | float) and abs(label - task.offset) > far:
+        far, is_stated = FAR_LABEL_SCALES * task.scale, (task.offset, task.scale) != (0.0, 1.0)
+        if is_stated and kind_of(task).numbers and isinstance(label, int | float) and abs(label - task.offset) > far:
             least, largest = task.offset - far, task.offset + far
             unit = "" if task.unit is msgspec.UNSET else f" {task.unit}"
             found.append(f"label {name} is {label:g}{unit}, usual are {least:g} to {largest:g}{unit}")

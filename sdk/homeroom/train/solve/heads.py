@@ -24,7 +24,7 @@ ROWS_TOGETHER = 256  # samples whose numbers before projection are in memory at 
 
 @dataclass(frozen=True)
 class TaskHead:
-    """A task's head. taught: bool [width], the outputs that its samples say anything of."""
+    """A task's head. taught: bool [blocks, width], the outputs that its samples with a block say anything of."""
 
     task: Task
     solver: Solver
@@ -32,11 +32,12 @@ class TaskHead:
     taught: np.ndarray
 
     def outputs(self, vectors: TaskVectors) -> SolvedOutputs:
-        """Its outputs for samples; nothing is known of one that has none of the inputs it reads."""
-        there = np.any([block.present for block in vectors.blocks], axis=0)
+        """Its outputs for samples; nothing is known of an output that was taught with none of a sample's inputs."""
+        there = np.stack([block.present for block in vectors.blocks], 1)
+        known = (there[:, :, None] & self.taught).any(1)
         if self.solver.pairs:
-            there = there & np.any([option.present for option in vectors.options], axis=0)
-        return SolvedOutputs(self.head.outputs(vectors), there[:, None] & self.taught, self.solver.exclusive)
+            known &= np.any([option.present for option in vectors.options], axis=0)[:, None]
+        return SolvedOutputs(self.head.outputs(vectors), known, self.solver.exclusive)
 
 
 def solve(manifest: Manifest, total: Statistics) -> dict[str, TaskHead]:
@@ -47,11 +48,17 @@ def solve(manifest: Manifest, total: Statistics) -> dict[str, TaskHead]:
         solver, (blocks, options) = solver_of(task), blocks_of(section, task)
         part = total.of_task(task.name)
         assert solver
-        if (taught := solver.taught(task, part)).any():
+        taught = np.stack([solver.taught(task, _of_block(part, block.statistics_id)) for block in blocks])
+        if taught.any():
             ids = [(block.statistics_id, block.dimension) for block in (*blocks, *([options] if options else []))]
             head = solver.head(task, part, ids, Strength(section.shrinkage, section.prior_power))
             heads[task.name] = TaskHead(task, solver, head, taught)
     return heads
+
+
+def _of_block(part: Statistics, block: str) -> Statistics:
+    """The cells of one block alone."""
+    return Statistics({cell: values for cell, values in part.cells.items() if set(cell.blocks) == {block}})
 
 
 def outputs_by_task(heads: Mapping[str, TaskHead], vectors: SampleVectors) -> dict[str, SolvedOutputs]:
