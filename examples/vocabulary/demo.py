@@ -85,6 +85,7 @@ def teach(lesson: Lesson, folder: Path, options: argparse.Namespace) -> None:
         files = write_all(lesson.pairs, folder / "data", options.seed, lesson.schools)
     if not options.bundle:
         with clock.stage("export"), console.status("Exporting the model"):
+            keys.mkdir(mode=0o700)
             homeroom("trust", "root", root_key)
             certify = ("trust", "certify", "exporter", keys / "exporter.pem", "--root-key", root_key, "--name", "Demo")
             homeroom(*certify)
