@@ -87,4 +87,5 @@ def tiny_bundle() -> tiny.Tiny:
 @pytest.fixture(scope="session")
 def solved_bundle(tmp_path_factory: pytest.TempPathFactory) -> tiny.Tiny:
     """The tiny bundle with statistics, from which heads are solved; read it, never change it."""
+    pytest.importorskip("torch")
     return solvable.with_statistics(tmp_path_factory.mktemp("solved") / "bundle")

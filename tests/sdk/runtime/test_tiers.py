@@ -14,6 +14,8 @@ from homeroom.errors import BundleError
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 
+pytest.importorskip("onnx", reason="the tiered bundle is exported here")
+
 Indices = dict[str, np.ndarray]
 
 
