@@ -42,29 +42,32 @@ def waiting_entry(entry: Path, joined: Enrolment | None = None) -> WaitingEntry 
 
     joined: with which aggregator the device has joined.
     """
-    if entry.suffix.lower() not in DOCUMENT_SUFFIXES:
-        return ""
+    is_document = entry.suffix.lower() in DOCUMENT_SUFFIXES
     try:
         data = read_bounded(entry, LIMIT_BYTES)
     except OSError as problem:
-        return f"cannot be read: {problem.strerror}"
+        return f"cannot be read: {problem.strerror}" if is_document else ""
+    found = _by_content(entry.name, data, joined)
+    return found if is_document or isinstance(found, WaitingEntry) else ""  # of sheets and media others say why
+
+
+def _by_content(name: str, data: bytes, joined: Enrolment | None) -> WaitingEntry | str:
+    if len(data) > LIMIT_BYTES or not is_invitation_text(data[:1000].decode("utf-8-sig", errors="replace")):
+        return _no_invitation(name)
     digest = hashlib.sha256(data).hexdigest()
     try:
         policy = read_policy(data, root_fingerprint=None)
     except HomeroomError:
-        return _waiting_invitation(entry.name, data.decode("utf-8-sig", errors="replace"), digest, joined)
+        return _waiting_invitation(name, data.decode("utf-8-sig", errors="replace"), digest, joined)
     what = f"keeps the policy of {policy.institution}, version {policy.version}"
-    return WaitingEntry(entry.name, "policy", what, digest)
+    return WaitingEntry(name, "policy", what, digest)
 
 
 def _waiting_invitation(name: str, text: str, digest: str, joined: Enrolment | None) -> WaitingEntry | str:
-    named = name.casefold().startswith("invitation")
-    if not is_invitation_text(text):
-        return "it is no invitation: get it again from who sent it" if named else ""
     try:
         invited = read_invitation(text)
     except HomeroomError as problem:
-        return f"it is no invitation that can be read ({problem.what}): get it again from who sent it" if named else ""
+        return _no_invitation(name, f" that can be read ({problem.what})")
     if joined and (joined.root, joined.institution, _host(joined)) == (
         invited.root,
         invited.institution,
@@ -75,6 +78,11 @@ def _waiting_invitation(name: str, text: str, digest: str, joined: Enrolment | N
     instead = f", in place of {joined.institution} at {joined.address}" if joined else ""
     what = f"joins {invited.institution} at {invited.address}{school}{instead} (root {invited.root})"
     return WaitingEntry(name, "invitation", what, digest)
+
+
+def _no_invitation(name: str, why: str = "") -> str:
+    named = name.casefold().startswith("invitation")
+    return f"it is no invitation{why}: get it again from who sent it" if named else ""
 
 
 def _host(invited: Enrolment | Invitation) -> str:

@@ -93,6 +93,8 @@ def why_no_entry(entry: Path) -> str:
         return "" if any(not is_junk(path) for path in files_below(entry)) else "the folder is empty"
     if not entry.is_file():
         return "it is a pipe or a device, not a file"
+    if isinstance(waiting_entry(entry), WaitingEntry):
+        return "it waits for a person's yes"
     if entry.suffix.lower() in (*ROW_SUFFIXES, BUNDLE_SUFFIX):
         return ""
     if entry.suffix.lower() in (*MODALITY_OF, *EXTRA_SUFFIXES):

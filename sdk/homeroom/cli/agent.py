@@ -106,7 +106,7 @@ def _prepare(
     if bundle is None and not is_device(directory):
         if join is not None:
             fetch_device(directory, join)
-        elif inbox and (waiting := left_entries(inbox, None).waiting):
+        elif inbox and (waiting := [one for one in left_entries(inbox, None).waiting if one.kind == "invitation"]):
             raise InputError(
                 f"there is no device yet, and {waiting[0].name} in the inbox waits for your yes: it {waiting[0].what}",
                 where=str(directory),

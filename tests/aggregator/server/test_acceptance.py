@@ -154,6 +154,17 @@ def test_a_policy_waits_for_a_yes(tmp_path: Path, address: str) -> None:
         assert page.agent.ask(lambda device: device.policy()).version == 3
 
 
+@pytest.mark.parametrize("name", ["lesson (1).csv", "lesson.jsonl", "b.homeroom", "photo.png"])
+def test_an_invitation_waits_for_a_yes_whatever_it_is_called(tmp_path: Path, address: str, name: str) -> None:
+    invite(tmp_path, address, name)
+    with at_work(tmp_path) as page:
+        assert "District 7" in ask(page)[1]
+        assert page.agent.status.waiting_entries == 1
+        assert refused_entries(tmp_path / "inbox") == []
+        assert ask(page, "/accept", name=name, digest=digest_on(page))[0] == 200
+        assert joined(page) == address
+
+
 def test_what_is_called_an_invitation_and_is_none_is_named_with_what_to_do(tmp_path: Path, address: str) -> None:
     for name, text in (("invitation.json", '{"format": 1'), ("invitation-1.json", "x"), ("list.json", "[1]")):
         (tmp_path / "inbox" / name).write_text(text)

@@ -97,6 +97,19 @@ def test_a_withdrawal_comes_by_sheet_under_a_policy_too(say: Say, device: Path, 
     assert "no labelled sample" in say("train", "--minutes", 1, code=9)
 
 
+def test_lines_that_were_not_taken_are_added_once_corrected(say: Say, device: Path, tmp_path: Path) -> None:
+    rows = (
+        {"word": f"a {animal}", "labels": {"category": label}} for animal, label in (("cat", "cat"), ("dog", "dgo"))
+    )
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bad = tmp_path / "bad.csv"
+    assert "1 sample added" in say("add", tmp_path / "rows.jsonl", "--skip-bad", bad)
+    bad.write_text(bad.read_text().replace("dgo", "dog", 1))
+    assert "1 sample added" in say("add", bad)
+    with Device.open(device) as opened:
+        assert [sample.inputs["word"] for sample in opened.store.samples()] == [["a cat"], ["a dog"]]
+
+
 def test_no_consent_is_of_a_day_to_come(say: Say, device: Path, tmp_path: Path) -> None:
     told = say("add", sheet(tmp_path, f"{HEAD}a cat,cat,p-1,given,,2999-01-01\n"), code=3)
     assert "2999-01-01 is a day to come" in told

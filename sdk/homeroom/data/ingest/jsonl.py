@@ -19,6 +19,7 @@ from homeroom.errors import InputError
 from homeroom.system.files import open_below
 
 LINE_LIMIT_BYTES = 1 << 20
+LINE_COLUMN = "line"  # of a sheet of lines that were not taken
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -36,12 +37,17 @@ def read_jsonl(path: Path, intake: Intake, reserved: Collection[str]) -> Iterato
                 if len(line) > LINE_LIMIT_BYTES:
                     raise InputError(f"is longer than {LINE_LIMIT_BYTES:,} bytes", where=where)
                 if line.strip():
-                    with intake.row(where, {"line": line.decode("utf-8", "replace").rstrip()}):
-                        sample = to_sample(_decode(line, where), where, reserved)
+                    with intake.row(where, {LINE_COLUMN: line.decode("utf-8", "replace").rstrip()}):
+                        sample = line_to_sample(line, where, reserved)
                         sample.origin = where
                         yield sample
     except OSError as problem:
         raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
+
+
+def line_to_sample(line: bytes, where: str, reserved: Collection[str]) -> Sample:
+    """Decodes a line and converts it; InputError where it is none."""
+    return to_sample(_decode(line, where), where, reserved)
 
 
 def to_sample(row: dict[str, Any], where: str, reserved: Collection[str]) -> Sample:

@@ -18,6 +18,7 @@ from homeroom.contract.manifest import CLIP_STD, Manifest, SequencePreprocess, T
 from homeroom.data.cells import Decimal, Range, decimal_of, is_missing, is_spreadsheet_error, parse_number
 from homeroom.data.consent import gather_consent
 from homeroom.data.ingest.intake import Intake
+from homeroom.data.ingest.jsonl import LINE_COLUMN, line_to_sample
 from homeroom.data.ingest.sequences import gather_interactions
 from homeroom.data.ingest.sheet import ColumnNames, Row, read_rows
 from homeroom.data.samples import PERSONS, Sample
@@ -40,7 +41,10 @@ def _samples(path: Path, manifest: Manifest, intake: Intake) -> Iterator[Sample]
     columns = SheetColumns.of(manifest, intake, path)
     for row, where in read_rows(path, known_columns(manifest), intake):
         with intake.row(where, row):
-            yield to_sample(row, where, columns, intake)
+            if row.keys() == {LINE_COLUMN} and isinstance(line := row[LINE_COLUMN], str):
+                yield line_to_sample(line.encode(), where, columns.reserved)
+            else:
+                yield to_sample(row, where, columns, intake)
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class SheetColumns:
 
 def known_columns(manifest: Manifest, *more: str) -> ColumnNames:
     """The names of columns that a bundle knows. more: further names."""
-    names = [*(name for name in reserved_fields(manifest) if name != "labels"), *more]
+    names = [*(name for name in reserved_fields(manifest) if name != "labels"), LINE_COLUMN, *more]
     for slot in manifest.slots:
         parts = [str(number) for number in range(slot.count)]
         spec = manifest.modality(slot.modality).preprocess
