@@ -167,6 +167,7 @@ class Agent:
             self._do_jobs(device)
             if entries.samples:
                 self._attempt("inbox", lambda: self._take_in(device, entries))
+            self._count(device)  # for the page, which shows it while the training goes on
             self._attempt("training", lambda: self._train(device))
             if self._sync_due(device):
                 self._attempt("sync", lambda: self._sync(device))

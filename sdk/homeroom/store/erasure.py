@@ -57,6 +57,7 @@ def remove_and_rotate(context: StoreContext) -> ForgetReport:
             row = database.one("SELECT subject_id FROM subjects WHERE name_index = ?", (bytes.fromhex(index),))
             if row is not None:
                 report = _remove(context, row[0])
+        _drop_idle(context)
         context.keys.rotate(context.key_ring)
         context.reload_keys()
     return report
@@ -195,13 +196,21 @@ def expire(context: StoreContext, today: str) -> int:
 
 def _renew_or_drop(context: StoreContext, subject_ids: Iterable[int]) -> None:
     """Gives subjects of which a sample was removed new data keys; one with nothing left goes. Inside a step."""
-    authors = {sample.author for _, sample in context.each_without_inputs()}
-    names = {subject.subject_id: subject.name for subject in context.keys.all()}
+    gone = _drop_idle(context)
     for subject_id in subject_ids:
         drop_sums(context.database, subject_id)
-        counts = (f"SELECT count(*) FROM {table} WHERE subject_id = ?" for table in ("samples", "lineage"))
-        held = any(context.database.one(sql, (subject_id,))[0] for sql in counts)
-        if held or names[subject_id] in authors:
+        if subject_id not in gone:
             context.keys.renew(subject_id)
-        else:
-            context.database.write("DELETE FROM subjects WHERE subject_id = ?", (subject_id,))
+
+
+def _drop_idle(context: StoreContext) -> set[int]:
+    """Removes the people of whom nothing is held any more, authors of samples that went among them; their numbers."""
+    authors = {sample.author for _, sample in context.each_without_inputs()}
+    sql = "SELECT subject_id FROM samples UNION SELECT subject_id FROM lineage"
+    held = {row[0] for row in context.database.rows(sql)}
+    known = context.keys.sound()[0].values()
+    idle = {one.subject_id for one in known if one.subject_id not in held and one.name not in authors}
+    for subject_id in sorted(idle):
+        drop_sums(context.database, subject_id)
+        context.database.write("DELETE FROM subjects WHERE subject_id = ?", (subject_id,))
+    return idle

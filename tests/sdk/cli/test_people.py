@@ -199,6 +199,16 @@ def test_one_sample_is_removed_and_what_cannot_be_taken_back_is_said(say: Say, d
         assert [one.inputs["word"] for one in opened.store.samples()] == [["a dog"]]
 
 
+@pytest.mark.parametrize("command", ["remove", "forget"])
+def test_an_author_goes_with_the_last_sample_that_they_wrote(say: Say, device: Path, command: str) -> None:
+    with Device.open(device) as opened:
+        (held,) = opened.add(Sample(word="a cat", subject="p-1", author="Ms Ray"))
+        opened.add(Sample(word="a dog", subject="p-2"))
+    say(command, held if command == "remove" else "p-1", "--yes")
+    assert "Ms Ray" not in say("subjects")
+    assert "p-2" in say("subjects")
+
+
 def lesson_of(teacher: str, number: int, seed: int) -> list[Sample]:
     return [Sample(**{**row, "author": teacher}) for row in tiny.samples(number, seed)]
 
