@@ -129,7 +129,9 @@ def _from_pixels(pixels: np.ndarray, where: str) -> bytes:
         remedy = "channels go last: array.transpose(1, 2, 0)" if first else "give one picture"
         raise InputError(given, where=where, remedy=remedy)
     if pixels.dtype != np.uint8:
-        white, scaled = ("1", "(array * 255).round()") if pixels.dtype.kind == "f" else ("255", "array")
+        white, scaled = {"f": ("1", "(array * 255).round()"), "b": ("True", "(array * 255)")}.get(
+            pixels.dtype.kind, ("255", "array")
+        )
         raise InputError(given, where=where, remedy=f'if white is {white}: {scaled}.astype("uint8")')
     height, width = pixels.shape[:2]
     _check_pixels(height, width, where)
@@ -158,7 +160,9 @@ def _from_wave(wave: np.ndarray, rate: Any, where: str) -> bytes:
         turned = wave.ndim == 2 and 1 <= wave.shape[0] <= CHANNEL_LIMIT
         raise InputError(given, where=where, remedy="channels go last: wave.T" if turned else "give one sound")
     if form not in SAMPLE_FORMATS:
-        raise InputError(given, where=where, remedy='convert it, such as wave.astype("float32")')
+        full = f"{np.iinfo(wave.dtype).max + 1:.0f}" if wave.dtype.kind in "iu" else ""
+        scaled = f"(wave / {full})" if full else "wave"
+        raise InputError(given, where=where, remedy=f'scale it to [-1, 1], such as {scaled}.astype("float32")')
     if not wave.size:
         raise InputError("the sound is empty", where=where, remedy="record it again")
     if wave.dtype.kind == "f" and not (loudest := float(np.abs(wave).max())) <= LOUDEST:

@@ -56,6 +56,8 @@ def resolve(
 
     Raises InputError, which names the field and the remedy.
     """
+    if not isinstance(sample, Sample):
+        raise InputError(f"needs a Sample, not {type(sample).__name__}", remedy='such as Sample(text="…")')
     inputs: dict[str, list[StoredInput | None]] = {}
     told = None if trusted else note or _say_nothing
     given = _inputs_of(sample, manifest)

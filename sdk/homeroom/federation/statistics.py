@@ -31,6 +31,7 @@ from homeroom.contract.statistics.pooling import SHARED_KINDS, Pooling, pool, po
 from homeroom.contract.statistics.sums import NOTHING, Statistics, check_total, difference
 from homeroom.errors import InputError, TrustError, UpdateError
 from homeroom.federation.agreement import read_agreement
+from homeroom.federation.enrolment import has_joined
 from homeroom.federation.own_statistics import (
     GONE,
     Fingerprints,
@@ -108,6 +109,8 @@ def agree(store: Store, *, yes: bool) -> StatisticsRules:
     """Notes that a person says yes or no to plain statistics; InputError where the aggregator collects none."""
     configuration = read_agreement(store).configuration
     rules = configuration.statistics if configuration else StatisticsRules()
+    if yes and not has_joined(store):
+        raise InputError("this device has joined no aggregator", remedy="`homeroom device join` first")
     if yes and rules.mode != "plain":
         raise InputError("the aggregator collects no statistics", remedy="`homeroom device sync` asks it again")
     YES.write(store, rules if yes else None)

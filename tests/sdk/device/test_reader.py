@@ -146,3 +146,11 @@ def test_commands_that_read_answer_while_the_directory_is_busy(
         assert "is in use by this process" in busy[name][2]
     assert code == 7
     assert "is in use by this process" in refused
+
+
+@pytest.mark.parametrize("given", ["the cat", {"word": "the cat"}, None])
+def test_what_is_no_sample_is_refused_in_a_sentence(device: Device, given: Any) -> None:
+    with pytest.raises(InputError, match="needs a Sample"):
+        device.predict(given)
+    with pytest.raises(InputError, match="needs samples, or paths"):
+        device.score([Sample(word="the cat")])  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -35,8 +36,11 @@ def read(
         if isinstance(item, Sample):
             intake.begin("", {})
             yield _kept(resolve(item, manifest, note=intake.note), intake)
-        else:
+        elif isinstance(item, str | os.PathLike):
             yield from _checked(Path(item), manifest, intake)
+        else:
+            what = f"needs samples, or paths of files and folders, not {type(item).__name__}"
+            raise InputError(what, remedy="give each as an argument of its own: *samples")
     intake.finish()
 
 
