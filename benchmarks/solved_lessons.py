@@ -36,7 +36,7 @@ from homeroom.train.features.examples import examples
 from homeroom.train.fit import fit
 from homeroom.train.settings import Settings
 from homeroom.train.solve.base import SolvedHead, Strength
-from homeroom.train.solve.combine import choose_weight, combined
+from homeroom.train.solve.combine import SolvedOutputs, answered, choose_weight
 from homeroom.train.solve.kinds import SOLVERS
 from homeroom.train.solve.task_vectors import TaskVectors
 from homeroom.train.solve.vectors.overlap import overlap_numbers
@@ -280,17 +280,22 @@ def run(made: Ready, seed: int) -> dict[str, Any]:
     solved = {name: head.outputs(made.vectors.subset(rows)) for name, rows in tests.items()}
     result["solved"] = {name: accuracy(task, solved[name], made.classes[rows]) for name, rows in tests.items()}
     early = theta_outputs(made, validation, train_theta(made, train, seed))
-    mix = choose_weight(task, early, first.outputs(check), expected)
+    mix = choose_weight(task, early, _all_known(first.outputs(check)), expected)
     theta = train_theta(made, both, seed)
     outputs = {name: theta_outputs(made, rows, theta) for name, rows in tests.items()}
     result["trained"] = {name: accuracy(task, outputs[name], made.classes[rows]) for name, rows in tests.items()}
     result["both"] = {
-        name: accuracy(task, combined(mix, outputs[name], solved[name]), made.classes[rows])
+        name: accuracy(task, answered(mix, outputs[name], _all_known(solved[name])), made.classes[rows])
         for name, rows in tests.items()
     }
     result["weight_of_solved"] = mix.solved
     result["peers"] = {name: peers(made, train, validation, rows) for name, rows in tests.items()}
     return result
+
+
+def _all_known(values: np.ndarray) -> SolvedOutputs:
+    """Outputs of a head that was taught each class with each input."""
+    return SolvedOutputs(values, np.ones(values.shape, bool))
 
 
 def peers(made: Ready, train: np.ndarray, validation: np.ndarray, test: np.ndarray) -> dict[str, float]:

@@ -37,11 +37,9 @@ from homeroom.train.evaluate import outputs_of
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import examples
 from homeroom.train.solve.base import Strength
-from homeroom.train.solve.combine import Mix, choose_weight, combined
-from homeroom.train.solve.kinds import SOLVERS
-from homeroom.train.solve.own import with_own_cells
+from homeroom.train.solve.combine import Mix, SolvedOutputs, answered, choose_weight
+from homeroom.train.solve.heads import solve
 from homeroom.train.solve.subjects import subject_sums
-from homeroom.train.solve.task_vectors import TaskVectors
 from homeroom.train.solve.vectors.projection import read_projections
 from homeroom.train.solve.vectors.samples import SampleVectors, covered, sample_vectors
 from homeroom_aggregator.simulation.engine import SchoolData
@@ -70,9 +68,6 @@ class Pupils:
     def targets(self, task: Task, rows: np.ndarray) -> np.ndarray:
         return np.stack([self.dataset.examples[row].targets[task.name] for row in rows])
 
-    def of(self, task: Task, rows: np.ndarray) -> TaskVectors:
-        return self.vectors.of_task(task).subset(rows)
-
     def sums(self, tasks: Sequence[Task], subjects: frozenset[str] | None = None) -> dict[str, Statistics]:
         """Statistics by pupil, of these alone."""
         chosen = self.dataset.examples
@@ -80,9 +75,8 @@ class Pupils:
             t.name: np.stack([e.targets.get(t.name, np.zeros(t.width, np.float32)) for e in chosen]) for t in tasks
         }
         labelled = {t.name: np.array([t.name in e.targets for e in chosen]) for t in tasks}
-        names, ids = [e.subject for e in chosen], [str(i) for i in range(len(chosen))]
-        found = subject_sums(tasks, self.vectors, targets, labelled, names, ids)
-        return {name: one for name, one in found.items() if subjects is None or name in subjects}
+        found = subject_sums(tasks, self.vectors, targets, labelled, [e.subject for e in chosen])
+        return {name: one for name, one in found if subjects is None or name in subjects}
 
 
 @dataclass(frozen=True)
@@ -144,14 +138,15 @@ def received(parts: Mapping[str, Mapping[str, Statistics]]) -> tuple[Statistics,
     return Statistics(served), len(total.cells) - len(served)
 
 
-def answers(task: Task, total: Statistics, pupils: Pupils, rows: np.ndarray, strength: Strength) -> np.ndarray:
-    """Outputs [rows, width] of the head that is solved from a total."""
-    vectors = pupils.of(task, rows)
-    return SOLVERS[task.kind].head(task, total, _blocks(vectors), strength).outputs(vectors)
+def answers(task: Task, total: Statistics, pupils: Pupils, rows: np.ndarray, strength: Strength) -> SolvedOutputs:
+    """Outputs of the head that is solved from a total."""
+    heads = solve(pupils.dataset.manifest, total.of_task(task.name), {task.name: strength})
+    return heads[task.name].outputs(pupils.vectors.of_task(task).subset(rows))
 
 
-def _blocks(vectors: TaskVectors) -> list[tuple[str, int]]:
-    return [(b.statistics_id, b.values.shape[1]) for b in (*vectors.blocks, *vectors.options[:1])]
+def in_use(total: Statistics, own: Statistics) -> Statistics:
+    """What a device solves from: the others' part of the total, and all of its own."""
+    return Statistics({**own.cells, **total.cells})
 
 
 def right(task: Task, outputs: np.ndarray, targets: np.ndarray) -> int:
@@ -169,19 +164,20 @@ def choose(schools: Schools, parts: Mapping[str, Mapping[str, Statistics]]) -> d
             if len(rows) and others.of_task(task.name).cells:
                 expected = pupils.targets(task, rows)
                 for strength in STRENGTHS:
-                    counts[strength] += right(task, answers(task, others, pupils, rows, strength), expected)
+                    counts[strength] += right(task, answers(task, others, pupils, rows, strength).values, expected)
         found[task.name] = counts.most_common(1)[0][0]
     return found
 
 
 def tested(schools: Schools, total: Mapping[str, Statistics], strengths: Mapping[str, Strength]) -> Accuracies:
     """Accuracy of solved heads. total: by school"""
-    return {name: _accuracies(schools, name, solved_outputs(schools, name, total[name], strengths)) for name in total}
+    found = {name: solved_outputs(schools, name, total[name], strengths) for name in total}
+    return {name: _accuracies(schools, name, {t: o.values for t, o in one.items()}) for name, one in found.items()}
 
 
 def solved_outputs(
     schools: Schools, school: str, total: Statistics, strengths: Mapping[str, Strength]
-) -> dict[str, np.ndarray]:
+) -> dict[str, SolvedOutputs]:
     test = schools.tests[school]
     return {
         t.name: answers(t, total, test, test.rows(t), strengths[t.name]) for t in schools.tasks if len(test.rows(t))
@@ -247,7 +243,11 @@ def mixes(
                 trained.append(outputs_of(schools.graphs, part.dataset, theta)[task.name])
                 solved.append(answers(task, totals[name], pupils, rows, strengths[task.name]))
                 targets.append(pupils.targets(task, rows))
-        found[task.name] = choose_weight(task, *(np.concatenate(some) for some in (trained, solved, targets)))
+        parts = SolvedOutputs(
+            *(np.concatenate([getattr(one, field) for one in solved]) for field in ("values", "known")),
+            solved[0].exclusive,
+        )
+        found[task.name] = choose_weight(task, np.concatenate(trained), parts, np.concatenate(targets))
     return found
 
 
@@ -260,21 +260,21 @@ def run(schools: Schools, rate: float, seed: int) -> dict[str, Any]:
     total, withheld = received(whole)
     first, _, best = rounds(schools, rate, seed)
     shared = received(early)[0]
-    totals = {name: with_own_cells(shared, merge(some.values())) for name, some in early.items()}
+    totals = {name: in_use(shared, merge(some.values())) for name, some in early.items()}
     mix = mixes(schools, first, totals, strengths)
     theta = rounds(schools, rate, seed, every_pupil=best)[0]
     parts = {name: merge(some.values()) for name, some in whole.items()}
     both, trained = Accuracies(), Accuracies()
     for name, test in schools.tests.items():
         of_theta = theta_outputs(schools, test, theta)
-        solved = solved_outputs(schools, name, with_own_cells(total, parts[name]), strengths)
+        solved = solved_outputs(schools, name, in_use(total, parts[name]), strengths)
         trained[name] = _accuracies(schools, name, of_theta)
-        both[name] = _accuracies(schools, name, {t: combined(mix[t], of_theta[t], solved[t]) for t in solved})
+        both[name] = _accuracies(schools, name, {t: answered(mix[t], of_theta[t], solved[t]) for t in solved})
     return {
         "alone": tested(schools, parts, strengths),
         "rounds": {n: _accuracies(schools, n, theta_outputs(schools, t, first)) for n, t in schools.tests.items()},
         "trained": trained,
-        "solved": tested(schools, {n: with_own_cells(total, part) for n, part in parts.items()}, strengths),
+        "solved": tested(schools, {n: in_use(total, part) for n, part in parts.items()}, strengths),
         "total alone": tested(schools, dict.fromkeys(schools.tests, total), strengths),
         "nothing withheld": tested(schools, dict.fromkeys(schools.tests, merge(parts.values())), strengths),
         "both": both,

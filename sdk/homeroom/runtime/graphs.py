@@ -14,18 +14,19 @@ import numpy as np
 
 from homeroom.contract.layout import FULL_TIER
 from homeroom.contract.manifest import Graph, Manifest, Precision, Runtime
-from homeroom.errors import BundleError
+from homeroom.errors import BundleError, InputError
 from homeroom.runtime.backend import LoadedGraph, load
 from homeroom.runtime.bundle import Bundle
 from homeroom.system.hardware import cores
 
 GRADIENT_ROLES = ("grad", "grad_heads")
+MOST_THREADS = 256
 
 
 class Graphs:
     """The graphs of one bundle and tier.
 
-    precision: of the backbone used, by modality; the lowest if absent. threads: None for all cores.
+    precision: of the backbone used, by modality; the lowest if absent. threads: up to MOST_THREADS, None for all cores.
     runtime: what runs the graphs; one that the bundle does not have for it runs in onnxruntime.
     """
 
@@ -37,6 +38,7 @@ class Graphs:
         tier: str = FULL_TIER,
         runtime: Runtime = "onnx",
     ):
+        check_threads(threads)
         self.bundle, self.threads, self.tier, self.runtime = bundle, threads, tier, runtime
         offered = {modality.name: precisions(bundle, modality.name, runtime) for modality in bundle.manifest.modalities}
         self.precision: dict[str, Precision] = {name: chosen[0] for name, chosen in offered.items() if chosen}
@@ -160,6 +162,13 @@ class Graphs:
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.threads or cores(), "graph")
+
+
+def check_threads(threads: int | None) -> None:
+    """InputError unless it is None, or a whole number that a machine has cores for."""
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= MOST_THREADS):
+        what = f"threads is {threads!r}, and has to be a whole number from 1 to {MOST_THREADS}"
+        raise InputError(what, remedy="leave it out for all cores")
 
 
 def parallel_runs(manifest: Manifest, facts: Graph, threads: int, runtime: Runtime) -> int:

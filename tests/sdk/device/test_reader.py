@@ -154,3 +154,9 @@ def test_what_is_no_sample_is_refused_in_a_sentence(device: Device, given: Any) 
         device.predict(given)
     with pytest.raises(InputError, match="needs samples, or paths"):
         device.score([Sample(word="the cat")])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("threads", [0, -1, 10_000, "1", 1.5, True])
+def test_a_number_of_threads_that_cannot_be_is_refused_at_once(device: Device, threads: Any) -> None:
+    with pytest.raises(InputError, match="whole number from 1 to 256"):
+        Device.read(device.directory, threads=threads)

@@ -8,13 +8,13 @@ import pytest
 from homeroom.contract.manifest import Task
 from homeroom.contract.statistics.accumulate import BlockVectors, to_grid
 from homeroom.contract.statistics.pooling import OTHERS, Pooling, pairs_of, pool
-from homeroom.contract.statistics.sums import NOTHING, ONE, Cell, Statistics, check_total, merge, subtract
+from homeroom.contract.statistics.sums import NOTHING, ONE, Statistics, check_total, merge, subtract
 from homeroom.data.tasks import score, target
 from homeroom.train.solve.base import SolvedHead, Strength
 from homeroom.train.solve.combine import Mix, combined
 from homeroom.train.solve.discriminant import UNTAUGHT, ClassHead, solve_classes
 from homeroom.train.solve.kinds import SOLVERS, solver_of
-from homeroom.train.solve.own import Own, with_own_cells
+from homeroom.train.solve.own import Own
 from homeroom.train.solve.ridge import evidence
 from homeroom.train.solve.task_vectors import TaskVectors, joined
 
@@ -362,13 +362,6 @@ def test_a_class_that_the_solved_head_was_never_taught_is_left_to_theta() -> Non
     assert (combined(Mix(solved=1.0), trained, solved)[:, 2] == UNTAUGHT).all(), "masked where nobody else knows"
     alone = combined(Mix(solved=0.5), trained, np.full((2, 3), UNTAUGHT))
     assert alone.argmax(1).tolist() == [2, 0]
-
-
-def test_own_cells_stand_in_where_none_is_shared() -> None:
-    shared = Statistics({Cell("t", "vector", "cat", ("a",)): np.array([5])})
-    own = Statistics({cell: np.array([1]) for cell in (Cell("t", "vector", r, ("a",)) for r in ("cat", "dog"))})
-    solved_from = with_own_cells(shared, own)
-    assert [int(values[0]) for _, values in solved_from] == [5, 1]
 
 
 def test_a_row_without_a_name_is_within_the_covariance_and_no_class() -> None:

@@ -40,8 +40,14 @@ class TaskHead:
         return SolvedOutputs(self.head.outputs(vectors), known, self.solver.exclusive)
 
 
-def solve(manifest: Manifest, total: Statistics) -> dict[str, TaskHead]:
-    """The heads by task; none of a task of which the total says nothing. total: sums of this manifest's meaning."""
+def solve(
+    manifest: Manifest, total: Statistics, strengths: Mapping[str, Strength] | None = None
+) -> dict[str, TaskHead]:
+    """The heads by task; none of a task of which the total says nothing.
+
+    total: sums of this manifest's meaning
+    strengths: by task, in place of the manifest's
+    """
     section, heads = manifest.statistics, {}
     for task in covered(manifest):
         assert isinstance(section, Section)
@@ -51,7 +57,8 @@ def solve(manifest: Manifest, total: Statistics) -> dict[str, TaskHead]:
         taught = np.stack([solver.taught(task, _of_block(part, block.statistics_id)) for block in blocks])
         if taught.any():
             ids = [(block.statistics_id, block.dimension) for block in (*blocks, *([options] if options else []))]
-            head = solver.head(task, part, ids, Strength(section.shrinkage, section.prior_power))
+            strength = (strengths or {}).get(task.name) or Strength(section.shrinkage, section.prior_power)
+            head = solver.head(task, part, ids, strength)
             heads[task.name] = TaskHead(task, solver, head, taught)
     return heads
 

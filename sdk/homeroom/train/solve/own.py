@@ -14,20 +14,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from homeroom.contract.statistics.sums import Statistics
 from homeroom.train.solve.discriminant import Discriminant
 from homeroom.train.solve.task_vectors import TaskVectors, by_presence, joined
 
 LEAST_JUDGED_SAMPLES = 50  # with fewer the default stays
-
-
-def with_own_cells(shared: Statistics, own: Statistics) -> Statistics:
-    """What a device solves from: the shared total, and its own cells where none is shared.
-
-    A cell that too few schools fed is withheld; without the own one, the classes that are taught here alone were lost.
-    shared: holds the own samples in the cells that it has
-    """
-    return Statistics({**own.cells, **shared.cells})
 
 
 @dataclass(frozen=True)
