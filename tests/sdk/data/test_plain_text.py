@@ -55,8 +55,16 @@ def test_a_plain_text_is_composed_and_its_places_rise(written: str) -> None:
     found = plain(written)
     assert unicodedata.is_normalized("NFC", found.text)
     assert len(found.starts) == len(found.ends) == len(found.text)
-    assert found.starts == sorted(found.starts)
+    assert list(found.starts) == sorted(found.starts)
     assert all(0 <= a < b <= len(written) for a, b in zip(found.starts, found.ends, strict=True))
+
+
+@given(st.text("ab é\u0301ж字", max_size=40))
+def test_each_letter_has_its_own_place(written: str) -> None:
+    found = plain(written)
+    for letter, start, end in zip(found.text, found.starts, found.ends, strict=True):
+        origin = written[start:end]
+        assert letter == " " or (letter in unicodedata.normalize("NFC", origin) and len(origin.strip("\u0301")) <= 1)
 
 
 def test_a_word_is_marked_where_it_stands_in_the_persons_own_text() -> None:

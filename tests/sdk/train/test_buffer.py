@@ -145,7 +145,6 @@ def test_pictures_stay_in_the_store(tiny_bundle: tiny.Tiny, tmp_path: Path) -> N
             tracemalloc.stop()
 
 
-@pytest.mark.slow
 def test_what_is_to_be_computed_is_read_a_window_at_a_time_and_once_whoever_wrote_it(
     tiny_bundle: tiny.Tiny, tmp_path: Path
 ) -> None:

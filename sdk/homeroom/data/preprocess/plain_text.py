@@ -9,12 +9,13 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html.entities import html5
 from itertools import chain
 
-Piece = tuple[str, int, int]  # characters, and the [start, end) that they stand for
+Piece = tuple[str, int, int]  # characters, and the [start, end) that they stand for; a run stands for itself
 
 BLOCKS = "address article blockquote br dd div dl dt figure footer h[1-6] header hr li main nav ol p pre section"
 BLOCKS += " table tbody td tfoot th thead tr ul"
@@ -33,8 +34,9 @@ STRAIGHT = {**dict.fromkeys("‘’‚‛ʼ", "'"), **dict.fromkeys("“”„�
 # Ligatures, presentation, small, wide and narrow forms, letters of mathematics: written in plain letters by NFKC.
 FORMS = re.compile("[\ufb00-\ufdff\ufe30-\ufe6f\ufe70-\ufefc\uff01-\uffee\U0001d400-\U0001d7ff]")
 FOLLOWING = re.compile("[\u1160-\u11ff\uff9e\uff9f]")  # no marks, but written with the letter before: jamo, kana
-# A text without any of these is plain already.
-UNUSUAL = re.compile(r"[^\x20-\x7e]|[<&]|^\s|\s$|\s\s")
+# Letters that are plain as they stand: ASCII, Latin, Cyrillic, Han. A run of them, with single blanks, is one piece.
+LETTERS = "[!-%'-;=-~\u00a1-\u00ac\u00ae-\u024f\u0400-\u0481\u048a-\u052f\u3400-\u9fff]+"
+RUN = re.compile(f"{LETTERS}(?: {LETTERS})*")
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,13 @@ class PlainText:
     """A plain text. starts, ends: of each of its characters, the [start, end) of the original that it stands for."""
 
     text: str
-    starts: list[int]
-    ends: list[int]
+    starts: Sequence[int]
+    ends: Sequence[int]
 
     def origin(self, start: int, end: int) -> tuple[int, int]:
         """The [start, end) of the original that [start, end) of the plain text stands for."""
         if start >= end:
-            edge = self.starts[start] if start < len(self.starts) else (self.ends or [0])[-1]
+            edge = self.starts[start] if start < len(self.starts) else (self.ends[-1] if self.ends else 0)
             return edge, edge
         return self.starts[start], self.ends[end - 1]
 
@@ -60,13 +62,14 @@ def plain(text: str) -> PlainText:
     entities become their characters; NFC, and NFKC of FORMS; INVISIBLE is left out; curly
     quotes become straight; what is blank becomes one space, none at either end.
     """
-    if not UNUSUAL.search(text):
-        return PlainText(text, list(range(len(text))), list(range(1, len(text) + 1)))
-    characters, starts, ends = [], list[int](), list[int]()
+    if not text or RUN.fullmatch(text):
+        return PlainText(text, range(len(text)), range(1, len(text) + 1))
+    characters, starts, ends = list[str](), array("q"), array("q")
     for written, start, end in _spaced(_composed(_visible(list(_unmarked(text))))):
         characters.append(written)
-        starts += [start] * len(written)
-        ends += [end] * len(written)
+        is_run = len(written) > 1 and RUN.fullmatch(text, start, end + 1)  # with its last letter
+        starts.extend(range(start, end) if is_run else [start] * len(written))
+        ends.extend(range(start + 1, end + 1) if is_run else [end] * len(written))
     return PlainText("".join(characters), starts, ends)
 
 
@@ -81,14 +84,24 @@ def _unmarked(text: str) -> Iterator[Piece]:
         start, end = match.span()
         if start < place:
             continue  # within what is hidden
-        yield from ((text[i], i, i + 1) for i in range(place, start))
+        yield from _runs(text, place, start)
         if match.re is ENTITY:
             whole = html.unescape(match[0]) if match[0][1] == "#" else html5.get(match[0][1:], match[0])
             yield from ((character, start, end) for character in whole)
         elif match.re is not TAG or BLOCK.fullmatch(match["name"]):
             yield " ", start, end
         place = end
-    yield from ((text[i], i, i + 1) for i in range(place, len(text)))
+    yield from _runs(text, place, len(text))
+
+
+def _runs(text: str, start: int, end: int) -> Iterator[Piece]:
+    """A stretch of the text, run by run; the last letter of each apart, as what follows may be its mark."""
+    for match in RUN.finditer(text, start, end):
+        yield from ((text[i], i, i + 1) for i in range(start, match.start()))
+        start = match.end() - 1
+        if match.start() < start:
+            yield text[match.start() : start], match.start(), start
+    yield from ((text[i], i, i + 1) for i in range(start, end))
 
 
 def _visible(pieces: list[Piece]) -> Iterator[Piece]:
@@ -108,7 +121,8 @@ def _composed(pieces: Iterator[Piece]) -> Iterator[Piece]:
     cluster: list[Piece] = []
     for piece in chain(pieces, [("", 0, 0)]):
         character = piece[0]
-        if character and (unicodedata.category(character)[0] == "M" or FOLLOWING.match(character)):
+        is_one = len(character) == 1
+        if is_one and (unicodedata.category(character)[0] == "M" or FOLLOWING.match(character)):
             cluster.append(piece)
             continue
         if cluster:
