@@ -120,7 +120,11 @@ def check_invitation(store: Store, bundle: Bundle, invitation: Invitation, root:
             remedy="install the institution's bundle first",
         )
     if invitation.root != root:
-        raise TrustError("the invitation's root is not the one this device trusts", remedy="ask who sent it")
+        raise TrustError(
+            "the invitation's root is not the one this device trusts",
+            remedy="ask who sent it; if its root is right, begin a new directory with the invitation "
+            "(`homeroom device fetch NEWDIR INVITATION`), and add the samples there",
+        )
 
 
 def make_key(store: Store) -> Ed25519PrivateKey:
