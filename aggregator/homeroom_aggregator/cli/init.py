@@ -15,6 +15,7 @@ from homeroom_aggregator.admin.configuration import DistrictConfiguration, Serve
 from homeroom_aggregator.cli.privacy import privacy_options
 from homeroom_aggregator.cli.round_options import optimizer_options, round_options, secure_options, setting
 
+EVERY_HOST = "0.0.0.0"
 STATISTICS_OFF = (
     "statistics are off: schools share theta alone. `--statistics plain` shares sums that heads are solved from, and "
     "shows them to this server (docs/statistics.md)"
@@ -34,7 +35,7 @@ STATISTICS_OFF = (
     "--days", type=Finite(0, 36_500, min_open=True), default=30.0, show_default=True, help="They may be used."
 )
 @click.option("--address", show_default="of this machine", help="As devices reach it, where a proxy is in front.")
-@setting("--host", help="Address to listen on.")
+@setting("--host", show_default=f"{EVERY_HOST}, or {ServerSection().host} with --address", help="Address to listen on.")
 @setting("--port", type=click.IntRange(1, 65535))
 @setting("--announce", is_flag=True, help="Let devices on the local network find it [lan].")
 @click.option("--policy", type=FILE, help="Signed policy to merge by.")
@@ -74,7 +75,7 @@ def init(
     out = out or folder.with_name(f"{folder.name}-invitations")
     new_district.check_places(folder, keys, out)
     given = {option: value for option, value in options.items() if value is not None}
-    given = given if address else {"host": "0.0.0.0"} | given
+    given = given if address else {"host": EVERY_HOST} | given
     server = ServerSection(addresses=(address,) if address else ())
     wanted = first_configuration(DistrictConfiguration(automatic_buffer=True, server=server), given)
     if new_district.check_same(folder, bundle, name, keys):

@@ -14,14 +14,15 @@ from homeroom_aggregator.admin.configuration import option_default
 def setting(*names: str, **settings: Any) -> Decorator:
     """An option over a field of the configuration, None where it is not given; help shows the field's default.
 
-    names, settings: as for `click.option`.
+    names, settings: as for `click.option`; `show_default` where a command has another default than the field.
     """
     default = option_default(names[-1].lstrip("-").replace("-", "_"))
-    return click.option(*names, default=None, show_default=default or False, **settings)
+    return click.option(*names, default=None, **{"show_default": default or False, **settings})
 
 
+BUFFER = f"follows the devices; {option_default('buffer_size')} with --secure or --deadline"
 round_options = add_options(
-    setting("--buffer", "buffer_size", type=Whole(1), help="Updates a release."),
+    setting("--buffer", "buffer_size", type=Whole(1), show_default=BUFFER, help="Updates a release."),
     setting("--min-devices", type=Whole(1), help="Devices before a release."),
     setting("--max-staleness", type=Whole(0), help="Versions that an update may be behind."),
     setting(

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
-from aggregator.institution import make_folder
+from aggregator.institution import make_folder, write_bundle
+from homeroom.cli.main import homeroom, main
 from homeroom.contract.invitation import read_invitation
 from homeroom.contract.signing import fingerprint, new_key, public_hex
 from homeroom.errors import InputError
+from homeroom_aggregator.admin.configuration_file import read_configuration
 from homeroom_aggregator.admin.folder import open_log
 from homeroom_aggregator.admin.invitations import InvitationRequest
 from homeroom_aggregator.admin.new_district import invite_schools
@@ -58,3 +61,19 @@ def test_another_districts_invitations_are_not_written_over(tmp_path: Path) -> N
     assert [path.read_bytes() for path in sorted(out.iterdir())] == written
     with closing(open_log(folder)) as log:
         assert Members(log.database).invitations() == []
+
+
+def test_the_help_says_where_it_listens_and_what_a_release_waits_for(tmp_path: Path) -> None:
+    told = " ".join(CliRunner().invoke(homeroom, ["district", "init", "--help"]).output.split())
+    assert "(0.0.0.0, or 127.0.0.1 with --address)" in told
+    assert "(follows the devices; 5 with --secure or --deadline)" in told
+    bundle, schools = write_bundle(tmp_path / "bundle"), tmp_path / "schools.csv"
+    schools.write_text("school,devices\nHill,1\n")
+    made = {}
+    for name, *more in (("plain",), ("proxy", "--address", "https://d.example"), ("secure", "--secure")):
+        always = ["--bundle", str(bundle), "--name", "D", "--schools", str(schools)]
+        assert main(["district", "init", str(tmp_path / name), *always, *more]) == 0
+        made[name] = read_configuration(tmp_path / name)
+    assert [made[name].server.host for name in made] == ["0.0.0.0", "127.0.0.1", "0.0.0.0"]
+    assert [made[name].automatic_buffer for name in made] == [True, True, False]
+    assert made["secure"].round.buffer_size == 5

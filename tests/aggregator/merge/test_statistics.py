@@ -109,6 +109,45 @@ def test_a_row_of_two_schools_has_no_name_and_is_not_alone_without_one(rounds: R
     np.testing.assert_array_equal(block[Cell("grade", "vector", OTHERS, one)], rest)
 
 
+def test_a_change_in_the_row_without_a_name_waits_for_k_schools(rounds: Rounds) -> None:
+    """All change the rows that have names, and one alone a row that has none."""
+    every, parts = rooms_of_rare_rows(rounds, {0: "c", 1: "d", 2: "d"}), list[dict[str, Statistics]]()
+    for seed, rare in ((20, {0: "c"}), (30, {1: "d", 2: "d"})):
+        poolings = rounds.statistics.totals.release().poolings
+        assert poolings["grade"].named == {"a", "b"}
+        parts.append({room.school: pool(room.sent.total, poolings) for room in every})
+        for n, room in enumerate(every):
+            room.teach(seed + n, labels=("a", "b"))
+            if n in rare:
+                room.teach(seed + 3 + n, labels=(rare[n],))
+            room.send(rounds)
+        assert rounds.statistics.totals.release().number == (1 if seed == 20 else 2)
+    parts[1] = {room.school: pool(room.sent.total, rounds.statistics.totals.release().poolings) for room in every}
+    assert shown_by_fewer(3, parts) == []
+
+
+def test_a_row_gets_a_name_once_k_schools_changed_what_it_was_added_up_with(rounds: Rounds) -> None:
+    """The rows by name, less their sum in the release before, would be what the third school added to c."""
+    every = rooms_of_rare_rows(rounds, {0: "c", 1: "c"})
+    assert rounds.statistics.totals.release().poolings["grade"].named == {"a"}  # b is added to c of two schools
+    for n, room in enumerate(every):
+        room.teach(20 + n, labels=("c",) if n == 2 else ("a",)).teach(30 + n, labels=("a",)).send(rounds)
+    assert rounds.statistics.totals.release().number == 1
+    for n, room in enumerate(every[:2]):
+        room.teach(40 + n, labels=("b",)).send(rounds)
+    assert rounds.statistics.totals.release().poolings["grade"].named == {"a", "b", "c"}
+
+
+def rooms_of_rare_rows(rounds: Rounds, rare: dict[int, str]) -> list[Room]:
+    """Three rooms that sent a and b, b in fewer samples. rare: another label that a room has."""
+    every = [Room(f"school {n}").enrol(rounds).teach(n, labels=("a", "a", "b")) for n in range(3)]
+    for n, room in enumerate(every):
+        if n in rare:
+            room.teach(n + 10, labels=(rare[n],))
+        room.send(rounds)
+    return every
+
+
 def test_two_devices_of_one_school_are_one_school(rounds: Rounds) -> None:
     for n, school in enumerate(("north", "north", "south")):
         Room(school).enrol(rounds).teach(n + 1).send(rounds)
