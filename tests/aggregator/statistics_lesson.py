@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -10,15 +11,18 @@ import numpy as np
 
 from aggregator.institution import LABELS, SECTION, School
 from homeroom.contract.manifest import Manifest, Task
+from homeroom.contract.round import StatisticsRules
+from homeroom.contract.signing import fingerprint
 from homeroom.contract.statistics.accumulate import BlockVectors, numbers_to_grid, sum_samples, to_grid
-from homeroom.contract.statistics.messages import Support, make_change
-from homeroom.contract.statistics.pooling import OTHERS, Pooling
-from homeroom.contract.statistics.sums import NOTHING, Statistics, add, difference, merge
+from homeroom.contract.statistics.messages import Support, make_change, read_release
+from homeroom.contract.statistics.pooling import OTHERS, Pooling, pool
+from homeroom.contract.statistics.sums import NOTHING, Statistics, add, difference
 from homeroom.federation.own_statistics import OwnTotal, own_total, takes_away
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state.members import StoredInvitation
 
 LIMIT = 100_000
+PLAIN = StatisticsRules(mode="plain", k=3, subjects=10)
 
 
 def pupil_sums(seed: int, samples: int = 8, labels: tuple[str, ...] = LABELS) -> Statistics:
@@ -96,20 +100,43 @@ class Room:
         self.sent, self.sequence = after, self.sequence + 1
 
 
-def shown_by_fewer(k: int, parts: list[dict[str, Statistics]]) -> list[str]:
-    """Numbers of released totals, or of the differences of two, that fewer than k units fed.
+def released(rounds: Rounds) -> tuple[int, Statistics] | None:
+    """Number and total of the release that is served."""
+    body = rounds.statistics.totals.release().body
+    if not body:
+        return None
+    root = fingerprint(rounds.certificate.root)
+    header, total = read_release(body, bundle_id=rounds.bundle.bundle_id, root_fingerprint=root)
+    return header.number, total
 
-    parts: of each release in turn, what each unit has in it.
+
+@dataclass(frozen=True)
+class Shown:
+    """A release: what was shared of it, and what each unit had sent."""
+
+    poolings: Mapping[str, Pooling]
+    totals: Mapping[str, Statistics]
+
+
+def shown_by_fewer(k: int, releases: list[Shown]) -> list[str]:
+    """Numbers of releases, or of differences of two that follow each other, that fewer than k units fed.
+
+    The rows without a name in either are one number where some row is in both, and else two.
     """
     found = []
-    steps = zip([dict[str, Statistics](), *parts], parts, strict=False)
-    for number, (before, after) in enumerate(steps, 1):
-        changes = {unit: difference(after.get(unit, NOTHING), before.get(unit, NOTHING)) for unit in {*before, *after}}
-        for what, units in (("release", after), ("change", changes)):
-            for cell in {cell for one in units.values() for cell in one.cells}:
-                fed = sum(cell in one.cells for one in units.values())
-                if 0 < fed < k and cell in merge(units.values()).cells:
-                    found.append(f"{what} {number}: {cell} by {fed}")
+    for number, (before, after) in enumerate(zip([Shown({}, {}), *releases], releases, strict=False), 1):
+        fed = Counter(cell for one in after.totals.values() for cell in pool(one, after.poolings).cells)
+        found += [f"release {number}: {cell} by {units}" for cell, units in fed.items() if units < k]
+        changes = [difference(one, before.totals.get(unit, NOTHING)) for unit, one in after.totals.items()]
+        for task in before.poolings.keys() & after.poolings.keys():
+            old, new = before.poolings[task], after.poolings[task]
+            rows = {row for one in (*before.totals.values(), *after.totals.values()) for row in one.rows(task)}
+            first, second = rows - old.named, rows - new.named
+            for nameless in (first | second,) if first & second else (first, second):
+                same = Pooling(frozenset(rows - nameless), old.pairs & new.pairs)
+                fed = Counter(cell for one in changes for cell in set(map(same.cell, one.of_task(task).cells)) if cell)
+                shown = {cell for cell in fed if cell.row == OTHERS or cell.row not in first | second}
+                found += [f"change {number}: {cell} by {fed[cell]}" for cell in shown if fed[cell] < k]
     return found
 
 

@@ -188,8 +188,9 @@ class Rounds(LoggedState):
             change = read_change(data, bundle_id=self.bundle.bundle_id, limit_bytes=limit_bytes)
         with self.change():
             self._undos.append(self.statistics.look_again)
-            self._erased = True  # the total before it
-            return self.statistics.take(*change, sender, member or sender, rules, now())
+            sequence, outcome = self.statistics.take(*change, sender, member or sender, rules, now())
+            self._erased |= outcome == "accepted"  # the total before it
+            return sequence, outcome
 
     def statistics_status(self, member: str) -> StatisticsStatus:
         """What is here of a member's statistics, and what is served; releases them first if they may be."""

@@ -1,10 +1,11 @@
 """Plain statistics: takes each device's change of its total, and releases the sum of all totals, row by row.
 
 A number is released where k schools and enough subjects fed it (`contract.statistics.pooling`), and where since it was
-last released none or at least k schools changed it. So neither a release nor the difference of two shows fewer than k
-schools in any number. When it does not hold: what devices say of their subjects is believed; where schools label
-different tasks of the same samples, numbers of two tasks taken together may show fewer; and whoever has two devices in
-two schools counts as two.
+last released none or at least k schools changed it. So neither a release nor the difference of two that follow each
+other shows fewer than k schools in any number. When it does not hold: what devices say of their subjects is believed;
+where schools label different tasks of the same samples, numbers of two tasks taken together may show fewer; three
+releases together may, where changes are taken back or rows without a name get others beside them; and whoever has two
+devices in two schools counts as two.
 """
 
 from __future__ import annotations
@@ -157,10 +158,10 @@ class SharedStatistics:
     def follow(self, rules: StatisticsRules, now: datetime.datetime) -> bool:
         """Goes by other rules from now on; whether totals were erased, as where statistics are off."""
         self.look_again()
-        if rules.mode != "off" or not (had := any(self.totals.each())):
+        if rules.mode != "off" or not any(self.totals.each()):
             return False
         self.take_out_all(rules, now)
-        return had
+        return True
 
     def look_again(self) -> None:
         """Lets the next look compute what may be released anew, since the rules or the tables are others."""
@@ -220,11 +221,11 @@ class SharedStatistics:
         audit.record(self.log.database, "statistics released", release=number, rows=rows, sha256=digest(body))
 
     def _judges(self, rules: StatisticsRules, last: Poolings) -> Judges:
-        unit = {total.member: self._unit(rules, total.member) for total in self.totals.each()}
-        marks = list(self.totals.marks())
-        unit |= {mark.member: self._unit(rules, mark.member) for mark in marks if mark.member not in unit}
+        totals, marks = list(self.totals.each()), list(self.totals.marks())
+        members = {total.member for total in totals} | {mark.member for mark in marks}
+        unit = {member: self._unit(rules, member) for member in members}
         kinds = {task.name: task.kind for task in self.signer.manifest.tasks}
-        return Judges(rules, kinds, list(self.totals.each()), marks, unit, last)
+        return Judges(rules, kinds, totals, marks, unit, last)
 
     def _unit(self, rules: StatisticsRules, member: str) -> str:
         """What counts as one: a school, or a device without one."""
@@ -325,14 +326,20 @@ class Judges:
         return self.unseen(self._changed.get(("named", Cell(task, "moment", "", pair)), set()))
 
     def pool_unseen(self, task: str, rows: Iterable[str], pairs: frozenset[Pair]) -> bool:
-        """Whether the sum of some rows may be shown after what was shown last, those that had no name then included."""
-        named = self.last[task].named if task in self.last else frozenset()
-        units: dict[tuple[str, tuple[str, ...]], set[str]] = defaultdict(set)
+        """Whether the sum of some rows may be shown after what was shown last, those that had no name then included.
+
+        And after each was shown by its name: where those without a name get one, the others' sum is compared with that.
+        """
+        rows, named = frozenset(rows), self.last[task].named if task in self.last else frozenset()
         nameless = {row for of_task, row in self._cells if of_task == task and row not in named}
-        for row in nameless.union(rows):
-            for cell in self._cells.get((task, row), ()):
-                if cell.kind != "moment" and _pair(cell) in pairs:
-                    units[cell.kind, cell.blocks] |= self._changed.get(("released", cell), set())
+        unseen = self._sum_unseen("released", task, rows | nameless, pairs)
+        return unseen and self._sum_unseen("named", task, rows, pairs)
+
+    def _sum_unseen(self, kind: MarkKind, task: str, rows: Iterable[str], pairs: frozenset[Pair]) -> bool:
+        units: dict[tuple[str, tuple[str, ...]], set[str]] = defaultdict(set)
+        for cell in (cell for row in rows for cell in self._cells.get((task, row), ())):
+            if cell.kind != "moment" and _pair(cell) in pairs:
+                units[cell.kind, cell.blocks] |= self._changed.get((kind, cell), set())
         return all(map(self.unseen, units.values()))
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -26,6 +27,7 @@ from homeroom_aggregator.server.refusals import RefusedError
 from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state.members import Member, Members, Role
 
+Named = TypeVar("Named")
 BODY_LIMIT_BYTES = 1 << 16  # of all bodies but updates
 BUSY_RETRY_S = 10.0
 SIGNATURE_LIMITS_BYTES = {"signature-input": 1024, "signature": 256, "content-digest": 256}  # parsed no longer ones
@@ -271,3 +273,17 @@ def may_send(service: Service, call: SignedRequest) -> None:
         raise RefusedError(403, "no_consent", f"{member.school} has not consented", remedy)
     if wait_s := service.meter.room(member.name, len(call.body)):
         raise RefusedError(429, "too_many", "this device has sent its day's updates", "try again tomorrow", wait_s)
+
+
+def take_sent(
+    service: Service, call: SignedRequest, take: Callable[[bytes, str, str], tuple[Named, str]]
+) -> tuple[Named, str]:
+    """Let a device's message in, if it may send, and count its bytes if it is new.
+
+    take: by the message, the key that signed the request, and the member; what names it, and `accepted` or `already`.
+    """
+    may_send(service, call)
+    named, status = take(call.body, call.who.device, call.who.name)
+    if status == "accepted":
+        service.meter.accepted(call.who.name, len(call.body))
+    return named, status

@@ -207,11 +207,7 @@ def join(service: Service, call: SignedRequest) -> Response:
 
 def updates(service: Service, call: SignedRequest) -> Response:
     """Let a device's update into the rounds."""
-    member, body = call.who, call.body
-    requests.may_send(service, call)
-    update_id, status = service.rounds.update(body, member.device, member.name)
-    if status == "accepted":
-        service.meter.accepted(member.name, len(body))
+    update_id, status = requests.take_sent(service, call, service.rounds.update)
     return refusals.JsonResponse({"update_id": update_id, "status": status, **_waiting(service)})
 
 

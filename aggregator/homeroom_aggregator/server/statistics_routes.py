@@ -31,9 +31,5 @@ def release(service: Service, call: SignedRequest) -> DeferredResponse:
 
 def take(service: Service, call: SignedRequest) -> Response:
     """Take a change of a device's statistics."""
-    member, body = call.who, call.body
-    requests.may_send(service, call)
-    sequence, outcome = service.rounds.take_statistics(body, member.device, member.name)
-    if outcome == "accepted":
-        service.meter.accepted(member.name, len(body))
+    sequence, outcome = requests.take_sent(service, call, service.rounds.take_statistics)
     return refusals.JsonResponse({"sequence": sequence, "status": outcome})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx
@@ -13,12 +13,14 @@ from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 TRAINING_INPUT = 2  # of Dropout
+GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
 
 def check(spec: EncoderSpec, encoder: Encoder) -> None:
     """ExportError for an operator that draws at random, or is in training mode."""
-    stored = _constants(encoder.graph.graph)
-    for node in _nodes(encoder.graph.graph):
+    graphs = list(_graphs(encoder.graph.graph))
+    stored = _constants(graphs)
+    for node in (node for graph in graphs for node in graph.node):
         if fault := _draws(node, stored):
             remedy = "choose a model that computes the same each time, or export it in evaluation mode"
             raise ExportError(f"{encoder.title} {fault}", where=spec.source, remedy=remedy)
@@ -34,24 +36,20 @@ def _draws(node: onnx.NodeProto, stored: dict[str, np.ndarray]) -> str:
     return f"is in training mode: {node.op_type} ({node.name})" if training else ""
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.type in GRAPHS else ():
-                yield from _nodes(inner)
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and those inside its nodes, at any depth."""
+    yield graph
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        for inner in (attribute.g, *attribute.graphs) if attribute.type in GRAPHS else ():
+            yield from _graphs(inner)
 
 
-GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
-
-
-def _constants(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
-    """Every stored value by its name, those of inner graphs too."""
-    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    for node in _nodes(graph):
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            values[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.type in GRAPHS else ():
-                values |= {tensor.name: numpy_helper.to_array(tensor) for tensor in inner.initializer}
+def _constants(graphs: Iterable[onnx.GraphProto]) -> dict[str, np.ndarray]:
+    """Every stored value by its name."""
+    values: dict[str, np.ndarray] = {}
+    for graph in graphs:
+        values |= {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        for node in graph.node:
+            if node.op_type == "Constant" and node.attribute[0].name == "value":
+                values[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
     return values

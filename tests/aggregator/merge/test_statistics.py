@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -14,13 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aggregator.institution import LABELS, make_folder
-from aggregator.statistics_lesson import Room, isolates, pupil_sums, shown_by_fewer
+from aggregator.statistics_lesson import PLAIN, Room, Shown, pupil_sums, released, shown_by_fewer
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.round import RoundConfiguration, StatisticsRules
-from homeroom.contract.signing import fingerprint
 from homeroom.contract.statistics.encoding import encode
-from homeroom.contract.statistics.messages import read_release
-from homeroom.contract.statistics.pooling import OTHERS, Pooling, pool, poolings_of
+from homeroom.contract.statistics.pooling import pool, poolings_of
 from homeroom.contract.statistics.sums import Cell, Statistics, merge
 from homeroom.errors import InputError, UpdateError
 from homeroom_aggregator.admin.backup import backup, restore
@@ -30,28 +27,10 @@ from homeroom_aggregator.server.dashboard.formatting import event
 from homeroom_aggregator.server.dashboard.queries import statistics_text
 from homeroom_aggregator.state import audit
 
-PLAIN = StatisticsRules(mode="plain", k=3, subjects=10)
-
-
-@pytest.fixture
-def rounds(tmp_path: Path) -> Iterator[Rounds]:
-    opened = open_rounds(make_folder(tmp_path, statistics=PLAIN))
-    yield opened
-    opened.close()
-
 
 def rooms(rounds: Rounds, count: int = 4) -> list[Room]:
     """Rooms of a school each, taught all labels by five pupils each."""
     return [Room(f"school {n}").enrol(rounds).teach(n + 1) for n in range(count)]
-
-
-def released(rounds: Rounds) -> tuple[int, Statistics] | None:
-    body = rounds.statistics.totals.release().body
-    if not body:
-        return None
-    root = fingerprint(rounds.certificate.root)
-    header, total = read_release(body, bundle_id=rounds.bundle.bundle_id, root_fingerprint=root)
-    return header.number, total
 
 
 def refused(rounds: Rounds, message: bytes, sender: Room) -> str:
@@ -91,61 +70,6 @@ def test_any_order_and_restarts_give_the_same_integers(tmp_path: Path) -> None:
                 totals.append(encode(opened.statistics.totals.sum()))
                 assert opened.verify() == []
     assert totals[3] == totals[7] == encode(merge(s for room in every for s in room.pupils.values()))
-
-
-def test_a_row_of_two_schools_has_no_name_and_is_not_alone_without_one(rounds: Rounds) -> None:
-    every = [Room(f"school {n}").enrol(rounds) for n in range(4)]
-    for n, room in enumerate(every):
-        room.teach(n + 1, labels=LABELS if n < 2 else LABELS[:3])
-        room.send(rounds)
-    found = released(rounds)
-    assert found is not None
-    total = found[1]
-    assert total.rows("grade") == [OTHERS, "a", "b"]  # d of two schools, and the smallest other row with it
-    whole = merge(sums for room in every[:3] for sums in room.pupils.values())
-    block = total.of_task("grade").cells
-    one = next(cell.blocks for cell in block if cell.kind == "vector")
-    rest = sum(whole.cells[Cell("grade", "vector", row, one)] for row in ("c", "d"))
-    np.testing.assert_array_equal(block[Cell("grade", "vector", OTHERS, one)], rest)
-
-
-def test_a_change_in_the_row_without_a_name_waits_for_k_schools(rounds: Rounds) -> None:
-    """All change the rows that have names, and one alone a row that has none."""
-    every, parts = rooms_of_rare_rows(rounds, {0: "c", 1: "d", 2: "d"}), list[dict[str, Statistics]]()
-    for seed, rare in ((20, {0: "c"}), (30, {1: "d", 2: "d"})):
-        poolings = rounds.statistics.totals.release().poolings
-        assert poolings["grade"].named == {"a", "b"}
-        parts.append({room.school: pool(room.sent.total, poolings) for room in every})
-        for n, room in enumerate(every):
-            room.teach(seed + n, labels=("a", "b"))
-            if n in rare:
-                room.teach(seed + 3 + n, labels=(rare[n],))
-            room.send(rounds)
-        assert rounds.statistics.totals.release().number == (1 if seed == 20 else 2)
-    parts[1] = {room.school: pool(room.sent.total, rounds.statistics.totals.release().poolings) for room in every}
-    assert shown_by_fewer(3, parts) == []
-
-
-def test_a_row_gets_a_name_once_k_schools_changed_what_it_was_added_up_with(rounds: Rounds) -> None:
-    """The rows by name, less their sum in the release before, would be what the third school added to c."""
-    every = rooms_of_rare_rows(rounds, {0: "c", 1: "c"})
-    assert rounds.statistics.totals.release().poolings["grade"].named == {"a"}  # b is added to c of two schools
-    for n, room in enumerate(every):
-        room.teach(20 + n, labels=("c",) if n == 2 else ("a",)).teach(30 + n, labels=("a",)).send(rounds)
-    assert rounds.statistics.totals.release().number == 1
-    for n, room in enumerate(every[:2]):
-        room.teach(40 + n, labels=("b",)).send(rounds)
-    assert rounds.statistics.totals.release().poolings["grade"].named == {"a", "b", "c"}
-
-
-def rooms_of_rare_rows(rounds: Rounds, rare: dict[int, str]) -> list[Room]:
-    """Three rooms that sent a and b, b in fewer samples. rare: another label that a room has."""
-    every = [Room(f"school {n}").enrol(rounds).teach(n, labels=("a", "a", "b")) for n in range(3)]
-    for n, room in enumerate(every):
-        if n in rare:
-            room.teach(n + 10, labels=(rare[n],))
-        room.send(rounds)
-    return every
 
 
 def test_two_devices_of_one_school_are_one_school(rounds: Rounds) -> None:
@@ -200,7 +124,7 @@ def test_no_number_and_no_difference_of_two_releases_is_of_fewer_than_k(
 ) -> None:
     opened = open_rounds(make_folder(tmp_path_factory.mktemp("any"), statistics=PLAIN))
     every = [Room(f"school {n}").enrol(opened) for n in range(5)]
-    parts, number = list[dict[str, Statistics]](), 0
+    shown, number = list[Shown](), 0
     for seed, (who, labels, removes, passes) in enumerate(steps, 1):
         room = every[who]
         if removes and len(room.pupils) > 5:
@@ -217,10 +141,10 @@ def test_no_number_and_no_difference_of_two_releases_is_of_fewer_than_k(
             found = released(opened)
             assert found is not None
             assert poolings_of(found[1]) == release.poolings
-            parts.append({room.school: pool(room.sent.total, release.poolings) for room in every})
-            assert merge(parts[-1].values()) == found[1]
+            shown.append(Shown(release.poolings, {room.school: room.sent.total for room in every}))
+            assert merge(pool(total, release.poolings) for total in shown[-1].totals.values()) == found[1]
     opened.close()
-    assert shown_by_fewer(3, parts) == []
+    assert shown_by_fewer(3, shown) == []
 
 
 def test_what_is_forgotten_leaves_the_bytes_of_a_federation_that_never_had_it(rounds: Rounds, tmp_path: Path) -> None:
@@ -435,23 +359,6 @@ def test_k_only_rises(rounds: Rounds) -> None:
     fewer = msgspec.structs.replace(PLAIN, k=2)
     with pytest.raises(InputError, match=r"statistics\.k cannot be lowered"):
         rounds.configure(msgspec.structs.replace(rounds.configuration, statistics=fewer))
-
-
-# What a member could work out from all that is served
-
-
-def test_no_combination_of_what_is_released_isolates_fewer_than_two_other_schools(rounds: Rounds) -> None:
-    every = [Room(f"school {n}").enrol(rounds) for n in range(5)]
-    for n, room in enumerate(every):
-        room.teach(n + 1, labels=LABELS if n < 3 else LABELS[:3])
-        room.send(rounds)
-    poolings, both = rounds.statistics.totals.release().poolings, {"grade", "size"}
-    labels = {room.school: LABELS if n < 3 else LABELS[:3] for n, room in enumerate(every[:3])}
-    fed = {school: dict.fromkeys(some, both) for school, some in labels.items()}
-    assert isolates(3, poolings, fed) == []
-    rare = {**fed, "school 0": {**fed["school 0"], "e": both}}  # were the row of one school left out, not pooled
-    named = {**poolings, "grade": Pooling(frozenset({*LABELS, "e"}), poolings["grade"].pairs)}
-    assert ("school 0", "school 1") in isolates(3, named, rare)
 
 
 def test_the_dashboard_says_how_statistics_stand(rounds: Rounds) -> None:

@@ -14,13 +14,14 @@ import pytest
 from faults.devices import make_sample
 
 from aggregator.institution import make_folder, running
-from aggregator.statistics_lesson import pupil_sums
+from aggregator.statistics_lesson import PLAIN, pupil_sums
 from homeroom import Device
 from homeroom.contract.policy import Policy
-from homeroom.contract.round import StatisticsRules
+from homeroom.contract.round import RoundConfiguration, StatisticsRules
 from homeroom.contract.statistics.encoding import encode
+from homeroom.contract.statistics.messages import make_release
 from homeroom.contract.statistics.sums import NOTHING, Statistics, merge
-from homeroom.errors import InputError, NetworkError, TrustError
+from homeroom.errors import InputError, NetworkError, TrustError, UpdateError
 from homeroom.federation import statistics
 from homeroom.federation.network.client import Client
 from homeroom.federation.policy import POLICY
@@ -28,8 +29,7 @@ from homeroom.store import Store
 from homeroom.train.solve.vectors.samples import sums_id
 from homeroom_aggregator.admin.folder import make_invitations
 from homeroom_aggregator.server.service import Service, open_service
-
-PLAIN = StatisticsRules(mode="plain", k=3, subjects=10)
+from homeroom_aggregator.state.statistics_totals import StoredRelease
 
 
 @dataclass
@@ -99,6 +99,13 @@ def others(device: Device) -> Statistics:
     return statistics.others_total(device.store, device.bundle)
 
 
+def prints(device: Device) -> set[str]:
+    """The names under which a device knows whom the aggregator's total is of."""
+    accepted = statistics.ACCEPTED.read(device.store)
+    assert accepted is not None
+    return {*accepted.prints}
+
+
 def test_nothing_leaves_before_a_person_says_yes_and_no_takes_all_back(district: District) -> None:
     device = district.devices[0]
     sums = teach(device, *range(5))
@@ -124,6 +131,10 @@ def test_the_yes_is_to_the_rules_of_that_day(district: District) -> None:
     assert report is not None
     assert "promises less" in report.why_not
     assert district.sum == NOTHING
+    statistics.YES.write(device.store, PLAIN)
+    for change in ({"subjects": 9}, {"k_of": "devices"}, {"k": 2}):
+        less = RoundConfiguration(bundle_id="0" * 64, statistics=msgspec.structs.replace(PLAIN, **change))
+        assert "promises less" in statistics.why_not(device.store, less), change
 
 
 def test_each_device_gets_the_sums_of_the_others_without_its_own(district: District) -> None:
@@ -142,7 +153,10 @@ def test_each_device_gets_the_sums_of_the_others_without_its_own(district: Distr
 def test_who_is_forgotten_is_subtracted_exactly_with_the_changes_of_others(district: District) -> None:
     taught = teach_all(district)
     device = district.devices[0]
+    named = prints(device)
     assert device.forget("p-3").subtracting
+    assert [name.startswith("gone ") for name in prints(device) - named] == [True]  # without its name
+    assert len(named & prints(device)) == 4
     report = device.sync().statistics
     assert report is not None
     assert "5 other subjects" in report.held["grade"]
@@ -233,6 +247,8 @@ def test_a_policy_without_plain_rounds_takes_statistics_back(district: District)
     assert report is not None
     assert "rounds that are secure" in report.why_not
     assert district.total(0) == NOTHING
+    POLICY.write(device.store, Policy(institution="School 0", version=2, min_devices=4))
+    assert "asks for at least 4 devices" in statistics.why_not(device.store, district.service.rounds.configuration)
 
 
 def test_a_head_that_stays_here_keeps_its_sums_here(district: District) -> None:
@@ -254,6 +270,21 @@ def test_where_statistics_are_off_nothing_is_asked_for(district: District) -> No
     assert others(device) == NOTHING
     with pytest.raises(InputError, match="collects no statistics"):
         statistics.agree(device.store, yes=True)
+
+
+def test_a_release_that_no_samples_have_is_refused(district: District) -> None:
+    teach_all(district)
+    device, rounds = district.devices[0], district.service.rounds
+    device.sync()
+    before, totals = others(device), rounds.statistics.totals
+    moment = next(c for c in district.sum.cells if c.kind == "moment" and c.blocks[0] == c.blocks[1])
+    lie = Statistics({**district.sum.cells, moment: district.sum.cells[moment] // 50})
+    body = make_release(rounds.key, rounds.certificate, rounds.bundle.bundle_id, 2, PLAIN.k, lie)
+    with rounds.change():
+        totals.put_release(StoredRelease(2, totals.release().poolings, body), {})
+    with pytest.raises(UpdateError, match="no samples"):
+        device.sync()
+    assert others(device) == before
 
 
 def test_an_older_release_is_refused(district: District) -> None:
