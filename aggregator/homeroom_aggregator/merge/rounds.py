@@ -1,7 +1,6 @@
 """Rounds: lets updates in, releases versions, withdraws updates, each as one durable step.
 
-The owner sees to it that one thread at a time is inside. Whatever raises has changed nothing: sums change in place, and
-what cannot be made durable is taken out of them again.
+The owner lets one thread at a time inside. Whatever raises has changed nothing: sums in place are taken back again.
 """
 
 from __future__ import annotations
@@ -183,14 +182,14 @@ class Rounds(LoggedState):
 
         sender, member: as of `update`. Returns the change's sequence number and what became of it.
         """
-        rules, limit_bytes = self.configuration.statistics, self.configuration.update_limit_bytes
+        limit_bytes = self.configuration.update_limit_bytes
         with self.apart.reading(f"statistics {digest(data)}"):
             change = read_change(data, bundle_id=self.bundle.bundle_id, limit_bytes=limit_bytes)
         with self.change():
             self._undos.append(self.statistics.look_again)
-            sequence, outcome = self.statistics.take(*change, sender, member or sender, rules, now())
-            self._erased |= outcome == "accepted"  # the total before it
-            return sequence, outcome
+            taken = self.statistics.take(*change, sender, member or sender, self.configuration.statistics, now())
+            self._erased |= taken[1] == "accepted"  # the total before it
+            return taken
 
     def statistics_status(self, member: str) -> StatisticsStatus:
         """What is here of a member's statistics, and what is served; releases them first if they may be."""
