@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
-from homeroom.data.cells import parse_day
-from homeroom.data.consent import CONSENT_STATES, FORBIDDING, Consent
-from homeroom.data.names import check_text_field
+from homeroom.data.consent import FORBIDDING, Consent, check_consent
 from homeroom.device.consents import consent_holders, undecided_consents
 from homeroom.device.device import Device
 from homeroom.errors import InputError
@@ -64,14 +62,13 @@ def set_consent(device: Device, fields: Mapping[str, str], seen: str) -> str:
 
 def read_consent(fields: Mapping[str, str]) -> Consent:
     """The consent of a form; InputError where it says no state, nobody, or no day."""
-    state = next((state for state in CONSENT_STATES if state == fields.get("state")), None)
-    if state is None:
+    said = {name: fields.get(name, "").strip() for name in ("state", "by", "on", "basis")}
+    if not said["state"]:
         raise InputError("says no state of consent", where="consent", remedy="choose one")
-    by, basis = (check_text_field(name, fields.get(name, "").strip()) or "" for name in ("by", "basis"))
-    if not by:
+    consent = check_consent(said)
+    if consent is None or not consent.by:
         raise InputError("does not say by whom", where="consent", remedy="name who gave, refused or withdrew it")
-    day = fields.get("on", "").strip()
-    return Consent(state, by, parse_day(day, "on").isoformat() if day else "", basis)
+    return consent
 
 
 def whose_consent(device: Device, fields: Mapping[str, str]) -> tuple[str | None, str | None]:

@@ -7,7 +7,7 @@ sums, under a name that only this device can tell. What a task may not send yet,
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -96,9 +96,10 @@ def own_total(
     """
     whole = merge(sums.values())
     prints = {name: fingerprint(one, tasks.values()) for name, one in sums.items()}
+    counts = _counts(prints)
     poolings, held = dict[str, Pooling](), dict[str, str]()
     for name, task in sorted(tasks.items()):
-        judge = _SubjectJudge(name, whole, prints)
+        judge = _SubjectJudge(name, counts)
         sizes = {row: max(whole.count(name, row, *pair) for pair in pairs_of(whole, name)) for row in whole.rows(name)}
         if sum(sizes.values()) > sample_limit:
             held[name] = f"more than {sample_limit:,} samples"
@@ -134,13 +135,21 @@ def _shared_key(one: Fingerprint, poolings: Mapping[str, Pooling]) -> Key | None
     return None if cell is None else (one.task, MOMENTS if one.row == MOMENTS else cell.row, one.first, one.last)
 
 
+def _counts(prints: Fingerprints) -> dict[Key, Counter[str]]:
+    """Samples by subject, of each row and of second moments."""
+    counts = defaultdict[Key, Counter[str]](Counter)
+    for name, fingerprints in prints.items():
+        for one in fingerprints:
+            counts[one.task, one.row, one.first, one.last][name] += one.count
+    return counts
+
+
 @dataclass(frozen=True)
 class _SubjectJudge:
-    """`pooling.Judge` of one task, by the subjects of this device."""
+    """`pooling.Judge` of one task, by the samples of this device's subjects."""
 
     task: str
-    whole: Statistics
-    prints: Fingerprints
+    counts: Mapping[Key, Counter[str]]
 
     def pair(self, pair: Pair) -> bool:
         return self._enough({MOMENTS}, pair, LEAST_MOMENT_SAMPLES, needed=True)
@@ -153,15 +162,9 @@ class _SubjectJudge:
         return any_pair and all(self._enough(rows, pair, LEAST_SAMPLES, needed=False) for pair in pairs)
 
     def _enough(self, rows: Iterable[str], pair: Pair, least: int, *, needed: bool) -> bool:
-        counts = {
-            name: sum(one.count for one in fingerprints if self._is_of(one, rows, pair))
-            for name, fingerprints in self.prints.items()
-        }
-        samples, subjects = sum(counts.values()), sum(map(bool, counts.values()))
+        parts = [self.counts[key] for row in rows if (key := (self.task, row, *pair)) in self.counts]
+        samples, subjects = sum(part.total() for part in parts), len(set().union(*parts))
         return (not samples and not needed) or (samples >= least and subjects >= LEAST_SUBJECTS)
-
-    def _is_of(self, one: Fingerprint, rows: Iterable[str], pair: Pair) -> bool:
-        return one.task == self.task and one.row in rows and (one.first, one.last) == pair
 
 
 def held_tasks(before: OwnTotal, after: OwnTotal, *, late: bool) -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from homeroom.contract.canonical_json import digest
 from homeroom.contract.manifest import Task
 from homeroom.contract.round import RoundConfiguration, StatisticsRules
 from homeroom.contract.statistics.encoding import encode, read
@@ -236,16 +237,9 @@ def _send(
 def _settled(store: Store, status: StatisticsStatus, meaning: str) -> SentTotal | None:
     """The total that the aggregator has of this device; None where it has none, or one that is not known here."""
     accepted, pending = ACCEPTED.read(store), PENDING.read(store)
+    there = (meaning, status.sequence, status.total)
     for one in (pending, accepted):
-        if (
-            one
-            and one.sums_id == meaning
-            and (one.sequence, digest_of(read(one.total)))
-            == (
-                status.sequence,
-                status.total,
-            )
-        ):
+        if one and (one.sums_id, one.sequence, digest(one.total)) == there:
             if one is pending:
                 _accept(store, pending)
             return one

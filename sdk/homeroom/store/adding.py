@@ -256,7 +256,7 @@ def _stated(facts: SampleFacts) -> dict[str, Any]:
 
 def _differ_in_consent_alone(held: SampleFacts, new: SampleFacts) -> bool:
     """Of one call too, such as a sheet that is only added to, the later word on consent counts."""
-    return all(_stated(held)[name] == value for name, value in _stated(new).items() if name != "consent")
+    return _stated(held) | {"consent": None} == _stated(new) | {"consent": None}
 
 
 def _is_correction(held: SampleFacts, new: SampleFacts, comparable: bool) -> bool:

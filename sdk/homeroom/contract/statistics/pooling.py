@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from homeroom.contract.statistics.sums import Cell, Statistics
+from homeroom.contract.statistics.sums import Cell, Statistics, square, width_of_triangle
 
 OTHERS = "\x00"  # no label is this
 POOLED_KINDS = frozenset({"classification", "ordinal"})  # each sample is in one row
@@ -126,21 +126,16 @@ def positive(statistics: Statistics, task: str, kind: str) -> bool:
 def _is_positive(statistics: Statistics, task: str, rows: Iterable[str], blocks: tuple[str, ...]) -> bool:
     cells = statistics.cells
     vectors = [cells.get(Cell(task, "vector", row, (block,))) for row in rows for block in blocks]
-    triangles = {block: cells.get(Cell(task, "moment", "", (block, block))) for block in blocks}
-    widths = {
-        block: int((8 * len(triangle) + 1) ** 0.5 - 1) // 2
-        for block, triangle in triangles.items()
-        if triangle is not None
-    }
+    moments = {block: cells.get(Cell(task, "moment", "", (block, block))) for block in blocks}
+    triangles = {block: triangle for block, triangle in moments.items() if triangle is not None}
+    widths = {block: width_of_triangle(len(triangle)) for block, triangle in triangles.items()}
     if len(widths) < len(blocks):  # moments of zeros: only of vectors of zeros
         return all(vector is None for vector in vectors)
     size = sum(widths.values())
     rest = np.zeros((size, size))
     starts = dict(zip(blocks, (0, widths[blocks[0]]), strict=False))
     for block, start in starts.items():
-        full = np.zeros((widths[block], widths[block]))
-        full[np.triu_indices(widths[block])] = triangles[block]
-        rest[start : start + widths[block], start : start + widths[block]] = full + np.triu(full, 1).T
+        rest[start : start + widths[block], start : start + widths[block]] = square(triangles[block])
     if len(blocks) == 2 and (cross := cells.get(Cell(task, "moment", "", blocks))) is not None:
         if len(cross) != widths[blocks[0]] * widths[blocks[1]]:
             return False

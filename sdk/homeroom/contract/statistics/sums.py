@@ -169,6 +169,14 @@ def width_of_triangle(length: int) -> int:
     return width
 
 
+def square(triangle: np.ndarray) -> np.ndarray:
+    """The symmetric float64 [d, d] of its upper triangle row by row; UpdateError where it is none."""
+    width = width_of_triangle(len(triangle))
+    full = np.zeros((width, width))
+    full[np.triu_indices(width)] = triangle
+    return full + np.triu(full, 1).T
+
+
 def diagonal(length: int) -> np.ndarray:
     """Where the diagonal stands in an upper triangle of so many values, row by row."""
     width = width_of_triangle(length)

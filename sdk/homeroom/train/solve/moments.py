@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from homeroom.contract.statistics.sums import ONE, Cell, Statistics, width_of_triangle
+from homeroom.contract.statistics.sums import ONE, Cell, Statistics, square
 
 LEAST_VARIANCE = 1e-9  # of a direction that no sample varies in
 
@@ -100,9 +100,7 @@ def _second(statistics: Statistics, task: str, first: tuple[str, int], other: tu
     """[a, b]; a block with itself is unpacked, two blocks stand in the order of their ids."""
     if first[0] == other[0]:
         triangle = _values(statistics, Cell(task, "moment", "", (first[0], first[0])), first[1] * (first[1] + 1) // 2)
-        full = np.zeros((first[1], first[1]))
-        full[np.triu_indices(width_of_triangle(len(triangle)))] = triangle
-        return np.asarray(full + np.triu(full, 1).T)
+        return square(triangle)
     if first[0] > other[0]:
         return _second(statistics, task, other, first).T
     cell = Cell(task, "moment", "", (first[0], other[0]))

@@ -22,15 +22,21 @@ def counted_rows(
     subjects, sample_ids: of the n samples. Of a subject with more, those with the least digests of their ids count,
         whatever order they came in.
     """
-    order = sorted(range(len(subjects)), key=lambda row: sha256(sample_ids[row].encode()).digest())
-    counted = {}
-    for task, has in labelled.items():
-        counted[task], taken = np.zeros(len(subjects), bool), dict[str, int]()
-        for row in order:
-            if has[row] and taken.get(subjects[row], 0) < limit:
-                taken[subjects[row]] = taken.get(subjects[row], 0) + 1
-                counted[task][row] = True
+    counted = {task: has.copy() for task, has in labelled.items()}
+    for rows in rows_by_subject(subjects).values():
+        if len(rows) > limit:
+            order = np.array(sorted(rows, key=lambda row: sha256(sample_ids[row].encode()).digest()))
+            for has in counted.values():
+                has[order[has[order]][limit:]] = False
     return counted
+
+
+def rows_by_subject(subjects: Sequence[str]) -> dict[str, list[int]]:
+    """The numbers of each subject's samples."""
+    rows: dict[str, list[int]] = {}
+    for row, subject in enumerate(subjects):
+        rows.setdefault(subject, []).append(row)
+    return rows
 
 
 def sums_of(
@@ -66,8 +72,5 @@ def subject_sums(
 
     As in `sums_of`; subjects: of the n samples.
     """
-    rows_of: dict[str, list[int]] = {}
-    for row, subject in enumerate(subjects):
-        rows_of.setdefault(subject, []).append(row)
-    for subject, rows in rows_of.items():
+    for subject, rows in rows_by_subject(subjects).items():
         yield subject, sums_of(tasks, vectors, targets, counted, np.array(rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Set
 
 import numpy as np
@@ -60,11 +61,11 @@ def _triples(text: str) -> set[str]:
 
 def _longest_run(first: list[str], second: list[str]) -> int:
     """Words of the longest run that both texts have."""
-    best, before = 0, [0] * (len(second) + 1)
+    places = defaultdict[str, list[int]](list)
+    for place, word in enumerate(second):
+        places[word].append(place)
+    best, runs = 0, dict[int, int]()  # lengths of the runs that end with the last word, by place in the second text
     for word in first:
-        row = [0] * (len(second) + 1)
-        for column, other in enumerate(second, 1):
-            if word == other:
-                row[column] = before[column - 1] + 1
-        best, before = max(best, *row), row
+        runs = {place: runs.get(place - 1, 0) + 1 for place in places.get(word, ())}
+        best = max(best, *runs.values(), 0)
     return best
