@@ -154,7 +154,7 @@ def _show_training(report: TrainReport) -> None:
     click.echo(f"\r{report.samples} samples, {report.epochs} epochs{frozen}, {report.seconds:.1f} s".ljust(60))
     for task, score in report.scores.items():
         if score.n:
-            say(f"  {task}: {score.brief} on {score.n} samples of other pupils")
+            say(f"  {task}: {score.brief} on {report.judged[task].text}")
             if score.by_part:
                 say(f"    {score.by_part}")
     for language, scores in report.by_language.items():
@@ -169,9 +169,9 @@ def _show_training(report: TrainReport) -> None:
     if report.unsolved:
         say(f"  {report.unsolved}")
     if report.worse:
-        say("  clearly worse than the model before, on the same pupils: `homeroom device undo` goes back to that one")
-    if not report.finished:
-        say(f"  {report.stopped}: run it again to go on")
+        say("  clearly worse than the model before, on the same samples: `homeroom device undo` goes back to that one")
+    for note in report.notes:
+        say(f"  {note}")
     say(f"  update: {report.update}")
 
 

@@ -14,7 +14,7 @@ from homeroom.data.validation import resolve
 from homeroom.device import profiles
 from homeroom.device.solved import HeadsInUse, mixes_in_use
 from homeroom.federation import versions
-from homeroom.inference.predict import noted, predict
+from homeroom.inference.predict import doubted, noted, predict
 from homeroom.inference.solved_pull import SolvedPull, solved_pull
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
@@ -28,6 +28,8 @@ from homeroom.train.solve.evaluate import evaluate_both
 from homeroom.train.solve.heads import TaskHead, outputs_by_task, vectors_of
 from homeroom.train.solve.vectors.projection import Projection
 
+CUT_SHORT = "the training was cut short: train again to go on"
+
 
 @dataclass(frozen=True)
 class ModelInUse:
@@ -39,7 +41,8 @@ class ModelInUse:
     trained: the tasks that theta ever learned; None if that is not known.
     heads: solved ones that answer too, by task; mixes: how they count beside theta, alone where there is none.
     projections: of the blocks that heads read.
-    note: for each answer; empty, or that a person has no model of their own.
+    note: for each answer; empty, that a person has no model of their own, or that a training was cut short.
+    doubts: why no answer of a task is sure, by task.
     """
 
     graphs: Graphs
@@ -51,6 +54,7 @@ class ModelInUse:
     mixes: Mapping[str, Mix] = field(default_factory=dict)
     projections: Mapping[str, Projection] = field(default_factory=dict)
     note: str = ""
+    doubts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def bundle(self) -> Bundle:
@@ -87,12 +91,14 @@ class ModelInUse:
         """The answers for each sample, by task."""
         ready, manifest = self.examples(samples), self.bundle.manifest
         part = self.part(samples, ready)
-        return predict(self.graphs, manifest, self.theta, ready, self.temperatures, self.trained, part)
+        found = predict(self.graphs, manifest, self.theta, ready, self.temperatures, self.trained, part)
+        return [{name: doubted(one, self.doubts.get(name)) for name, one in answers.items()} for answers in found]
 
     def score(self, samples: Sequence[StoredSample]) -> dict[str, Score]:
         """Scores by task on labelled samples, with those of each part."""
         ready = examples(None, self.bundle, self.graphs, samples)
-        return evaluate_both(self.graphs, Dataset(self.bundle.manifest, ready), self.theta, self.part(samples, ready))
+        dataset, part = Dataset(self.bundle.manifest, ready), self.part(samples, ready)
+        return evaluate_both(self.graphs, dataset, self.theta, part, self.temperatures)
 
     def answer(self, samples: Sequence[Sample]) -> list[dict[str, Answer]]:
         """The answers for each sample, by task, with notes on their poor inputs."""
@@ -112,7 +118,10 @@ def model_in_use(store: Store, graphs: Graphs, solved: HeadsInUse, subject: str 
         theta = profiles.personal_theta(bundle, personal, versions.theta_of(store, bundle, version))
         temperatures = profiles.personal_temperatures(personal, temperatures)
         note = f"{subject!r} has no model of their own here: the shared one answers" if subject and not personal else ""
-        model = ModelInUse(graphs, theta, temperatures, versions.input_weights(store, version), trained, note=note)
+        if version and not version.facts.get("finished", True):
+            note = "; ".join(filter(None, (note, CUT_SHORT)))
+        weights, doubts = versions.input_weights(store, version), versions.doubts(store, version)
+        model = ModelInUse(graphs, theta, temperatures, weights, trained, note=note, doubts=doubts)
         if profiles.is_own(personal):
             return model
         heads, projections = solved.read(store, bundle)

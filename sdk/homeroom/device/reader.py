@@ -116,12 +116,14 @@ class DeviceReader:
 
         Where solved heads answer with theta, `parts` has what each does alone.
         samples: as of `Device.add`. Raises InputError where one is not valid.
-        note: takes a sentence on each file that was not read, and on what was understood otherwise than it stands.
+        note: takes a sentence on each file that was not read, on what was understood otherwise than it stands, and on a
+            model whose training was cut short.
         """
         model = self._model(profile)
         stored = list(ingest.read(samples, model.bundle.manifest, intake := ingest.Intake()))
         if note is not None:
-            for sentence in (*intake.notes, *(f"{name}: {why}" for name, why in intake.unread.items())):
+            unread = (f"{name}: {why}" for name, why in intake.unread.items())
+            for sentence in filter(None, (*intake.notes, *unread, model.note)):
                 note(sentence)
         return model.score(stored)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from homeroom.device.profiles import Profile
 from homeroom.device.resources.plan import TrainingPlan
 from homeroom.federation.make_update import UpdateCode
+from homeroom.train.judged import Judged
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,5 @@ class TrainReport:
     solved_weights: Mapping[str, float] = field(default_factory=dict)
     solved_seconds: float | None = None
     unsolved: str = ""  # why no heads are solved, where the bundle has statistics
+    judged: Mapping[str, Judged] = field(default_factory=dict)  # by task, the samples behind its figures
+    notes: Sequence[str] = ()  # what the figures do not say: one label alone, too few samples, a training cut short

@@ -31,6 +31,7 @@ from homeroom.train.features.compute import Progress
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.fit import Fit, fit
 from homeroom.train.input_weights import learn_input_weights
+from homeroom.train.judged import Judgement, judgement_of
 from homeroom.train.personalize.person import OutOfTimeError
 from homeroom.train.settings import Settings
 from homeroom.train.solve.combine import SolvedPart
@@ -94,9 +95,10 @@ def train(run: TrainingRun) -> TrainReport:
         )
     result = _fit(run, data)
     part = validated_part(run.graphs, taught, data.validation, result.theta, data.start.base)
-    scores, languages = _scores(run, data.validation, result.theta, part)
+    judgement = judgement_of(data.examples, data.train, data.validation)
+    scores, languages = _scores(run, data.validation if result.steps else None, result, part)
     worse = bool(scores) and clearly_worse(trained_scores(scores), _scores_before(run, data.validation))
-    version_id, update = _store(run, data, result, len(samples), clipped, part)
+    version_id, update = _store(run, data, result, len(samples), clipped, part, judgement)
     run.store.back_up()
     return TrainReport(
         version_id=version_id,
@@ -120,7 +122,19 @@ def train(run: TrainingRun) -> TrainReport:
         solved_weights={name: mix.solved for name, mix in part.mixes.items()},
         solved_seconds=solved_seconds,
         unsolved=unsolved,
+        judged=judgement.tasks,
+        notes=(*judgement.sentences, *_unfinished(run, result)),
     )
+
+
+def _unfinished(run: TrainingRun, result: Fit) -> list[str]:
+    """That a training was cut short, and what the figures are of then."""
+    if result.finished:
+        return []
+    if not result.steps:
+        return [f"{run.watch.spent}, before theta learned anything: run it again to go on"]
+    done = f"after {len(result.history)} of {run.settings.epochs} epochs" if result.history else "in its first epoch"
+    return [f"{run.watch.spent}, {done}: all figures are of a training that is not finished; run it again to go on"]
 
 
 def _taught(run: TrainingRun, samples: Sequence[StoredSample], data: TrainingData) -> tuple[TaughtVectors | None, str]:
@@ -132,22 +146,24 @@ def _taught(run: TrainingRun, samples: Sequence[StoredSample], data: TrainingDat
 
 
 def _scores(
-    run: TrainingRun, validation: Dataset | None, theta: np.ndarray, part: SolvedPart
+    run: TrainingRun, validation: Dataset | None, result: Fit, part: SolvedPart
 ) -> tuple[dict[str, Score], dict[str, dict[str, Score]]]:
-    """Scores by task on the validation subjects, and by language, of theta and the solved heads together."""
+    """Scores by task on the validation samples, and by language, of theta and the solved heads together."""
     if validation is None:
         return {}, {}
 
     def judged(rows: np.ndarray) -> dict[str, Score]:
-        return evaluate_both(run.graphs, validation.subset(rows), theta, part.subset(rows))
+        own = validation.subset(rows)
+        return evaluate_both(run.graphs, own, result.theta, part.subset(rows), result.temperatures)
 
     return judged(np.arange(len(validation))), by_language(validation, judged)
 
 
 def _scores_before(run: TrainingRun, validation: Dataset | None) -> Mapping[str, Score]:
-    """Scores of the theta in use on the validation subjects, by task; none without such subjects."""
-    theta = versions.theta_of(run.store, run.bundle, run.store.versions.current())
-    return evaluate(run.graphs, validation, theta) if validation else {}
+    """Scores of the theta in use on the validation samples, by task; none without such samples."""
+    version = run.store.versions.current()
+    theta, temperatures = versions.theta_of(run.store, run.bundle, version), versions.temperatures(run.store, version)
+    return evaluate(run.graphs, validation, theta, temperatures) if validation else {}
 
 
 def _plan(run: TrainingRun) -> tuple[Sequence[StoredSample], TrainingPlan]:
@@ -190,15 +206,22 @@ def _store(
     sample_count: int,
     clipped: make_update.ClippedUpdate | None,
     part: SolvedPart,
+    judgement: Judgement,
 ) -> tuple[str, make_update.UpdateFate]:
     """Stores the new version, puts it in use and queues its update; (version id, what became of the update).
+
+    Where no step was done there is nothing new, and the version in use stays.
 
     result: of the fit.
     sample_count: how many samples the plan kept.
     clipped: the update that was trained beside it, where the round's promise is by subject.
     part: how solved heads count beside it.
+    judgement: what judged and taught each task.
     """
     store = run.store
+    if not result.steps:
+        present = store.versions.current()
+        return present.version_id if present else "bundle", make_update.queue_newest_update(store, run.bundle)
     weights = versions.input_weights(store, store.versions.current())
     if result.finished and data.validation:
         weights = learn_input_weights(run.graphs, data.validation, result.theta, weights)
@@ -211,6 +234,7 @@ def _store(
         start=data.start.name,
         finished=result.finished,
         tier=run.graphs.tier,
+        doubts=judgement.doubts,
         **mix_facts(part, result.temperatures),
     )
     with store.step("train", sample_count):

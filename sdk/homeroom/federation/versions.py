@@ -125,6 +125,12 @@ def learned_tasks(store: Store, version: StoredVersion | None) -> set[str] | Non
     return set(temperatures(store, version)) if is_own else None
 
 
+def doubts(store: Store, version: StoredVersion | None) -> dict[str, str]:
+    """Why no answer of a task is sure, by task, where this device alone taught the version in use."""
+    is_own = version is not None and version.kind == "local" and version.base == 0
+    return dict(version.facts.get("doubts", {})) if version and is_own else {}
+
+
 def mixes(store: Store, version: StoredVersion | None) -> dict[str, Mix]:
     """How solved heads count beside a version by task; of a global one as chosen beside the newest local training.
 

@@ -70,6 +70,13 @@ def _with_note(answers: Mapping[str, Answer], note: str) -> dict[str, Answer]:
     return {name: replace(one, reason="; ".join(filter(None, (one.reason, note)))) for name, one in answers.items()}
 
 
+def doubted(answer: Answer, doubt: str | None) -> Answer:
+    """The answer, which is not sure where there is a reason to doubt it whatever its probability is."""
+    if not doubt or answer.best is None:
+        return answer
+    return replace(answer, sure=False, reason="; ".join(filter(None, (answer.reason, doubt))))
+
+
 def noted(answers: Mapping[str, Answer], manifest: Manifest, view: PredictionView) -> dict[str, Answer]:
     """Adds what a person must know of a sample's inputs to the reason of each answer; makes those unsure that are."""
     return {name: _noted(answer, manifest.task(name).reads, view) for name, answer in answers.items()}

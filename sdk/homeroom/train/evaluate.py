@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -12,11 +13,15 @@ from homeroom.data.tasks.metrics import Score
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.dataset import Dataset
 
+NOT_CALIBRATED: Mapping[str, float] = MappingProxyType({})
 
-def evaluate(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, Score]:
-    """Score of each task on its labelled samples, at theta float32 [P]."""
-    pairs = labelled_outputs(graphs, dataset, theta)
-    return {task.name: score(task, *pairs[task.name]) for task in dataset.manifest.tasks}
+
+def evaluate(
+    graphs: Graphs, dataset: Dataset, theta: np.ndarray, temperatures: Mapping[str, float] = NOT_CALIBRATED
+) -> dict[str, Score]:
+    """Score of each task on its labelled samples, at theta float32 [P]. temperatures: by task; 1 for others."""
+    pairs, tasks = labelled_outputs(graphs, dataset, theta), dataset.manifest.tasks
+    return {task.name: score(task, *pairs[task.name], temperatures.get(task.name, 1.0)) for task in tasks}
 
 
 def by_language(dataset: Dataset, judged: Callable[[np.ndarray], dict[str, Score]]) -> dict[str, dict[str, Score]]:

@@ -77,7 +77,7 @@ def losses(task: Task, outputs: np.ndarray, targets: np.ndarray, temperature: fl
 
 
 def score(task: Task, outputs: np.ndarray, targets: np.ndarray, temperature: float = 1.0) -> Score:
-    """Scores one task.
+    """Scores one task, calibrated by a temperature.
 
     outputs, targets: float32 [n, width] of labelled samples; of tasks per token as the kind's `token_pairs` gives them.
     """

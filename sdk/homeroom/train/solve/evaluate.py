@@ -16,14 +16,19 @@ from homeroom.train.features.dataset import Dataset
 from homeroom.train.solve.combine import Mix, SolvedPart, choose_weight
 
 
-def evaluate_both(graphs: Graphs, dataset: Dataset, theta: np.ndarray, part: SolvedPart) -> dict[str, Score]:
+def evaluate_both(
+    graphs: Graphs, dataset: Dataset, theta: np.ndarray, part: SolvedPart, temperatures: Mapping[str, float]
+) -> dict[str, Score]:
     """Score of each task on its labelled samples by both parts, with those of each alone in `parts`.
 
-    theta: float32 [P]. part: of the dataset's examples.
+    Each is calibrated as its answers are. theta: float32 [P]. part: of the dataset's examples. temperatures: of theta
+    alone, by task.
     """
     pairs, scores = labelled_outputs(graphs, dataset, theta), {}
     for column, task in enumerate(dataset.manifest.tasks):
-        scores[task.name] = trained = score(task, *pairs[task.name])
+        mix = part.mixes.get(task.name)
+        own = mix.trained_temperature if mix and mix.solved else temperatures.get(task.name, 1.0)
+        scores[task.name] = trained = score(task, *pairs[task.name], own)
         if task.name in part.outputs and trained.n:
             rows = np.flatnonzero(dataset.labelled[:, column] > 0)
             scores[task.name] = _with_parts(task, trained, *pairs[task.name], part.subset(rows))
@@ -34,7 +39,8 @@ def _with_parts(task: Task, trained: Score, outputs: np.ndarray, targets: np.nda
     mix = part.mixes.get(task.name)
     weight = mix.solved if mix else 1.0
     both = score(task, part.answered(task.name, outputs), targets) if weight else trained
-    parts = {"theta": trained, "solved": score(task, part.outputs[task.name].values, targets)}
+    solved = score(task, part.outputs[task.name].values, targets, mix.solved_temperature if mix else 1.0)
+    parts = {"theta": trained, "solved": solved}
     return msgspec.structs.replace(both, parts=parts, solved_weight=weight)
 
 
