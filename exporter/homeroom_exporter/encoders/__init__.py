@@ -10,6 +10,7 @@ from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 
 SOURCES = {
     "pip:minilm": ("text", "minilm"),
+    "pip:use-multilingual": ("text", "use_multilingual"),
     "pip:efficientnet-lite0": ("image", "efficientnet"),
     "pip:speech-embedding": ("audio", "speech_embedding"),
     "pip:whisper-tiny-en": ("audio", "whisper"),

