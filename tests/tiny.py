@@ -15,13 +15,15 @@ import shutil
 import struct
 import tempfile
 import wave
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from homeroom.contract.canonical_json import canonical
 from homeroom.contract.manifest import (
     AudioPreprocess,
     Column,
@@ -167,6 +169,18 @@ def build(out: Path, work: Path) -> Manifest:
         manifest = write.fill(folder, contents)
         write_signature(folder, manifest, certify(ROOT, "exporter", EXPORTER, "tests"), EXPORTER)
     return manifest
+
+
+def with_task(made: Tiny, out: Path, name: str, **fields: Any) -> Tiny:
+    """The tiny bundle with other fields of one task, in the new folder `out`."""
+    from homeroom.runtime.bundle import write_signature
+
+    shutil.copytree(made.path, out)
+    tasks = tuple(msgspec.structs.replace(t, **fields) if t.name == name else t for t in made.manifest.tasks)
+    manifest = msgspec.structs.replace(made.manifest, tasks=tasks)
+    (out / "manifest.json").write_bytes(canonical(manifest))
+    write_signature(out, manifest, made.certificate, made.exporter_key)
+    return replace(made, path=out, manifest=manifest)
 
 
 def draft() -> Manifest:

@@ -139,10 +139,25 @@ def _task(document: Document, name: str, table: TaskTable, slots: Mapping[str, S
         raise document.refusal(f"a {table.kind} task has no labels", *path, "labels")
     if table.unit is not None and not DEVICE_KINDS[table.kind].numbers:
         raise document.refusal(f"a {table.kind} task has no unit", *path, "unit")
+    _check_unreadable(document, table, *path)
+    if table.group is not None and (table.group not in slots or slots[table.group].count > 1):
+        remedy = f"one of {sorted(slot.name for slot in slots.values() if slot.count == 1)}"
+        raise document.refusal(f"there is no single slot {table.group!r}", *path, "group", remedy=remedy)
     labels = skills if kind.labels_are_skills else table.labels
     width = kind.width(labels, [slots[read] for read in table.reads])
     fields = {field: value for field, value in msgspec.structs.asdict(table).items() if value is not None}
     return document.convert({**fields, "name": name, "labels": labels, "width": width}, Task, *path)
+
+
+def _check_unreadable(document: Document, table: TaskTable, *path: str) -> None:
+    """Refuses a label of what cannot be read that is none of the task's, or of a task with several labels a sample."""
+    if table.unreadable is None:
+        return
+    if DEVICE_KINDS[table.kind].classes is None:
+        raise document.refusal(f"a {table.kind} task has no label for what cannot be read", *path, "unreadable")
+    if table.unreadable not in table.labels:
+        remedy = f"one of {list(table.labels)}"
+        raise document.refusal(f"{table.unreadable!r} is none of its labels", *path, "unreadable", remedy=remedy)
 
 
 def _known(document: Document, reads: Collection[str], slots: Mapping[str, Slot], *path: str) -> None:

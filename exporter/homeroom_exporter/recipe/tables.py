@@ -63,6 +63,8 @@ class TaskTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     offset: float = 0.0
     scale: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     unit: str | None = None
+    unreadable: str | None = None
+    group: Name | None = None
     weight: Annotated[float, msgspec.Meta(ge=0)] = 1.0
 
 

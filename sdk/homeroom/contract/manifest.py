@@ -194,7 +194,8 @@ class Slot(msgspec.Struct, frozen=True):
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """One head. `reads` are slot names; the output of `predict` is `{name}.output` float32 [batch, width].
 
-    kind: one that `homeroom.data.tasks` knows. unit: of a number, such as "kg"; a later field, absent where not given.
+    kind: one that `homeroom.data.tasks` knows. Later fields, absent where not given: unit: of a number, such as "kg";
+    unreadable: the label of what cannot be read; group: the slot whose content is held out whole to judge by.
 
     classification: logits over `labels`. ordinal: one logit for each of `labels` but the first (is it at least this?).
     multilabel: one logit a label. regression: (value - offset) / scale. choice: `reads` is (query, options), one logit
@@ -211,6 +212,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     offset: float = 0.0
     scale: float = 1.0
     unit: Unit | msgspec.UnsetType = msgspec.UNSET
+    unreadable: str | msgspec.UnsetType = msgspec.UNSET
+    group: Name | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def described(self) -> str:

@@ -70,6 +70,11 @@ def _faults_of_parts(manifest: Manifest) -> Iterator[str]:
     for reader in readers:
         if unknown := [name for name in reader.reads if name not in slots]:
             yield f"{type(reader).__name__.lower()} {reader.name} reads unknown slots {unknown}"
+    for task in manifest.tasks:
+        if task.unreadable is not msgspec.UNSET and task.unreadable not in task.labels:
+            yield f"task {task.name} gives what cannot be read a label that it does not have"
+        if task.group is not msgspec.UNSET and task.group not in slots:
+            yield f"task {task.name} is judged by whole groups of an unknown slot {task.group}"
     for segment in manifest.segments:
         if any(length < 1 for parameter in segment.parameters for length in parameter.shape):
             yield f"segment {segment.name} has an empty parameter"

@@ -95,9 +95,11 @@ class ModelInUse:
         return [{name: doubted(one, self.doubts.get(name)) for name, one in answers.items()} for answers in found]
 
     def score(self, samples: Sequence[StoredSample]) -> dict[str, Score]:
-        """Scores by task on labelled samples, with those of each part."""
-        ready = examples(None, self.bundle, self.graphs, samples)
-        dataset, part = Dataset(self.bundle.manifest, ready), self.part(samples, ready)
+        """Scores by task on labelled samples as they are answered, with those of each part."""
+        manifest = self.bundle.manifest
+        samples = [prediction_view(sample, manifest, self.input_weights).sample for sample in samples]
+        ready = self.examples(samples)
+        dataset, part = Dataset(manifest, ready), self.part(samples, ready)
         return evaluate_both(self.graphs, dataset, self.theta, part, self.temperatures)
 
     def answer(self, samples: Sequence[Sample]) -> list[dict[str, Answer]]:

@@ -100,6 +100,8 @@ class DeviceReader:
         model = self._model()
         asked, view = find_task(task, model.bundle.manifest), model.checked(sample)
         stored = view.sample
+        if asked.name in view.unread:
+            raise InputError(f"nothing there can be read: {view.poor[asked.name]}", where=asked.name)
 
         def answers(samples: Sequence[StoredSample]) -> list[Answer]:
             return [answer[asked.name] for answer in model.answers(samples)]

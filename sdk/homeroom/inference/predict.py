@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from msgspec import UNSET
 
 from homeroom.contract.manifest import Manifest, Task
 from homeroom.data.tasks import kind_of, probabilities
@@ -79,10 +80,17 @@ def doubted(answer: Answer, doubt: str | None) -> Answer:
 
 def noted(answers: Mapping[str, Answer], manifest: Manifest, view: PredictionView) -> dict[str, Answer]:
     """Adds what a person must know of a sample's inputs to the reason of each answer; makes those unsure that are."""
-    return {name: _noted(answer, manifest.task(name).reads, view) for name, answer in answers.items()}
+    return {name: _noted(answer, manifest.task(name), view) for name, answer in answers.items()}
 
 
-def _noted(answer: Answer, reads: Sequence[str], view: PredictionView) -> Answer:
-    doubts = [view.unsure[slot] for slot in reads if slot in view.unsure]
-    reason = "; ".join(filter(None, (answer.reason, *doubts, view.note)))
-    return replace(answer, sure=answer.sure and not doubts, reason=reason)
+def _noted(answer: Answer, task: Task, view: PredictionView) -> Answer:
+    doubts = [view.unsure[slot] for slot in task.reads if slot in view.unsure]
+    poor = view.poor.get(task.name, "")
+    if poor and not all(finding in view.note for finding in poor.split("; ")):
+        doubts.append(poor)
+    rule = ""
+    if task.name in view.unread and task.unreadable is not UNSET:
+        answer = Answer(task.unreadable, {}, False, answer.reason)
+        rule = f"what cannot be read is {task.unreadable!r} by the lesson's own rule"
+    reason = "; ".join(filter(None, (answer.reason, *doubts, view.note, rule)))
+    return replace(answer, sure=answer.sure and not doubts and not poor, reason=reason)

@@ -14,11 +14,7 @@ from homeroom.data.tasks import kind_of
 from homeroom.data.tasks.base import nothing_asked
 from homeroom.train.features.dataset import Dataset, Example
 
-Apart = Literal["pupils", "samples"]
-WORDS: Mapping[Apart, str] = {
-    "pupils": "samples of other pupils",
-    "samples": "other samples, perhaps of the same pupils",
-}
+Apart = Literal["pupils", "groups", "samples"]
 NEVER_JUDGED = "how often it is right here was never judged: too few labelled samples"
 ONE_LABEL = "only one label was ever taught here"
 
@@ -28,19 +24,26 @@ class Judged:
     """What judged one task, and what taught it.
 
     labelled: samples with a label that their inputs can teach; judging: those of them that were kept apart to judge
-    apart: what sets these from the others
+    apart: what sets these from the others: whole groups of samples, else whole pupils
+    group: the slot whose content no sample of both sides shares, where groups are apart
     only_label: in words, where all have the same
     """
 
     labelled: int
     judging: int = 0
     apart: Apart = "samples"
+    group: str = ""
     only_label: str = ""
 
     @property
     def text(self) -> str:
         """The words after a figure: on which samples it was measured."""
-        return f"{self.judging} {WORDS[self.apart]}"
+        if self.apart == "groups":
+            return f"{self.judging} samples with another {self.group}"
+        of_others = self.apart == "pupils"
+        return f"{self.judging} " + (
+            "samples of other pupils" if of_others else "other samples, perhaps of the same pupils"
+        )
 
     @property
     def doubt(self) -> str:
@@ -75,23 +78,31 @@ class Judgement:
 
 
 def judgement_of(examples: Sequence[Example], train: Dataset, validation: Dataset | None) -> Judgement:
-    """What judges and teaches each task. examples: of both data sets.
+    """What judges and teaches each task. examples: of both data sets."""
+    whole, tasks = Dataset(train.manifest, examples), dict[str, Judged]()
+    taught, asked = (
+        [(one.subject, one.group) for one in side.examples] if side else [] for side in (train, validation)
+    )
+    for column, task in enumerate(train.manifest.tasks):
+        labelled = np.flatnonzero(whole.labelled[:, column] > 0)
+        if len(labelled):
+            judging = [asked[row] for row in np.flatnonzero(validation.labelled[:, column] > 0)] if validation else []
+            apart, group = _set_apart(judging, taught)
+            tasks[task.name] = Judged(len(labelled), len(judging), apart, group, _only_label(task, whole, labelled))
+    return Judgement(tasks)
+
+
+def _set_apart(asked: Sequence[tuple[str, str]], taught: Sequence[tuple[str, str]]) -> tuple[Apart, str]:
+    """What sets the samples that judge from those that teach, and the slot of their groups. Each: subject and group.
 
     Pupils are others where nobody both taught and judged, and every sample names its pupil.
     """
-    whole, tasks = Dataset(train.manifest, examples), dict[str, Judged]()
-    taught = {example.subject for example in train.examples}
-    asked = np.array([example.subject for example in validation.examples] if validation else [], object)
-    for column, task in enumerate(train.manifest.tasks):
-        labelled = np.flatnonzero(whole.labelled[:, column] > 0)
-        if not len(labelled):
-            continue
-        rows = np.flatnonzero(validation.labelled[:, column] > 0) if validation else np.empty(0, int)
-        judges = set(asked[rows])
-        others = judges.isdisjoint(taught) and DEFAULT_SUBJECT not in judges | taught
-        only = _only_label(task, whole, labelled)
-        tasks[task.name] = Judged(len(labelled), len(rows), "pupils" if others else "samples", only)
-    return Judgement(tasks)
+    groups = {group for _, group in asked}
+    if asked and all(groups) and groups.isdisjoint(group for _, group in taught):
+        return "groups", min(groups).partition(":")[0]
+    judges, teachers = ({subject for subject, _ in side} for side in (asked, taught))
+    others = judges.isdisjoint(teachers) and DEFAULT_SUBJECT not in judges | teachers
+    return "pupils" if others else "samples", ""
 
 
 def _only_label(task: Task, dataset: Dataset, rows: np.ndarray) -> str:

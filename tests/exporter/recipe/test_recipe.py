@@ -164,6 +164,22 @@ def test_a_column_without_a_possible_value_is_refused(old: str, new: str, says: 
     assert refused.value.where.startswith("help.toml line ")
 
 
+def test_a_task_names_the_label_of_what_cannot_be_read_and_the_slot_that_is_held_out_whole() -> None:
+    named = TABLE + 'unreadable = "no"\ngroup = "facts"\n'
+    (task,) = parse_recipe(named).tasks
+    assert (task.unreadable, task.group) == ("no", "facts")
+    (task,) = parse_recipe(TABLE).tasks
+    assert (task.unreadable, task.group) == (UNSET, UNSET)
+    for line, says in (
+        ('unreadable = "wrong"', "'wrong' is none of its labels"),
+        ('group = "question"', "no single slot 'question'"),
+    ):
+        with pytest.raises(RecipeError, match=says):
+            parse_recipe(TABLE + line)
+    with pytest.raises(RecipeError, match="has no label for what cannot be read"):
+        parse_recipe(TABLE.replace("classification", "multilabel") + 'unreadable = "no"')
+
+
 def test_a_recipe_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="cannot be read"):
         read_recipe(tmp_path / "absent.toml")

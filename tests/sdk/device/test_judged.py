@@ -15,6 +15,9 @@ from click.testing import CliRunner
 from homeroom import Device, Sample
 from homeroom.cli.main import homeroom
 from homeroom.device import training_run
+from homeroom.device.local_samples import to_examples, training_samples
+from homeroom.train.cross_validation import folds
+from homeroom.train.features.dataset import Dataset
 from homeroom.train.settings import Settings
 
 SETTINGS = Settings(epochs=3)
@@ -152,3 +155,46 @@ def test_scores_are_those_of_the_answers(
         version = device.store.versions.current()
         assert version is not None
         assert version.facts["temperatures"]["category"] != 1.0, "else this test shows nothing"
+
+
+GRADED = ("reference", "answer", "subject")
+
+
+def graded(count: int) -> list[dict[str, Any]]:
+    """Rows with a pair of texts and its grade."""
+    return [
+        {**{name: row[name] for name in GRADED}, "labels": {"grade": row["labels"]["grade"]}}
+        for row in tiny.samples(count, 1)
+    ]
+
+
+def test_what_is_asked_is_held_out_whole_where_the_recipe_says_so(
+    tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+    made = tiny.with_task(tiny_bundle, tmp_path / "bundle", "grade", group="reference")
+    with Device.open(tmp_path / "device", made.path, made.root, threads=1) as device:
+        add(device, graded(40))
+        judged = device.train(settings=SETTINGS).judged["grade"]
+        assert (judged.apart, judged.group) == ("groups", "reference")
+        samples = training_samples(device.store, device.bundle)
+        dataset = Dataset(device.bundle.manifest, to_examples(device.store, device.bundle, device.graphs, samples))
+        train, validation = dataset.split(0.2, SETTINGS.seed)
+        assert validation is not None
+        taught, asked = ({example.group for example in side.examples} for side in (train, validation))
+        assert taught
+        assert asked.isdisjoint(taught)
+        assert judged.judging == len(validation)
+        for rest, rows_of_fold in folds(dataset, 0, whole_groups=True):
+            assert {e.group for e in rest.examples}.isdisjoint(e.group for e in dataset.subset(rows_of_fold).examples)
+        assert " samples with another reference\n" in run(device, "train", "--epochs", 1)
+
+
+def test_of_one_question_alone_pupils_are_held_out(
+    tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+    made = tiny.with_task(tiny_bundle, tmp_path / "bundle", "grade", group="reference")
+    with Device.open(tmp_path / "device", made.path, made.root, threads=1) as device:
+        add(device, [row for row in graded(120) if "cat" in row["reference"]])
+        assert device.train(settings=SETTINGS).judged["grade"].apart == "pupils"

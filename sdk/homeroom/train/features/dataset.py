@@ -30,6 +30,7 @@ class Example:
     targets: float32 [width] by task; of a task that answers for each token [tokens, width], see `token_targets`
     weight: of its loss
     language: "" where it is not stated
+    group: what is held out whole beside it, see `train.judged`; "" where its subject is
     longest: tokens of the longest input by modality; None where that is read from the inputs
     words: of the texts that a task marks spans in, by slot
     note: for the person who is answered
@@ -46,6 +47,7 @@ class Example:
     words: Mapping[str, Words] = field(default_factory=dict)
     note: str = ""
     input_weights: Mapping[InputKey, float] = field(default_factory=dict)
+    group: str = ""
 
 
 class LazyExamples(Sequence[Example]):
@@ -159,26 +161,34 @@ class Dataset:
         return np.asarray(slots.all(1) if needs_all(task, self.manifest) else slots.any(1))
 
     def split(self, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:
-        """(training, validation): every subject whole on one side; None where there are too few subjects or examples.
+        """(training, validation): every group or subject whole on one side; None where there are too few, or examples.
 
-        fraction: of the examples, for validation. Subjects are drawn so that rare labels are on both sides where that
-        is possible.
+        fraction: of the examples, for validation. They are drawn so that rare labels are on both sides where that is
+        possible.
         """
-        numbers: dict[str, int] = {}
-        by_example = (numbers.setdefault(example.subject, len(numbers)) for example in self.examples)
-        group = np.fromiter(by_example, np.int32, len(self))
         rng = np.random.default_rng([seed, 0x5B117])
         wanted = round(fraction * len(self))
-        if wanted < 4 or not numbers:
+        if wanted < 4 or not len(self):
             return self, None
-        if len(numbers) == 1:  # such as a whole classroom: single examples are drawn instead
-            group = np.arange(len(self), dtype=np.int32)
-        else:
-            group = np.argsort(np.argsort(list(numbers)))[group].astype(np.int32)  # by name, whoever came first
+        group = self.whole_units()
         held_out = _stratified_draw(group, rng.permutation(int(group.max()) + 1), wanted, self._strata())
         if held_out.all() or not held_out.any():
             return self, None
         return self.subset(np.flatnonzero(~held_out)), self.subset(np.flatnonzero(held_out))
+
+    def whole_units(self) -> np.ndarray:
+        """int32 [examples]: the number of each example's group, or subject where it is in none.
+
+        Where all are in one group, subjects alone count; of one subject, such as a whole classroom, single examples do.
+        """
+        for grouped in (True, False):
+            numbers: dict[tuple[bool, str], int] = {}
+            names = ((bool(e.group), e.group or e.subject) if grouped else (False, e.subject) for e in self.examples)
+            unit = np.fromiter((numbers.setdefault(name, len(numbers)) for name in names), np.int32, len(self))
+            if len(numbers) > 1:
+                rank = {name: number for number, name in enumerate(sorted(numbers))}  # whoever came first
+                return np.array([rank[name] for name in numbers], np.int32)[unit]
+        return np.arange(len(self), dtype=np.int32)
 
     def examples_by_segment(self) -> dict[str, int]:
         """The number of examples that taught each segment, by segment name."""

@@ -7,9 +7,10 @@ from functools import partial
 
 import numpy as np
 
+from homeroom.contract.manifest import Manifest
 from homeroom.data.preprocess.raw_inputs import token_count
 from homeroom.data.quality.finding import DEFAULT_INPUT_WEIGHT
-from homeroom.data.samples import StoredSample
+from homeroom.data.samples import StoredSample, digest_of
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
@@ -69,8 +70,19 @@ def examples(
             words = words_of(bundle, sample, partial(read_value, store))
             token_targets = targets_of(bundle, sample, columns.inputs(position), words)
             poor = {(slot, index): slot_weights[slot] for slot, indexes in sample.weighed.items() for index in indexes}
-            columns.put(position, sample, token_targets, words=words, note=note_of(bundle, sample), input_weights=poor)
+            note, group = note_of(bundle, sample), group_of(manifest, sample)
+            columns.put(position, sample, token_targets, words=words, note=note, input_weights=poor, group=group)
             position += 1
     if store:
         trim_memory()  # a step's arena would not take what preparing the samples has left on the heap
     return columns
+
+
+def group_of(manifest: Manifest, sample: StoredSample) -> str:
+    """What a sample is held out with: the slot and the content that a task which labels it is judged by; else ""."""
+    for task in manifest.tasks:
+        if isinstance(task.group, str) and task.name in sample.labels:
+            value = next(iter(sample.inputs.get(task.group, ())), None)
+            if value is not None:
+                return f"{task.group}:{digest_of(value).hex()}"
+    return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import msgspec
 
@@ -41,11 +42,19 @@ def training_view(sample: StoredSample, manifest: Manifest) -> StoredSample:
 
 @dataclass(frozen=True)
 class PredictionView:
-    """A sample as it is answered. note: on its poor inputs. unsure: by slot, why no answer from it is sure."""
+    """A sample as it is answered.
+
+    note: on its poor inputs
+    unsure: by slot, why no answer from it is sure
+    poor: by task, the findings where it has no other inputs, or not those that it needs
+    unread: tasks whose last slot, or all that they read, has nothing in it to be read
+    """
 
     sample: StoredSample
     note: str = ""
     unsure: Mapping[str, str] = field(default_factory=dict)
+    poor: Mapping[str, str] = field(default_factory=dict)
+    unread: Collection[str] = ()
 
 
 def prediction_view(sample: StoredSample, manifest: Manifest, weights: Mapping[str, float]) -> PredictionView:
@@ -57,13 +66,36 @@ def prediction_view(sample: StoredSample, manifest: Manifest, weights: Mapping[s
     findings = poor_inputs(usual, manifest)
     left_out, weighed = _by_treatment(findings, manifest)
     kept = msgspec.structs.replace(_without(usual, _keys(left_out)), weighed=weighed)
+    poor, unread = _poor_tasks(usual, findings, manifest)
     if not any(value is not None for values in kept.inputs.values() for value in values):
-        return PredictionView(sample, unsure=unsure)
+        return PredictionView(sample, unsure=unsure, poor=poor, unread=unread)
     notes = [f"left out {findings[key].reason}" for key in _keys(left_out)]
     for key in _keys(weighed):
         weight = weights.get(manifest.slot(key[0]).modality, DEFAULT_INPUT_WEIGHT)
         notes.append(f"{findings[key].reason}, so it counts {weight:g} times what a good one does")
-    return PredictionView(kept, "; ".join(notes), unsure)
+    return PredictionView(kept, "; ".join(notes), unsure, poor, unread)
+
+
+def _poor_tasks(
+    sample: StoredSample, findings: Mapping[InputKey, QualityFinding], manifest: Manifest
+) -> tuple[dict[str, str], set[str]]:
+    """`poor` and `unread` of a `PredictionView`."""
+    poor, unread = dict[str, str](), set[str]()
+    for task in manifest.tasks if findings else ():
+        by_slot = [_given(sample, slot) for slot in task.reads]
+        whole = needs_all(task, manifest)
+        wanted = [keys for keys in by_slot if keys] if whole else [list(chain.from_iterable(by_slot))]
+        lost = [keys for keys in wanted if keys and all(key in findings for key in keys)]
+        if lost:
+            poor[task.name] = "; ".join(findings[key].reason for keys in lost for key in keys)
+        asked = by_slot[-1] if whole else wanted[0]  # the last slot is what is judged, such as the answer of a pupil
+        if asked and all(key in findings and findings[key].empty for key in asked):
+            unread.add(task.name)
+    return poor, unread
+
+
+def _given(sample: StoredSample, slot: str) -> list[InputKey]:
+    return [(slot, index) for index, value in enumerate(sample.inputs.get(slot, ())) if value is not None]
 
 
 def _with_usual_cells(sample: StoredSample, manifest: Manifest) -> tuple[StoredSample, dict[str, str]]:

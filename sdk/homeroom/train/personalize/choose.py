@@ -75,7 +75,7 @@ def _held_out_outputs(
 ) -> dict[Candidate, Outputs]:
     """Each candidate's outputs on the samples that it was not trained on, by cross-validation. tried: shares."""
     held_out: dict[Candidate, Outputs] = {(SHARED, 0.0): outputs_of(person.graphs, own, person.shared)}
-    for train, rows in folds(own, person.settings.seed):
+    for train, rows in folds(own, person.settings.seed, whole_groups=True):
         test = own.subset(rows)
         for name, method in methods.items():
             personal = method(person, train)
