@@ -311,6 +311,7 @@ class Agent:
             global_version=facts["global_version"],
             next_version=facts["next_version"],
             solved=facts["solved"],
+            worse=facts["worse"],
             damage=len(facts["damage"]),
             edited=facts["edited"] or "",
             clock=facts["clock"] or (clock_check.says if clock_check.state == "wrong" else self._clock_off()),

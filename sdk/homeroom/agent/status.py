@@ -51,6 +51,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_trained: str | None = None
     trained_samples: int = 0
     solved: list[str] = []  # how solved heads answer, a line a task
+    worse: list[str] = []  # what the model in use answers clearly worse than something else here
     rolled_back: int = 0
     training_waits: str = ""
     clock: str | None = None
@@ -87,7 +88,8 @@ def status_lines(status: AgentStatus) -> list[tuple[str, str]]:
         lines.append((f"last seen {status.last_seen}", "when the aggregator last answered"))
     if status.next_version:
         lines.append(("next version", status.next_version))
-    lines += [("answers", line) for line in status.solved] + _waiting_lines(status)
+    lines += [("answers", line) for line in status.solved] + [("worse here", line) for line in status.worse]
+    lines += _waiting_lines(status)
     if status.rolled_back:
         lines.append(("rolled back", f"{status.rolled_back} models that were clearly worse are not in use"))
     told = DISK_CODES | BUNDLE_CODES  # by lines of their own

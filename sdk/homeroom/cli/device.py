@@ -168,6 +168,8 @@ def _show_training(report: TrainReport) -> None:
             say(f"  {predicted}; took {report.seconds:.1f} s and {report.megabytes:.0f} MB")
     if report.unsolved:
         say(f"  {report.unsolved}")
+    for task, sentence in report.worse_tasks.items():
+        say(f"  {task}: {sentence}")
     if report.worse:
         say("  clearly worse than the model before, on the same samples: `homeroom device undo` goes back to that one")
     for note in report.notes:

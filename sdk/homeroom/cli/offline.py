@@ -57,3 +57,5 @@ def offline_in(directory: Path, stick: Path) -> None:
     for update_id, reason in answer.refused.items():
         say(f"  {update_id[:8]}: {reason}")
     say(f"global version {version}; in use: {answer.fetched.in_use}")
+    for task, sentence in answer.worse.items():
+        say(f"  worse here, {task}: {sentence}")

@@ -23,6 +23,7 @@ from homeroom.data.samples import Sample, StoredSample
 from homeroom.data.tasks.metrics import Score
 from homeroom.device import consents, profile_transfer
 from homeroom.device.install import installed_bundle, open_device, upgrade_bundle
+from homeroom.device.judging import judge_in_use
 from homeroom.device.local_samples import to_examples, training_samples, training_settings, validation_scores
 from homeroom.device.reader import DeviceReader
 from homeroom.device.receipt import AddReceipt, Tally, write_receipt
@@ -241,8 +242,9 @@ class Device(DeviceReader):
         """Imports the aggregator's answer: receipts, the round configuration, the newest global theta."""
         imported = offline.import_answer(self.store, self.bundle, Path(stick), self._root(), self._validation_scores)
         make_update.queue_newest_update(self.store, self.bundle)
+        worse = judge_in_use(self.store, self.bundle, self.graphs)
         self.store.back_up()
-        return imported
+        return replace(imported, worse=worse)
 
     @one_at_a_time
     def sync(self) -> SyncReport:
@@ -252,7 +254,8 @@ class Device(DeviceReader):
         status. Raises NetworkError where there is no connection, and everything stays queued; TrustError, with nothing
         sent, where the aggregator promises less privacy than when this device joined.
         """
-        return sync.sync(self.store, self.bundle, self._root(), self._validation_scores)
+        report = sync.sync(self.store, self.bundle, self._root(), self._validation_scores)
+        return replace(report, worse=judge_in_use(self.store, self.bundle, self.graphs))
 
     @one_at_a_time
     def rotate_key(self) -> None:

@@ -42,6 +42,7 @@ class TrainReport:
     settled_after: int | None = None  # epochs, after which the heads alone moved
     solved_weights: Mapping[str, float] = field(default_factory=dict)
     solved_seconds: float | None = None
+    worse_tasks: Mapping[str, str] = field(default_factory=dict)  # what one part alone answers clearly better, and how
     unsolved: str = ""  # why no heads are solved, where the bundle has statistics
     judged: Mapping[str, Judged] = field(default_factory=dict)  # by task, the samples behind its figures
     notes: Sequence[str] = ()  # what the figures do not say: one label alone, too few samples, a training cut short

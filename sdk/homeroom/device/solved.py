@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from homeroom.federation import versions
 from homeroom.federation.statistics import others_total, release_mark
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
-from homeroom.store import Store
+from homeroom.store import Store, StoredVersion
 from homeroom.train.features.cached import read_value
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.solve.combine import NOT_SOLVED, SOLVED_WEIGHT, Mix, SolvedPart
@@ -62,6 +62,16 @@ def teach(
 
     samples: theirs, and perhaps others whose features are not there.
     """
+    if taught := taught_vectors(store, bundle, samples, examples):
+        sums = subject_sums(taught.tasks, taught.vectors, taught.targets, taught.counted, taught.subjects)
+        store.put_sums(sums_id(bundle.manifest), sums)
+    return taught
+
+
+def taught_vectors(
+    store: Store, bundle: Bundle, samples: Sequence[StoredSample], examples: Sequence[Example]
+) -> TaughtVectors | None:
+    """As `teach`, with nothing stored."""
     manifest, tasks = bundle.manifest, covered(bundle.manifest)
     if not tasks:
         return None
@@ -73,9 +83,7 @@ def teach(
     subjects, ids = zip(*((example.subject, example.sample_id) for example in examples), strict=True)
     counted = counted_rows(labelled, subjects, ids, section.subject_limit)
     others = usable_others(store, bundle)
-    taught = TaughtVectors(bundle, tasks, vectors, dataset.targets, counted, subjects, ids, others)
-    store.put_sums(sums_id(manifest), subject_sums(tasks, vectors, dataset.targets, counted, subjects))
-    return taught
+    return TaughtVectors(bundle, tasks, vectors, dataset.targets, counted, subjects, ids, others)
 
 
 def first_weight(base: int, has_others: bool) -> float:
@@ -142,9 +150,14 @@ class HeadsInUse:
         return self._held[1], self._held[2]
 
 
-def mixes_in_use(store: Store, heads: Mapping[str, TaskHead]) -> dict[str, Mix | None]:
+def mixes_in_use(store: Store, heads: Collection[str]) -> dict[str, Mix | None]:
     """How each solved task counts beside the theta in use: None, it answers alone. Those of theta are left out."""
-    version, chosen = store.versions.current(), dict[str, Mix | None]()
+    return mixes_beside(store, store.versions.current(), heads)
+
+
+def mixes_beside(store: Store, version: StoredVersion | None, heads: Collection[str]) -> dict[str, Mix | None]:
+    """As `mixes_in_use`, beside any version."""
+    chosen = dict[str, Mix | None]()
     known, learned = versions.mixes(store, version), versions.learned_tasks(store, version)
     for name in heads:
         if name in known:

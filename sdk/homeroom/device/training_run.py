@@ -13,6 +13,7 @@ import numpy as np
 from homeroom.data.samples import StoredSample
 from homeroom.data.tasks.metrics import Score, clearly_worse
 from homeroom.device import profiles
+from homeroom.device.judging import parts_ahead
 from homeroom.device.local_samples import quarantine_unreadable, to_examples, training_samples
 from homeroom.device.plan import check_budget, plan_training
 from homeroom.device.reports import TrainReport
@@ -31,7 +32,7 @@ from homeroom.train.features.compute import Progress
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.fit import Fit, fit
 from homeroom.train.input_weights import learn_input_weights
-from homeroom.train.judged import Judgement, judgement_of
+from homeroom.train.judged import judgement_of
 from homeroom.train.personalize.person import OutOfTimeError
 from homeroom.train.settings import Settings
 from homeroom.train.solve.combine import SolvedPart
@@ -98,7 +99,8 @@ def train(run: TrainingRun) -> TrainReport:
     judgement = judgement_of(data.examples, data.train, data.validation)
     scores, languages = _scores(run, data.validation if result.steps else None, result, part)
     worse = bool(scores) and clearly_worse(trained_scores(scores), _scores_before(run, data.validation))
-    version_id, update = _store(run, data, result, len(samples), clipped, part, judgement)
+    facts = {"doubts": judgement.doubts, "worse": parts_ahead(scores), **mix_facts(part, result.temperatures)}
+    version_id, update = _store(run, data, result, len(samples), clipped, facts)
     run.store.back_up()
     return TrainReport(
         version_id=version_id,
@@ -124,6 +126,7 @@ def train(run: TrainingRun) -> TrainReport:
         unsolved=unsolved,
         judged=judgement.tasks,
         notes=(*judgement.sentences, *_unfinished(run, result)),
+        worse_tasks=facts["worse"],
     )
 
 
@@ -205,8 +208,7 @@ def _store(
     result: Fit,
     sample_count: int,
     clipped: make_update.ClippedUpdate | None,
-    part: SolvedPart,
-    judgement: Judgement,
+    more_facts: Mapping[str, Any],
 ) -> tuple[str, make_update.UpdateFate]:
     """Stores the new version, puts it in use and queues its update; (version id, what became of the update).
 
@@ -215,8 +217,7 @@ def _store(
     result: of the fit.
     sample_count: how many samples the plan kept.
     clipped: the update that was trained beside it, where the round's promise is by subject.
-    part: how solved heads count beside it.
-    judgement: what judged and taught each task.
+    more_facts: of its own, on how it answers.
     """
     store = run.store
     if not result.steps:
@@ -234,8 +235,7 @@ def _store(
         start=data.start.name,
         finished=result.finished,
         tier=run.graphs.tier,
-        doubts=judgement.doubts,
-        **mix_facts(part, result.temperatures),
+        **more_facts,
     )
     with store.step("train", sample_count):
         version_id = store.versions.put(result.theta, "local", data.start.base, facts, data.subjects)

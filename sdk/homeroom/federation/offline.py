@@ -6,8 +6,8 @@ Updates, signatures and checks are those of `sync`; an update stays in the outbo
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -62,6 +62,7 @@ class ImportedAnswer:
 
     refused: the reason by update id.
     bounded: updates that cannot be unlearned: a private release holds them, which bounds what they tell.
+    worse: as in `SyncReport`.
     """
 
     joined: bool
@@ -71,6 +72,7 @@ class ImportedAnswer:
     bounded: tuple[str, ...]
     fetched: FetchedTheta
     size_bytes: int
+    worse: Mapping[str, str] = field(default_factory=dict)
 
 
 def prepare_join(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> None:

@@ -53,6 +53,8 @@ class SyncReport:
     waiting: updates that the aggregator has for the next version, of those it needs; None where it does not tell.
     held: why updates wait on this device, where its school has not consented; it gets versions all the same.
     statistics: what was done with statistics; None where the aggregator collects none.
+    worse: what the global version in use answers clearly worse than this device's last training, or than one part of
+        the model alone: a sentence by task.
     """
 
     sent: tuple[str, ...] = ()
@@ -70,6 +72,7 @@ class SyncReport:
     waiting: tuple[int, int] | None = None
     held: str = ""
     statistics: StatisticsReport | None = None
+    worse: Mapping[str, str] = field(default_factory=dict)
 
 
 def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], Scores]) -> SyncReport:

@@ -16,6 +16,7 @@ from homeroom.federation.policy import local_segments
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store, StoredVersion
+from homeroom.store.device_state import JUDGED_RECORD, json_record
 from homeroom.train.settings import Settings
 from homeroom.train.solve.combine import Mix
 
@@ -131,15 +132,51 @@ def doubts(store: Store, version: StoredVersion | None) -> dict[str, str]:
     return dict(version.facts.get("doubts", {})) if version and is_own else {}
 
 
-def mixes(store: Store, version: StoredVersion | None) -> dict[str, Mix]:
-    """How solved heads count beside a version by task; of a global one as chosen beside the newest local training.
+class Judged(msgspec.Struct, frozen=True, kw_only=True):
+    """What this device's validation samples say of a global version.
 
-    None for a global version where that training knew no other school yet.
+    local_id: the newest local version, whose validation samples they are; without it nothing of this holds.
+    release: of the statistics that came with it.
+    mixes: how solved heads count beside it, by task.
+    worse: what it answers clearly worse than the newest local version, or than one part alone; a sentence by task.
     """
+
+    version_id: str
+    local_id: str
+    release: int
+    mixes: dict[str, Mix]
+    worse: dict[str, str]
+
+
+JUDGED = json_record(JUDGED_RECORD, Judged, made_again=True)
+
+
+def judged(store: Store, version: StoredVersion | None) -> Judged | None:
+    """What validation samples say of a version; None where they were not asked, or not since the newest training."""
+    found, local = JUDGED.read(store), store.versions.newest_local()
+    if found is None or version is None or local is None:
+        return None
+    return found if (found.version_id, found.local_id) == (version.version_id, local.version_id) else None
+
+
+def mixes(store: Store, version: StoredVersion | None) -> dict[str, Mix]:
+    """How solved heads count beside a version by task; of a global one as it was judged here.
+
+    Of one that was not, as chosen beside the newest local training; none where that knew no other school yet.
+    """
+    if (found := judged(store, version)) is not None:
+        return found.mixes
     local = store.versions.newest_local() if version and version.kind == "global" else version
     if local is None or (local is not version and local.base == 0):
         return {}
     return {name: msgspec.convert(mix, Mix) for name, mix in local.facts.get("mixes", {}).items()}
+
+
+def worse_tasks(store: Store, version: StoredVersion | None) -> dict[str, str]:
+    """What a version is known to answer clearly worse than something else here: a sentence by task."""
+    if (found := judged(store, version)) is not None:
+        return found.worse
+    return dict(version.facts.get("worse", {})) if version else {}
 
 
 def _local_facts(store: Store, version: StoredVersion | None) -> Mapping[str, Any]:

@@ -17,6 +17,8 @@ from homeroom.errors import Code, StoreError
 
 IDENTITY, RESIDUAL, SECURE = "identity.", "residual.", "secure."  # how names of records begin that are deleted together
 
+JUDGED_RECORD = "judged"  # what validation samples say of a global version; it goes with what their subjects taught
+
 T = TypeVar("T")
 
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from homeroom.errors import DiskFullError, InputError
 from homeroom.store.context import StoreContext
-from homeroom.store.device_state import RESIDUAL, SECURE
+from homeroom.store.device_state import JUDGED_RECORD, RESIDUAL, SECURE
 from homeroom.store.profiles import remove_profile
 from homeroom.store.records import ForgetReport, RemoveReport
 from homeroom.store.sealed_rows import delete_samples
@@ -99,6 +99,8 @@ def _remove_learned(context: StoreContext, subject_id: int) -> ForgetReport:
     for item in versions:
         database.write("DELETE FROM versions WHERE version_id = ?", (item,))
         context.unlink("version", item)
+    if versions:
+        database.write("DELETE FROM secrets WHERE name = ?", (JUDGED_RECORD,))
     # What an update could not carry stands in for its subjects; the update after it has them in its lineage too.
     for family in (RESIDUAL, SECURE):
         database.write_many("DELETE FROM secrets WHERE name = ?", [(family + u,) for u in unlearning])

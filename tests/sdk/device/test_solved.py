@@ -21,7 +21,8 @@ from homeroom.contract.statistics.encoding import encode
 from homeroom.contract.statistics.sums import NOTHING, Statistics, add
 from homeroom.device.solved import HeadsInUse, mixes_in_use, total_in_use
 from homeroom.federation.statistics import RELEASE, ReceivedRelease
-from homeroom.federation.versions import version_facts
+from homeroom.federation.sync import SyncReport
+from homeroom.federation.versions import JUDGED, version_facts
 from homeroom.train.settings import Settings
 from homeroom.train.solve.base import Strength
 from homeroom.train.solve.heads import TaskHead, _of_block, vectors_of
@@ -176,23 +177,85 @@ def test_poor_lessons_are_answered_without_a_fault(device: Device, rows: list[di
     assert all(chance < 1e-3 for label, chance in answer.probabilities.items() if label not in taught)
 
 
+def put_global(device: Device, number: int = 1) -> str:
+    """A version that other schools made, which knows nothing of this lesson; in use."""
+    versions = device.store.versions
+    version_id = versions.put(device.bundle.theta(), "global", number, version_facts(device.bundle))
+    versions.set_current(version_id)
+    return version_id
+
+
+def synced(device: Device, monkeypatch: pytest.MonkeyPatch) -> SyncReport:
+    """A sync that brings the next global version."""
+    newest = device.status().global_version
+
+    def bring(*_: object) -> SyncReport:
+        put_global(device, newest + 1)
+        return SyncReport(in_use="global", version=newest + 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("homeroom.federation.sync.sync", bring)
+        return device.sync()
+
+
 def test_beside_a_theta_of_other_schools_own_heads_wait_until_validation_shows_that_they_help(device: Device) -> None:
-    device.add(*lesson(30))
+    device.add(*lesson(30))  # 6 of them for validation: too few to show anything
     device.train(settings=SETTINGS)
     heads, _ = HeadsInUse().read(device.store, device.bundle)
     chosen = mixes_in_use(device.store, heads)
     assert {mix and mix.solved for mix in chosen.values()} == {2 / 3}
     versions = device.store.versions
-    facts = version_facts(device.bundle)
-    versions.set_current(versions.put(device.bundle.theta(), "global", 1, facts))
+    put_global(device)
     assert mixes_in_use(device.store, heads) == {}
     assert device.status()["solved"][0].startswith("none: theta answers alone")
     report = device.train(settings=SETTINGS)
     assert set(report.solved_weights.values()) == {0.0}
     assert all(one.by_part.endswith("; theta answers") for one in report.scores.values() if one.n)
+    assert "so few samples change nothing" in report.worse_tasks["size"]
+    assert f"size: {report.worse_tasks['size']}" in device.status().worse
     versions.step_back()
     versions.step_back()
     assert mixes_in_use(device.store, heads) == chosen
+    assert device.status().worse == []
+
+
+def test_a_school_with_a_dozen_validation_samples_keeps_what_its_heads_know_when_it_joins(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = lesson(60, 5)
+    device.add(*lesson(60))
+    alone = device.train(settings=SETTINGS)
+    assert max(score.n for score in alone.scores.values()) < 20
+    before = {task: score.skill for task, score in device.score(*test).items()}
+    version_id = put_global(device)
+    assert device.score(*test)["size"].skill < before["size"] - 0.5, "theta knows nothing of sizes"
+    report = synced(device, monkeypatch)
+    after = {task: score.skill for task, score in device.score(*test).items()}
+    for task in ("category", "size", "weight"):
+        assert after[task] >= before[task] - 0.05, task
+    assert report.worse.keys() <= {"same", "grade", "traits", "which_picture"}, "what is worse is said"
+    assert device.status().worse == [f"{task}: {sentence}" for task, sentence in report.worse.items()]
+    again = device.train(settings=SETTINGS)
+    assert again.solved_weights["size"] > 0.5
+    assert device.score(*test)["size"].skill >= before["size"] - 0.05
+    device.store.versions.set_current(version_id)
+    device.forget("pupil-1")
+    assert device.store.get_secret(JUDGED.name) is None, "judged by a pupil who is gone"
+
+
+def test_a_global_version_that_makes_own_answers_worse_says_so_where_a_person_looks(
+    tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path / "device", tiny_bundle) as device:
+        device.add(*lesson(60))
+        device.train(settings=Settings(epochs=12))
+        report = synced(device, monkeypatch)
+        assert "on 12 validation samples of this device, where its last training has" in report.worse["category"]
+        assert device.status().worse == [f"{task}: {sentence}" for task, sentence in report.worse.items()]
+        assert synced(device, monkeypatch).worse.keys() == report.worse.keys(), "of the next version too"
+        device.rollback()
+        device.rollback()
+        assert device.status().worse == [], "the own one is in use again"
 
 
 def test_what_other_schools_share_is_added_exactly_and_teaches_what_nobody_here_did(

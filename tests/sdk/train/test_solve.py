@@ -296,7 +296,7 @@ def test_own_samples_move_the_shared_solution_where_they_differ_and_leave_it_whe
 def test_few_own_samples_and_chance_do_not_change_how_the_shared_solution_counts() -> None:
     vectors, targets = animals(600, 1)
     fed = sums(ANIMAL, vectors, targets)
-    few, _ = own_head(fed, *shifted(49, 8))
+    few, _ = own_head(fed, *shifted(9, 8))
     assert few.samples_of_prior == Own.default
     shared = solve_classes(ANIMAL, fed, widths(vectors), STRENGTH)
     mine, labels = animals(60, 12)

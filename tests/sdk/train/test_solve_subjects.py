@@ -13,7 +13,6 @@ from homeroom.contract.statistics.section import Block, Section
 from homeroom.contract.statistics.sums import Statistics, check_total, merge, subtract
 from homeroom.data.tasks import losses
 from homeroom.train.solve.combine import (
-    LEAST_JUDGED_SAMPLES,
     SOLVED_WEIGHT,
     Mix,
     SolvedOutputs,
@@ -21,6 +20,7 @@ from homeroom.train.solve.combine import (
     choose_weight,
     combined,
 )
+from homeroom.train.solve.paired import LEAST_SAMPLES, clearly_lower
 from homeroom.train.solve.subjects import counted_rows, subject_sums
 from homeroom.train.solve.vectors.samples import SampleVectors, blocks_of
 
@@ -90,9 +90,25 @@ def test_both_parts_count_two_to_one_until_validation_clearly_says_otherwise() -
     assert choose_weight(ANIMAL, poor, known(good), targets).solved == 1.0
     assert choose_weight(ANIMAL, good, known(poor), targets).solved == 0.0
     assert choose_weight(ANIMAL, good, known(good), targets).solved == SOLVED_WEIGHT
-    few = LEAST_JUDGED_SAMPLES - 1
-    assert choose_weight(ANIMAL, good[:few], known(poor[:few]), targets[:few]).solved == SOLVED_WEIGHT
-    assert choose_weight(ANIMAL, good[:few], known(good[:few]), targets[:few], 0.0).solved == 0.0
+
+
+def test_of_few_validation_samples_nearly_all_must_agree_before_the_weight_moves() -> None:
+    def weight(count: int, wrong: int, least: float = 0.0) -> float:
+        targets = np.eye(2, dtype=np.float32)[np.arange(count) % 2]
+        told = targets * 4.0
+        told[:wrong] = told[:wrong, ::-1]
+        return choose_weight(ANIMAL, np.zeros((count, 2)), known(told), targets, least).solved
+
+    assert weight(LEAST_SAMPLES - 1, 0) == 0.0, "nothing is known of so few"
+    assert weight(LEAST_SAMPLES, 0) > 0.5
+    assert weight(12, 1) > 0.5
+    assert weight(12, 3) == 0.0, "9 of 12 may be chance"
+    assert weight(49, 12) > 0.5
+    assert weight(49, 20) == 0.0
+    assert weight(12, 12, SOLVED_WEIGHT) == 0.0, "in either direction"
+    gain = np.full(20, 0.1)
+    gain[0] = -10.0
+    assert not clearly_lower(gain), "one great loss outweighs many small gains"
 
 
 def known(values: np.ndarray) -> SolvedOutputs:

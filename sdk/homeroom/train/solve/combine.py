@@ -16,10 +16,10 @@ import numpy as np
 from homeroom.contract.manifest import Task
 from homeroom.data.tasks import losses
 from homeroom.train.calibration import temperature
+from homeroom.train.solve.paired import clearly_lower
 
 SOLVED_WEIGHT = 2 / 3  # at first
 CANDIDATES = (0.0, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)
-LEAST_JUDGED_SAMPLES = 50  # validation samples with a label; with fewer the first weight stays
 MASK = 1000.0  # logits beyond are masks, not evidence
 BEYOND = 5.0  # how far a mask lies beyond a row's other logits, where theta may know better
 
@@ -135,20 +135,18 @@ def choose_weight(
     targets: np.ndarray,
     weight: float = SOLVED_WEIGHT,
 ) -> Mix:
-    """The mix with the least loss on validation samples; that of `weight` unless it is clearly worse.
+    """The mix with the least loss on validation samples; that of `weight` unless it is clearly worse (`paired`).
 
-    trained, solved: outputs [n, width] of parts that did not learn from these samples. Clearly: by more than the
-    standard error of the paired difference.
+    trained, solved: outputs [n, width] of parts that did not learn from these samples.
     """
     known = (solved.known | (targets <= 0.5)).all(1) & solved.known.any(1)  # what is right is known
     trained_temperature = temperature(task, trained, targets)
     solved_temperature = temperature(task, solved.values[known], targets[known])
     first, *mixes = (Mix(one, trained_temperature, solved_temperature) for one in (weight, *CANDIDATES))
     best = first
-    if len(targets) >= LEAST_JUDGED_SAMPLES:
+    if len(targets):
         by_mix = {mix: losses(task, answered(mix, trained, solved), targets) for mix in (first, *mixes)}
         least = min(by_mix, key=lambda mix: float(by_mix[mix].mean()))
-        gain = by_mix[first] - by_mix[least]
-        best = least if gain.mean() > gain.std(ddof=1) / len(gain) ** 0.5 else first
+        best = least if clearly_lower(by_mix[first] - by_mix[least]) else first
     final = temperature(task, answered(best, trained, solved), targets) if best.solved else 1.0
     return Mix(best.solved, trained_temperature, solved_temperature, final)

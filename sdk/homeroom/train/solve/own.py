@@ -15,9 +15,8 @@ from typing import ClassVar
 import numpy as np
 
 from homeroom.train.solve.discriminant import Discriminant
+from homeroom.train.solve.paired import clearly_lower
 from homeroom.train.solve.task_vectors import TaskVectors, by_presence, joined
-
-LEAST_JUDGED_SAMPLES = 50  # with fewer the default stays
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,11 @@ class Own:
     def choose(cls, shared: Discriminant, vectors: TaskVectors, classes: np.ndarray) -> Own:
         """The weight with the least log-loss over the samples, each left out; the default unless that is clearly worse.
 
-        classes: int [n]. Clearly: by more than the standard error of the paired difference.
+        classes: int [n]. Clearly: as of `paired`.
         """
-        best = cls.default
-        if len(classes) >= LEAST_JUDGED_SAMPLES:
-            losses = {k: _losses(cls.left_out(shared, vectors, classes, k), classes) for k in cls.choices}
-            least = min(losses, key=lambda k: float(losses[k].mean()))
-            gain = losses[cls.default] - losses[least]
-            best = least if gain.mean() > gain.std(ddof=1) / len(gain) ** 0.5 else best
+        losses = {k: _losses(cls.left_out(shared, vectors, classes, k), classes) for k in cls.choices}
+        least = min(losses, key=lambda k: float(losses[k].sum()))
+        best = least if clearly_lower(losses[cls.default] - losses[least]) else cls.default
         return cls(cls.moved(shared, vectors, classes, best), best)
 
     @staticmethod
