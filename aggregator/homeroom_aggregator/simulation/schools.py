@@ -20,6 +20,7 @@ from homeroom.federation.policy import may_teach
 from homeroom.inference import golden
 from homeroom.runtime.bundle import Bundle, install
 from homeroom.runtime.graphs import Graphs
+from homeroom.system import clock
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
 from homeroom.train.features.quality_gate import check_quality, training_view
@@ -41,8 +42,9 @@ def load_school(bundle: Bundle, graphs: Graphs, path: Path, name: str, seed: int
 
     Only near copies, which a device finds in its store, are not looked for.
     """
-    manifest = bundle.manifest
-    checked = (check_quality(sample, manifest) for sample in read_samples(path, manifest))
+    manifest, today = bundle.manifest, clock.now().date().isoformat()
+    held = (sample for sample in read_samples(path, manifest) if not sample.is_over(today))
+    checked = (check_quality(sample, manifest) for sample in held)
     teaching = (sample for sample in checked if may_teach(None, sample, needs_no_label(manifest)))
     stored = [training_view(sample, manifest) for sample in teaching]
     data = Dataset(manifest, examples(None, bundle, graphs, stored))

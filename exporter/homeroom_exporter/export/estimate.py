@@ -117,7 +117,7 @@ def estimate(
     threads: of the runtime; progress: called with the name of each stage.
     """
     recipe = with_modules(recipe, modules or {})
-    samples = read_calibration(recipe, calibration) if calibration else []
+    samples = read_calibration(recipe, calibration, progress) if calibration else []
     with closing(claim(Path(tempfile.gettempdir()), "homeroom-estimate-")) as scratch:
         estimates: list[EncoderEstimate] = []
         choices: list[TapChoice] = []

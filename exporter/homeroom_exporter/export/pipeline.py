@@ -67,7 +67,7 @@ def export(
     recipe_digest, recipe = digest(msgspec.json.encode(recipe)), with_modules(recipe, modules or {})
     with staging(out) as folder, closing(claim(Path(tempfile.gettempdir()), "homeroom-export-")) as scratch:
         progress("reading the calibration samples")
-        samples = stages.read_calibration(recipe, calibration)
+        samples = stages.read_calibration(recipe, calibration, progress)
         encoders = stages.build_encoders(recipe, samples, scratch.path, start=start, progress=progress)
         progress("tracing the training step")
         provenance = stages.provenance_of(recipe_digest, encoders.choices, start)

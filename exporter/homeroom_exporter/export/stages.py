@@ -13,6 +13,7 @@ from homeroom.data.ingest import read_samples
 from homeroom.data.preprocess import Prepared, prepare
 from homeroom.data.samples import StoredSample
 from homeroom.errors import ExportError, InputError
+from homeroom.system import clock
 from homeroom_exporter.bundle.write import BundleContents
 from homeroom_exporter.check import linear_probe, tap_probe
 from homeroom_exporter.check.check import SelfCheck, check
@@ -46,21 +47,28 @@ class BuiltEncoders:
     choices: tuple[TapChoice, ...]
 
 
-def read_calibration(recipe: Recipe, path: Path) -> list[StoredSample]:
-    """The calibration samples, all in memory.
+def read_calibration(recipe: Recipe, path: Path, progress: Progress = lambda stage: None) -> list[StoredSample]:
+    """The calibration samples, all in memory, but for those that consent or their last day keeps out of a bundle.
+
+    progress: is told how many those are.
 
     Raises InputError where there is none, all are too large, or all labels of a task are the same.
     """
-    samples, size_bytes = list[StoredSample](), 0
+    samples, size_bytes, left_out, today = list[StoredSample](), 0, 0, clock.now().date().isoformat()
     for sample in read_samples(path, draft(recipe)):
+        if not sample.trainable or sample.is_over(today):
+            left_out += 1
+            continue
         samples.append(sample)
         values = (value for each in sample.inputs.values() for value in each)
         size_bytes += SAMPLE_BYTES + sum(len(value) for value in values if isinstance(value, bytes | str))
         if size_bytes > CALIBRATION_LIMIT_BYTES:
             says = f"holds more than {CALIBRATION_LIMIT_BYTES >> 20:,} MB of samples"
             raise InputError(says, where=str(path), remedy="some hundreds of them are enough: give a part")
+    if left_out:
+        progress(f"{left_out:,} left out: their consent is refused or withdrawn, or their last day has passed")
     if not samples:
-        raise InputError("holds no sample", where=str(path), remedy="give a hundred or more, with labels")
+        raise InputError("holds no sample that may be used", where=str(path), remedy="give a hundred, with labels")
     linear_probe.refuse_one_class(recipe.tasks, samples, str(path))
     return samples
 

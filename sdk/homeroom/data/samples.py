@@ -126,6 +126,10 @@ class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
             return False
         return not self.aside or bool(self.left_out or self.weighed)
 
+    def is_over(self, today: str) -> bool:
+        """Whether its last day is before `today`, ISO 8601."""
+        return self.retain_until is not None and self.retain_until < today
+
     @property
     def consent_state(self) -> ConsentState:
         """What is known of the consent to learning from it."""

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from homeroom.data.samples import Sample
-from homeroom.data.validation import resolve
+from homeroom.contract.manifest import Manifest
+from homeroom.data import ingest
+from homeroom.data.samples import Sample, StoredSample
 from homeroom.errors import InputError, TrainError
 from homeroom.inference import golden
 from homeroom.runtime.bundle import Bundle, install, open_bundle
 from homeroom.runtime.graphs import Graphs
+from homeroom.system import clock
 from homeroom.train import fit as fitting
 from homeroom.train.features.compute import Progress
 from homeroom.train.features.dataset import Dataset
@@ -36,8 +38,9 @@ def fit(
 ) -> np.ndarray:
     """Trains on samples in memory; returns theta float32 [P] of the best epoch, as `Device.train` would learn it.
 
-    Quality gates are left out: every sample counts in full. Raises InputError where a sample or `start` is not valid,
-    BundleError or TrustError where the bundle does not hold, TrainError where no sample teaches anything, or it is
+    Quality gates are left out: every sample counts in full, but those whose consent is refused or withdrawn are not
+    trained on. Raises InputError where a sample, a setting or `start` is not valid, or a sample's last day has passed;
+    BundleError or TrustError where the bundle does not hold; TrainError where no sample teaches anything, or it is
     cancelled before the first step.
 
     bundle: folder or .homeroom file.
@@ -54,7 +57,7 @@ def fit(
         theta, manifest = opened.theta(), opened.manifest
         if start is not None:
             _check_theta(start, theta, manifest.name)
-        stored = [resolve(sample, manifest) for sample in samples]
+        stored = _teaching(samples, manifest)
         graphs = Graphs(opened, golden.choose_precision(opened, threads=threads, runtime="onnx"), threads)
         ready = examples(None, opened, graphs, stored, progress=progress, stop=stop)
         if len(ready) < len(stored):
@@ -63,6 +66,19 @@ def fit(
         train, validation = Dataset(manifest, ready).split(settings.validation, settings.seed)
         theta = theta if start is None else start
         return fitting.fit(graphs, train, validation, theta, settings, stop=stop, progress=progress).theta
+
+
+def _teaching(samples: Sequence[Sample], manifest: Manifest) -> list[StoredSample]:
+    """The samples, checked as `Device.add` does, without those whose consent forbids it."""
+    if isinstance(samples, str | Path | Sample):
+        raise InputError(f"samples is a {type(samples).__name__}, and has to be a list", remedy="fit(bundle, [sample])")
+    intake = ingest.Intake(today=clock.now().date().isoformat())
+    stored = list(ingest.read(samples, manifest, intake))
+    teaching = [sample for sample in stored if sample.trainable]
+    if stored and not teaching:
+        what = f"consent to learning is refused or withdrawn for all {len(stored)} samples"
+        raise TrainError(what, remedy="give samples that may be trained on")
+    return teaching
 
 
 def _check_theta(start: np.ndarray, theta: np.ndarray, where: str) -> None:

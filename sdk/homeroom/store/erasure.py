@@ -178,7 +178,7 @@ def expire(context: StoreContext, today: str) -> int:
     """
     expired: dict[int, list[str]] = {}
     for subject, sample in context.each_without_inputs():
-        if sample.retain_until is not None and sample.retain_until < today:
+        if sample.is_over(today):
             expired.setdefault(subject.subject_id, []).append(sample.sample_id)
     if not expired:
         return 0

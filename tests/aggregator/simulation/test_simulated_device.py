@@ -198,3 +198,11 @@ def test_terms_that_the_policy_refuses_and_subjects_that_teach_nothing_end_no_si
         trained = SimulatedDevice(data, graphs).train(TrainingTask(0, 0, FAST, asked), bundle.theta())
         assert says in trained.problem
         assert trained.update == b""
+
+
+def test_a_school_has_no_sample_without_consent_or_past_its_day(parts: tuple[Bundle, Graphs], tmp_path: Path) -> None:
+    words = [{"word": f"the {name}", "labels": {"category": name}} for name in tiny.ANIMALS]
+    words[1] |= {"consent": "withdrawn"}
+    words[2] |= {"retain_until": "2020-01-31"}
+    path = tiny.write_samples(tmp_path / "samples", words)
+    assert len(load_school(*parts, path, "School 12", FAST.seed).train) == 2

@@ -88,3 +88,17 @@ def test_calibration_samples_are_bounded_in_all(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(stages, "CALIBRATION_LIMIT_BYTES", 5 << 10)
     with pytest.raises(InputError, match="give a part"):
         stages.read_calibration(recipe, tmp_path / "answers.jsonl")
+
+
+def test_no_sample_without_consent_or_past_its_day_enters_a_bundle(tmp_path: Path) -> None:
+    recipe = read_recipe(Path(__file__).parents[3] / "examples" / "recipes" / "short_answers.toml")
+    kept_out = ('"consent": "refused"', '"consent": "withdrawn"', '"retain_until": "2020-01-31"')
+    rows = [f'{{"{recipe.slots[0].name}": "answer {number}", {why}}}\n' for number, why in enumerate(kept_out)]
+    (tmp_path / "none.jsonl").write_text("".join(rows))
+    (tmp_path / "one.jsonl").write_text("".join(rows) + f'{{"{recipe.slots[0].name}": "mine", "consent": "given"}}\n')
+    told: list[str] = []
+    (sample,) = stages.read_calibration(recipe, tmp_path / "one.jsonl", told.append)
+    assert sample.inputs[recipe.slots[0].name] == ["mine"]
+    assert told == ["3 left out: their consent is refused or withdrawn, or their last day has passed"]
+    with pytest.raises(InputError, match="no sample that may be used"):
+        stages.read_calibration(recipe, tmp_path / "none.jsonl")

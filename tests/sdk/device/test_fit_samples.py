@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from homeroom import Device, Sample, Settings, fit
+from homeroom import Consent, Device, Sample, Settings, fit
 from homeroom.errors import InputError, TrainError
 
 SETTINGS = Settings(epochs=2)
@@ -39,3 +39,17 @@ def test_a_cancelled_fit_gives_what_it_has_and_wrong_values_are_refused(tiny_bun
             fit(tiny_bundle.path, words, SETTINGS, start=start)
     with pytest.raises(TrainError, match="no sample has a label"):
         fit(tiny_bundle.path, [Sample(word="the cat")], SETTINGS, threads=1)
+
+
+def test_who_refused_is_not_trained_on_and_no_day_is_too_late(tiny_bundle: tiny.Tiny) -> None:
+    words = [Sample(word=f"the {name}", labels={"category": name}) for name in tiny.ANIMALS]
+    refused = Sample(word="a dog", labels={"category": "cat"}, consent=Consent("refused", by="the father"))
+    withdrawn = Sample(word="a fish", labels={"category": "cat"}, consent="withdrawn")
+    expected = fit(tiny_bundle.path, words, SETTINGS, threads=1)
+    assert fit(tiny_bundle.path, [refused, *words, withdrawn], SETTINGS, threads=1).tobytes() == expected.tobytes()
+    with pytest.raises(TrainError, match="refused or withdrawn for all 2 samples"):
+        fit(tiny_bundle.path, [refused, withdrawn], SETTINGS, threads=1)
+    with pytest.raises(InputError, match="2020-01-31 has passed"):
+        fit(tiny_bundle.path, [*words, Sample(word="a dog", retain_until="2020-01-31")], SETTINGS, threads=1)
+    with pytest.raises(InputError, match="samples is a str, and has to be a list"):
+        fit(tiny_bundle.path, "lesson.jsonl", SETTINGS, threads=1)  # type: ignore[arg-type]

@@ -104,7 +104,7 @@ def _checked_as_remembered(path: Path, manifest: Manifest, intake: Intake) -> It
 
 def _kept(sample: StoredSample, intake: Intake) -> StoredSample:
     """The sample; InputError where it would be removed at once, or its consent is of a day to come."""
-    if intake.today and sample.retain_until and sample.retain_until < intake.today:
+    if intake.today and sample.is_over(intake.today):
         raise InputError(
             f"{sample.retain_until} has passed", where="retain_until", remedy="give a day to come, or none"
         )
