@@ -23,7 +23,7 @@ export PYTHON PIP_EXTRA
 export HOMEROOM_DEVICE_PYTHON := $(CURDIR)/$(DEVICE)/bin/python
 export HOMEROOM_LITERT_PYTHON := $(CURDIR)/$(LITERT)/bin/python
 
-.PHONY: help demo test test-extra test-oldest test-flower quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization bench-solved bench-modalities bench-faults bench-scale bench-storage bench-apps freeze freeze-pi freeze-flower clean
+.PHONY: help demo test test-extra test-oldest test-flower quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization bench-solved bench-languages bench-modalities bench-faults bench-scale bench-storage bench-apps freeze freeze-pi freeze-flower clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -88,6 +88,9 @@ bench-personalization: $(VENV)/.ready ## accuracy of personal models on a hundre
 
 bench-solved: $(VENV)/.ready ## heads solved from sums: exact, robust, private, beside trained heads (an hour; ONLY=sums,cost: a minute)
 	$(BIN)/python benchmarks/solved.py $(if $(ONLY),--only $(ONLY)) $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
+
+bench-languages: $(VENV)/.ready ## texts in sixteen languages: parity, sizes, speed, memory, the vocabulary lesson (half an hour; ONLY=parity,sizes,speed,memory: minutes)
+	$(BIN)/python benchmarks/languages.py $(if $(ONLY),--only $(ONLY)) $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
 
 bench-modalities: $(VENV)/.ready ## accuracy with missing senses and wrong labels (over half an hour; QUICK=1: minutes)
 	$(BIN)/python benchmarks/modalities.py $(if $(QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))

@@ -29,7 +29,7 @@ def calibrate(pairs: Sequence[Pair], folder: Path) -> Path:
     return write(rows, folder / "calibration.jsonl")
 
 
-def make_bundle(pairs: Sequence[Pair], folder: Path, tell: Callable[[str], None]) -> Path:
+def make_bundle(pairs: Sequence[Pair], folder: Path, tell: Callable[[str], None], recipe: Path = RECIPE) -> Path:
     """Export into `folder` under a root of its own, for benchmarks; the demo goes through the command line."""
     from homeroom_exporter.export.pipeline import export
     from homeroom_exporter.recipe.recipe import read_recipe
@@ -37,4 +37,4 @@ def make_bundle(pairs: Sequence[Pair], folder: Path, tell: Callable[[str], None]
     root, key = new_key(), new_key()
     word = certify(root, "exporter", key, "benchmark")
     calibration = calibrate(pairs, folder / "calibration")
-    return export(read_recipe(RECIPE), calibration, folder / "bundle", key, word, progress=tell).path
+    return export(read_recipe(recipe), calibration, folder / "bundle", key, word, progress=tell).path

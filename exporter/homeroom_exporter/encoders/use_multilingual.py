@@ -37,23 +37,22 @@ Arrays = Mapping[str, NDArray[np.generic]]
 class SentenceEncoder(torch.nn.Module):  # type: ignore[misc]
     """Pieces to taps: their rows in the table, these with the n-grams around each, and the sentence's vector.
 
-    table: uint8 [pieces, width]; a row's values are byte * scale + low, which are float32 [pieces].
+    table: uint8 [rows, width]; a row's values are byte * scale + low, which are float32 [rows]. rows: int64 [pieces],
+    the row of each. The rows of a part of the table, which share a scale, lie together: they compress better so.
     """
 
     def __init__(self, arrays: Arrays) -> None:
         super().__init__()
         parts = sum(name.startswith("q") for name in arrays)
-        table = np.stack([arrays[f"q{i + 1}"] for i in range(parts)], 1)  # piece p is row p // parts of part p % parts
-        self._keep("table", table.reshape(-1, table.shape[2]))
-        rows = len(self.table) // parts
+        length = len(arrays["q1"])
+        self._keep("table", np.concatenate([arrays[f"q{i + 1}"] for i in range(parts)]))
+        self._keep("rows", np.arange(parts * length).reshape(parts, length).T.ravel())  # piece p is in part p % parts
         for name in ("scale", "lo"):
-            self._keep(name, np.tile(arrays[name], rows))
+            self._keep(name, np.repeat(arrays[name], length))
         for name in ("proj", "proj_b", "ln_g", "ln_b"):
             self._keep(f"{name}_all", np.concatenate([arrays[f"{name}{n}"] for n in ORDERS], -1))
-        for n, layer in ((n, layer) for n in ORDERS for layer in (1, 2)):
-            channels = len(arrays[f"b{layer}_{n}"])
-            self._keep(f"filter{layer}_{n}", arrays[f"w{layer}_{n}"].reshape(n, -1, channels).transpose(2, 1, 0))
-            self._keep(f"b{layer}_{n}", arrays[f"b{layer}_{n}"])
+        for name in (f"{kind}_{n}" for n in ORDERS for kind in ("w1", "b1", "w2", "b2")):
+            self._keep(name, arrays[name])
         for name in ("ln_g", "ln_b", "cnn_W", "cnn_b", "d0", "d1", "d2", "d3", "p1", "p3"):
             self._keep(name, arrays[name])
         self.epsilon = float(arrays["eps"])
@@ -64,8 +63,9 @@ class SentenceEncoder(torch.nn.Module):  # type: ignore[misc]
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The taps float32 [batch, tokens, width] of ids and mask int64 [batch, tokens]."""
         mask = attention_mask.to(torch.float32).unsqueeze(-1)
-        scale, low = self.scale[input_ids].unsqueeze(-1), self.lo[input_ids].unsqueeze(-1)
-        words = self.table[input_ids].to(torch.float32) * scale + low
+        rows = self.rows[input_ids]
+        scale, low = self.scale[rows].unsqueeze(-1), self.lo[rows].unsqueeze(-1)
+        words = self.table[rows].to(torch.float32) * scale + low
         ngrams = self._ngrams(words, mask)
         return words, ngrams, self._sentence(ngrams, mask).unsqueeze(1) * mask
 
@@ -77,10 +77,9 @@ class SentenceEncoder(torch.nn.Module):  # type: ignore[misc]
         for number, n in enumerate(ORDERS):
             x = projected[..., number * channels : (number + 1) * channels]
             for layer in (1, 2):
-                weight, bias = getattr(self, f"filter{layer}_{n}"), getattr(self, f"b{layer}_{n}")
+                weight, bias = getattr(self, f"w{layer}_{n}"), getattr(self, f"b{layer}_{n}")
                 # Padding is zeroed before each convolution: it stands for what is beyond the text's ends.
-                around = functional.conv1d((x * mask).transpose(1, 2), weight, bias, padding=n // 2).transpose(1, 2)
-                x = torch.relu(around[:, 1 - n % 2 :]) + x  # an even n-gram begins at its piece
+                x = torch.relu(_windows(x * mask, n) @ weight + bias) + x
             found.append(x)
         return self._normalised(torch.cat(found, -1), self.ln_g, self.ln_b)
 
@@ -94,6 +93,18 @@ class SentenceEncoder(torch.nn.Module):  # type: ignore[misc]
 
     def _normalised(self, x: torch.Tensor, gain: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         return functional.layer_norm(x, gain.shape, gain, bias, self.epsilon)
+
+
+def _windows(x: torch.Tensor, n: int) -> torch.Tensor:
+    """Each token's n-gram, side by side: [batch, tokens, n * channels] of [batch, tokens, channels].
+
+    One product with a filter is faster than a convolution of each text; zeros are made of what is there, so that the
+    graph computes no shape.
+    """
+    before = (n - 1) // 2
+    zero = x[:, :1] * 0.0
+    longer = torch.cat([*[zero] * before, x, *[zero] * (n - 1 - before)], 1)
+    return torch.cat([longer[:, k : k + 1 - n or None] for k in range(n)], -1)
 
 
 def load(spec: EncoderSpec, scratch: Path) -> Encoder:

@@ -18,6 +18,7 @@ import onnxruntime
 import pytest
 import safetensors.numpy
 import tokenizers
+import torch
 from onnx import TensorProto
 
 from homeroom.data.ingest import read_samples
@@ -29,6 +30,7 @@ from homeroom_exporter.encoders.sentencepiece_file import as_tokenizer
 from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.export.design import draft
 from homeroom_exporter.export.statistics import fit_statistics
+from homeroom_exporter.interchange.onnx_torch import OnnxModule
 from homeroom_exporter.quantize import fidelity
 from homeroom_exporter.recipe.recipe import parse_recipe
 
@@ -155,6 +157,18 @@ def test_the_table_stays_bytes_in_one_graph_and_buckets_agree(arrays: dict[str, 
     assert licence.name == "Apache-2.0"
     assert "Yang et al. 2019" in text
     assert "Apache License" in text
+
+
+def test_every_operation_of_its_graph_has_a_form_for_litert(arrays: dict[str, Any], tmp_path: Path) -> None:
+    made = encoders.load(SPEC, tmp_path)
+    ids, mask = np.array([[1, 9, 20, 2, 0, 0]]), np.array([[1, 1, 1, 1, 0, 0]])
+    expected = onnxruntime.InferenceSession(made.graph.SerializeToString()).run(
+        list(made.taps), {"input_ids": ids, "attention_mask": mask}
+    )
+    with torch.no_grad():
+        found = OnnxModule(made.graph)(*(torch.from_numpy(one.astype(np.int32)) for one in (ids, mask)))
+    for got, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(got.numpy(), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(
