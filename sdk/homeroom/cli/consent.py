@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from homeroom.cli.in_use import lines_on_use
 from homeroom.cli.options import as_json, json_text, opened, say
 from homeroom.cli.parameters import FOLDER
 from homeroom.cli.receipt import counted
@@ -81,6 +82,7 @@ def remove(directory: Path, samples: tuple[str, ...], yes: bool, machine: bool) 
         click.confirm(f"Remove {counted(len(samples), 'sample')} for ever?", abort=True, err=True)
     with opened(directory) as device:
         report = device.remove(*samples)
+        told = lines_on_use(device, directory) if report.versions else []
     if machine:
         click.echo(json_text(asdict(report)))
         return
@@ -89,4 +91,6 @@ def remove(directory: Path, samples: tuple[str, ...], yes: bool, machine: bool) 
         f"{report.unsent_updates} unsent updates that {counted(report.subjects, 'person')} entered: train again"
     )
     say(f"  {len(report.unlearning)} sent updates will be unlearned at the next sync, with all that is in them")
+    for line in told:
+        say(f"  {line}")
     say("  not taken back: releases that others hold already, answers that were given, copies outside this directory")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from homeroom.cli.in_use import lines_on_use
 from homeroom.cli.options import (
     as_json,
     budget_of,
@@ -50,6 +51,8 @@ def init(
     """
     with opened(directory, bundle, root, anew=anew, tier=tier, runtime=runtime) as device:
         say(f"{directory}: {device.bundle.manifest.name} version {device.bundle.manifest.version}")
+        for line in lines_on_use(device, directory):
+            say(f"  {line}")
 
 
 @click.command()
@@ -279,7 +282,7 @@ def undo(directory: Path) -> None:
     """
     with opened(directory) as device:
         say(f"in use: {device.rollback()}")
-        for line in device.status().solved:
+        for line in lines_on_use(device, directory)[1:]:
             say(f"  {line}")
 
 

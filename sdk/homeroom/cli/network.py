@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from homeroom.cli.in_use import lines_on_use
 from homeroom.cli.options import as_json, json_text, opened, plain, say, with_bundle
 from homeroom.cli.parameters import FOLDER, INVITATION, PATH
 from homeroom.cli.receipt import counted
@@ -92,8 +93,10 @@ def upgrade(directory: Path) -> None:
     """
     with opened(directory) as device:
         new = device.update_bundle()
-        manifest = device.bundle.manifest
+        manifest, told = device.bundle.manifest, lines_on_use(device, directory) if new else []
     say(f"{manifest.name} version {manifest.version} " + ("is now in use" if new else "is the newest"))
+    for line in told:
+        say(f"  {line}")
 
 
 @click.command()
@@ -126,6 +129,7 @@ def sync(directory: Path, machine: bool) -> None:
     """
     with opened(directory) as device:
         report = device.sync()
+        told = lines_on_use(device, directory) if report.in_use == "local" and not machine else []
     if machine:
         click.echo(json_text(asdict(report)))
         return
@@ -150,6 +154,10 @@ def sync(directory: Path, machine: bool) -> None:
         here, needed = report.waiting
         say(f"{here} of {needed} updates for the next version are here")
     say(f"global version {report.version or 0}; in use: {report.in_use}")
+    if told:
+        say("  the new shared version is clearly worse on this device's validation samples, so it does not answer here")
+    for line in told:
+        say(f"  {line}")
     for task, sentence in report.worse.items():
         say(f"  worse here, {task}: {sentence}")
     days_off = abs(report.clock_off_s or 0) / 86_400

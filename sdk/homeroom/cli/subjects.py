@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import click
 
+from homeroom.cli.in_use import lines_on_use
 from homeroom.cli.options import as_json, json_text, one_line, opened, say
 from homeroom.cli.parameters import FOLDER, OUT_FOLDER
 from homeroom.cli.receipt import counted
@@ -30,7 +31,7 @@ def forget(directory: Path, subject: str, yes: bool) -> None:
         click.confirm(f"Forget {subject} for ever?", abort=True)
     with opened(directory) as device:
         report = device.forget(subject)
-        near, solved = near_names(subject, device.store.subjects()), device.status().solved
+        near, told = near_names(subject, device.store.subjects()), lines_on_use(device, directory)
     click.echo(
         f"forgotten: {report.samples} samples, {report.versions} versions, {report.profiles} profiles, "
         f"{report.unsent_updates} unsent updates; "
@@ -41,8 +42,8 @@ def forget(directory: Path, subject: str, yes: bool) -> None:
             "  statistics that were sent are taken away with changes of other subjects, at the latest some weeks from "
             "now (docs/statistics.md); until then the last totals stay here, under the device's key"
         )
-    for line in solved:
-        say(f"  answers now: {line}")
+    for line in told if report.versions else told[1:-1]:
+        say(f"  {line}")
     if near:
         say(f"  also held: {', '.join(near)}: forget them too where they are the same person")
 

@@ -13,7 +13,7 @@ from homeroom.data.tasks import kind_of, probabilities
 from homeroom.data.tasks.answers import Answer
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.evaluate import all_outputs_of
-from homeroom.train.features.dataset import Dataset, Example
+from homeroom.train.features.dataset import Dataset, Example, needs_all
 from homeroom.train.features.quality_gate import PredictionView
 from homeroom.train.solve.combine import NOT_SOLVED, SolvedPart
 
@@ -55,8 +55,17 @@ def predict(
                 answer = kind.answer(task, chances[row], (dataset.presence[row, last] > 0).tolist(), examples[row])
             if answerable and not taught[row]:
                 answer = Answer(answer.best, answer.probabilities, False, "this task was never taught here")
+            if _cut_off(task, manifest, examples[row]):
+                answer = replace(answer, sure=False)  # the note says which end is not read
             answers[row][task.name] = answer
     return [_with_note(answer, example.note) for answer, example in zip(answers, examples, strict=True)]
+
+
+def _cut_off(task: Task, manifest: Manifest, example: Example) -> bool:
+    """Whether a task reads only texts whose ends are cut off, or one of those that it needs."""
+    given = {slot for slot, _ in example.inputs} & set(task.reads)
+    cut = given.intersection(example.cut)
+    return bool(cut) and (needs_all(task, manifest) or cut == given)
 
 
 def _taught(task: Task, number: int, trained: Collection[str] | None, part: SolvedPart) -> np.ndarray:

@@ -174,13 +174,16 @@ def _end_epoch(graphs: Graphs, validation: Dataset | None, state: TrainState, sh
 
     shared: bool [P], the values of the shared layers.
     """
-    value = float(state.epoch)  # without validation data the last epoch counts as the best
+    value, log_loss = float(state.epoch), float("inf")  # without validation data the last epoch counts as the best
     if validation is not None:
-        scores = [score.value for score in evaluate(graphs, validation, state.theta).values() if score.n]
-        value = float(np.mean(scores)) if scores else value
-    if state.best_epoch < 0 or value > state.history[state.best_epoch].value:
-        state.best, state.best_epoch = state.theta.copy(), state.epoch
+        scores = [score for score in evaluate(graphs, validation, state.theta).values() if score.n]
+        losses = [score.log_loss for score in scores if score.log_loss is not None]
+        value = float(np.mean([score.value for score in scores])) if scores else value
+        log_loss = float(np.mean(losses)) if losses else log_loss
     moved = float(np.linalg.norm((state.theta - state.began)[shared])) if state.began.size else 0.0
-    state.history.append(Epoch(state.loss / max(state.batch, 1), value, moved))
+    epoch = Epoch(state.loss / max(state.batch, 1), value, moved, log_loss)
+    if state.best_epoch < 0 or epoch.rank > state.history[state.best_epoch].rank:
+        state.best, state.best_epoch = state.theta.copy(), state.epoch
+    state.history.append(epoch)
     state.began = state.theta.copy()
     state.epoch, state.batch, state.loss = state.epoch + 1, 0, 0.0

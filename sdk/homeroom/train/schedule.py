@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from homeroom.train.settings import Settings
 from homeroom.train.state import TrainState
 
 OUTER_TIER_RATE = 1 / 3  # fewer devices feed these values, and a wide layer takes longer strides at the same rate
+
+Rank = TypeVar("Rank", float, tuple[float, float])
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Schedule:
         )
 
     def _cooldown_start(self, state: TrainState) -> int | None:
-        return cooldown_start([epoch.value for epoch in state.history], self.settings.patience)
+        return cooldown_start([epoch.rank for epoch in state.history], self.settings.patience)
 
 
 def one_cycle(step: int, total: int, warmup: float) -> float:
@@ -98,8 +101,11 @@ def one_cycle(step: int, total: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1.0, total - rise))))
 
 
-def cooldown_start(values: Sequence[float], patience: int) -> int | None:
-    """Number of epochs after which `patience` of them had brought no better value; None before. values: by epoch."""
+def cooldown_start(values: Sequence[Rank], patience: int) -> int | None:
+    """Number of epochs after which `patience` of them had brought no better value; None before.
+
+    values: by epoch, of which a greater one is better.
+    """
     best = 0
     for number, value in enumerate(values):
         best = number if value > values[best] else best

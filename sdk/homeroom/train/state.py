@@ -12,11 +12,18 @@ class Epoch(msgspec.Struct, frozen=True):
     loss: mean over its batches
     value: mean over tasks of `Score.value` on validation data; the epoch's number where there is none
     moved: Euclidean distance that the shared layers moved
+    log_loss: mean over the tasks with labels of the log-loss on validation data; infinite where it is not known
     """
 
     loss: float
     value: float
     moved: float = 0.0
+    log_loss: float = float("inf")
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """The greater the better: the value, and of equal ones the log-loss."""
+        return self.value, -self.log_loss
 
 
 class TrainState(msgspec.Struct, kw_only=True):

@@ -110,3 +110,22 @@ def test_beside_a_good_input_a_poor_one_lowers_nothing(device: Device) -> None:
     expected, answer = device.predict(good)["category"], device.predict(poor)["category"]
     assert (answer.sure, answer.best) == (True, expected.best)
     assert "left out picture" in answer.reason
+
+
+def test_a_text_whose_end_is_not_read_makes_no_answer_sure(device: Device) -> None:
+    long = "the cat sleeps " * 30
+    answers = device.predict(Sample(word=long, reference="the cat sleeps", answer=long))
+    for task in ("category", "grade"):
+        assert not answers[task].sure
+        assert "the end is not read" in answers[task].reason
+    beside = device.predict(Sample(word=long, facts={"legs": 4, "kilograms": 5.0, "home": "house"}))
+    assert beside["category"].sure
+
+
+@pytest.mark.parametrize("sides", [1, 2])
+def test_sides_that_cancel_are_heard_and_silence_is_not(device: Device, sides: int) -> None:
+    tone = 0.5 * np.sin(np.arange(4800) / 8000 * 2 * np.pi * 300)
+    heard = device.predict(Sample(speech=sound(tone, -tone) if sides == 2 else sound(tone)))["category"]
+    assert "silent" not in heard.reason
+    quiet = device.predict(Sample(speech=sound(*[np.zeros(4800)] * sides)))["category"]
+    assert (quiet.sure, "silent" in quiet.reason) == (False, True)

@@ -69,7 +69,7 @@ def test_a_training_that_gets_no_better_cools_down_before_it_stops_and_resuming_
     whole = fit(
         graphs, train, validation, bundle.theta(), settings, checkpoint=lambda state: states.append(state.encode())
     )
-    start = cooldown_start([epoch.value for epoch in whole.history], settings.patience)
+    start = cooldown_start([epoch.rank for epoch in whole.history], settings.patience)
     assert start is not None
     assert len(whole.history) == start + settings.cooldown < settings.epochs
     moves = [epoch.moved for epoch in whole.history[start - 1 :]]
@@ -82,7 +82,22 @@ def test_a_training_that_gets_no_better_cools_down_before_it_stops_and_resuming_
     assert whole.history == rest.history
     round_of_many = msgspec.structs.replace(settings, constant_rate=True)
     steady = fit(graphs, train, validation, bundle.theta(), round_of_many).history
-    assert len(steady) == cooldown_start([epoch.value for epoch in steady], settings.patience)
+    assert len(steady) == cooldown_start([epoch.rank for epoch in steady], settings.patience)
+
+
+def test_of_epochs_that_answer_all_right_the_surest_is_kept_and_training_goes_on_to_it() -> None:
+    bundle, graphs = opened()
+    examples = [
+        Example(e.inputs, {"category": e.targets["category"]}, e.subject, e.sample_id)
+        for e in (without(e, "picture", "pictures", "speech", "reference", "answer") for e in dataset(100).examples)
+    ]
+    train, validation = Dataset(bundle.manifest, examples).split(0.25, seed=0)
+    settings = Settings(epochs=24, learning_rate=1e-2, patience=2, cooldown=1)
+    found = fit(graphs, train, validation, bundle.theta(), settings)
+    best, first = found.history[found.best_epoch], next(epoch for epoch in found.history if epoch.value == 1.0)
+    assert (best.value, best.log_loss) == (1.0, min(epoch.log_loss for epoch in found.history if epoch.value == 1.0))
+    assert best.log_loss < first.log_loss / 3
+    assert found.best_epoch > found.history.index(first) + settings.patience + settings.cooldown
 
 
 def test_a_budget_is_kept_and_the_rest_is_done_later() -> None:

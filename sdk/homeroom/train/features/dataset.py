@@ -33,7 +33,7 @@ class Example:
     group: what is held out whole beside it, see `train.judged`; "" where its subject is
     longest: tokens of the longest input by modality; None where that is read from the inputs
     words: of the texts that a task marks spans in, by slot
-    note: for the person who is answered
+    note: for the person who is answered; cut: slots with a text whose end is not read
     input_weights: of poor inputs in the fusion, above 0; 1 where it is not named
     """
 
@@ -48,6 +48,7 @@ class Example:
     note: str = ""
     input_weights: Mapping[InputKey, float] = field(default_factory=dict)
     group: str = ""
+    cut: tuple[str, ...] = ()
 
 
 class LazyExamples(Sequence[Example]):

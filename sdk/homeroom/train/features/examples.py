@@ -70,8 +70,9 @@ def examples(
             words = words_of(bundle, sample, partial(read_value, store))
             token_targets = targets_of(bundle, sample, columns.inputs(position), words)
             poor = {(slot, index): slot_weights[slot] for slot, indexes in sample.weighed.items() for index in indexes}
-            note, group = note_of(bundle, sample), group_of(manifest, sample)
-            columns.put(position, sample, token_targets, words=words, note=note, input_weights=poor, group=group)
+            (note, cut), group = note_of(bundle, sample), group_of(manifest, sample)
+            told = {"note": note, "cut": cut, "group": group}
+            columns.put(position, sample, token_targets, words=words, input_weights=poor, **told)
             position += 1
     if store:
         trim_memory()  # a step's arena would not take what preparing the samples has left on the heap

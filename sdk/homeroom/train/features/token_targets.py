@@ -57,19 +57,20 @@ def targets_of(
     return targets
 
 
-def note_of(bundle: Bundle, sample: StoredSample) -> str:
-    """A note for people on inputs that are longer than the bundle reads; empty if there are none.
+def note_of(bundle: Bundle, sample: StoredSample) -> tuple[str, tuple[str, ...]]:
+    """A note for people on inputs that are longer than the bundle reads, and the slots whose texts are cut off.
 
-    Texts and sounds that were left in the store are not read for it.
+    Empty if there are none. Texts and sounds that were left in the store are not read for it.
     """
-    notes = []
+    notes, cut = [], []
     for slot in bundle.manifest.slots:
         modality = bundle.manifest.modality(slot.modality)
         for index, value in enumerate(sample.inputs.get(slot.name, [])):
             name = slot.name if slot.count == 1 else f"{slot.name} {index + 1}"
             if value is not None and (note := _unread(bundle, modality, value)):
                 notes.append(f"of {name} {note}")
-    return "; ".join(notes)
+                cut += [slot.name] if isinstance(modality.preprocess, TextPreprocess) else []
+    return "; ".join(notes), tuple(cut)
 
 
 def _unread(bundle: Bundle, modality: Modality, value: StoredInput) -> str:

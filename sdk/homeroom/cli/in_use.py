@@ -1,0 +1,36 @@
+"""What answers now, and what to do next: said after a command that took a model away, brought one, or refused one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from homeroom.device.reader import DeviceReader
+    from homeroom.device.status import Status
+
+
+def lines_on_use(device: DeviceReader, directory: Path) -> list[str]:
+    """The version in use, what solved heads add to it, and the next step, a line each."""
+    status = device.status()
+    answers = [f"answers now: {line}" for line in status.solved]
+    return [f"in use now: {_version(status)}", *answers, f"next: {_next(status, directory)}"]
+
+
+def _version(status: Status) -> str:
+    if isinstance(status.in_use, str):
+        return "the bundle's own model, as it came: no training of this device is in it"
+    name, base = status.in_use["version_id"][:8], status.in_use["base"]
+    if status.in_use["kind"] == "global":
+        return f"the shared version {base}"
+    return f"version {name}, trained on this device" + (f" from the shared version {base}" if base else "")
+
+
+def _next(status: Status, directory: Path) -> str:
+    train = f"`homeroom device train {directory}`"
+    if not status.samples:
+        return "no sample is held: add labelled ones with `homeroom device add`, then train"
+    if isinstance(status.in_use, str):
+        return f"{train} teaches it from the {status.samples} samples that are held"
+    return f"{train} goes on from it; `homeroom device undo {directory}` goes back to the one before"
