@@ -28,6 +28,7 @@ from homeroom.cli.options import (
 from homeroom.cli.parameters import FOLDER, OUT_FILE, PATH, Finite, Whole
 from homeroom.cli.profile import profile_line
 from homeroom.cli.receipt import receipt_lines, write_refused
+from homeroom.cli.status_lines import status_lines
 from homeroom.errors import InputError
 
 if TYPE_CHECKING:
@@ -299,19 +300,8 @@ def status(directory: Path, machine: bool) -> None:
     if machine:
         click.echo(json_text(facts))
         return
-    for name, value in facts.items():
-        if isinstance(value, list):
-            say(f"{name.replace('_', ' ')}: {len(value) or 'none'}")
-            for line in value:
-                say(f"  {line}")
-        else:
-            parts = value.values() if isinstance(value, dict) else [value]
-            shown = ", ".join(_in_words(part) for part in parts if part is not None)
-            say(f"{name.replace('_', ' ')}: {shown or 'none'}")
-
-
-def _in_words(fact: object) -> str:
-    return ("no", "yes")[fact] if isinstance(fact, bool) else str(fact)
+    for line in status_lines(facts):
+        say(line)
 
 
 def _progress(stage: str, done: int, total: int) -> None:

@@ -167,7 +167,7 @@ def sync(directory: Path, machine: bool) -> None:
 
 def statistics_lines(report: StatisticsReport) -> list[str]:
     """What a sync did with statistics, a line each."""
-    lines = ["statistics: sent what changed"] if report.sent else []
+    lines = [f"statistics: {'taken back' if report.why_not else 'sent what changed'}"] if report.sent else []
     lines += [f"statistics stay here: {report.why_not}"] if report.why_not else []
     lines += [f"statistics{f' of {task}' if task else ''} wait here: {why}" for task, why in report.held.items()]
     lines += [f"statistics of all schools: release {report.release}"] if report.release else []

@@ -28,7 +28,7 @@ from homeroom.device.local_samples import to_examples, training_samples, trainin
 from homeroom.device.reader import DeviceReader
 from homeroom.device.receipt import AddReceipt, Tally, write_receipt
 from homeroom.device.reports import TrainReport
-from homeroom.device.resources.budget import Budget
+from homeroom.device.resources.budget import Budget, BudgetWatch, checked_budget
 from homeroom.device.solved import HeadsInUse
 from homeroom.device.training_run import TrainingRun, train, train_profile
 from homeroom.errors import InputError
@@ -42,7 +42,7 @@ from homeroom.system.sqlite import closed_error
 from homeroom.train import label_errors
 from homeroom.train.features.compute import Progress
 from homeroom.train.features.quality_gate import add_checked
-from homeroom.train.settings import Settings
+from homeroom.train.settings import Settings, check_settings
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -72,6 +72,7 @@ class Device(DeviceReader):
         self.store, self.graphs = store, graphs
         self.directory = store.directory
         self.changes, self.closing, self._solved = threading.RLock(), False, HeadsInUse()
+        self._watch: BudgetWatch | None = None  # of the newest training
 
     @property
     def bundle(self) -> Bundle:
@@ -121,8 +122,13 @@ class Device(DeviceReader):
         yield self.store, self.graphs
 
     def close(self) -> None:
-        """Closes the store, once what another thread changes has ended; changes that wait are told so."""
+        """Closes the store, once what another thread changes has ended; changes that wait are told so.
+
+        A training that runs is cancelled: it ends after its step, and what it has learned is kept.
+        """
         self.closing = True
+        if (watch := self._watch) is not None:
+            watch.end()
         with self.changes:
             self.store.close()
 
@@ -162,7 +168,7 @@ class Device(DeviceReader):
     @one_at_a_time
     def doubt(self, minutes: float = 10) -> list[str]:
         """Quarantines samples whose labels look wrong in cross-validation; returns their ids."""
-        watch, samples = Budget(minutes=minutes).begin(self.store.directory), training_samples(self.store, self.bundle)
+        watch, samples = self._begin(Budget(minutes=minutes)), training_samples(self.store, self.bundle)
         ready = to_examples(self.store, self.bundle, self.graphs, samples, stop=watch.over)
         settings = training_settings(self.store, self.bundle)
         return label_errors.quarantine_suspects(self.store, self.bundle, self.graphs, ready, settings, watch.over)
@@ -187,8 +193,8 @@ class Device(DeviceReader):
     ) -> TrainReport:
         """Trains on all labelled samples within a budget, and resumes an interrupted training.
 
-        Samples without a label count too where the bundle has a task or objectives that need none. Raises TrainError
-        where no sample teaches anything, or nothing fits the budget.
+        Samples without a label count too where the bundle has a task or objectives that need none. Raises InputError
+        where a setting or a limit is not valid, TrainError where no sample teaches anything or nothing fits the budget.
 
         minutes: at most.
         epochs: in place of the bundle's.
@@ -200,10 +206,12 @@ class Device(DeviceReader):
         cancel: once another thread sets it, the training ends after its step, and what was learned is kept.
         """
         began_s = time.monotonic()
+        settings = settings if settings is not None else training_settings(self.store, self.bundle, epochs)
+        check_settings(settings, self.bundle.manifest)
+        budget = checked_budget(budget if budget is not None else Budget(minutes=minutes, megabytes=megabytes))
         decoder.end()  # the store's samples are decoded here, and its memory is needed
-        watch = (budget or Budget(minutes=minutes, megabytes=megabytes)).begin(self.store.directory, cancel)
+        watch = self._begin(budget, cancel)
         self.store.expire()
-        settings = settings or training_settings(self.store, self.bundle, epochs)
         run = TrainingRun(self.store, self.bundle, self.graphs, watch, settings, progress, began_s)
         return train(run) if profile is None else train_profile(run, profile)
 
@@ -329,6 +337,13 @@ class Device(DeviceReader):
         with self.store.step("rollback"):
             version = self.store.versions.step_back()
         return version.version_id if version else "bundle"
+
+    def _begin(self, budget: Budget, cancel: threading.Event | None = None) -> BudgetWatch:
+        """The watch of a training, which `close` ends."""
+        self._watch = watch = budget.begin(self.store.directory, cancel)
+        if self.closing:  # asked after the watch can be seen: `close` looks for it after it says so
+            watch.end()
+        return watch
 
     def _validation_scores(self, theta: np.ndarray) -> Mapping[str, Score]:
         return validation_scores(self.store, self.bundle, self.graphs, theta)

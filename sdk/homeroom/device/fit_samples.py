@@ -22,7 +22,7 @@ from homeroom.train import fit as fitting
 from homeroom.train.features.compute import Progress
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
-from homeroom.train.settings import Settings, advised
+from homeroom.train.settings import Settings, advised, check_settings
 
 
 def fit(
@@ -55,6 +55,8 @@ def fit(
     with contextlib.ExitStack() as resources:
         opened = _opened(Path(bundle), root, resources)
         theta, manifest = opened.theta(), opened.manifest
+        settings = settings if settings is not None else advised(manifest)
+        check_settings(settings, manifest)
         if start is not None:
             _check_theta(start, theta, manifest.name)
         stored = _teaching(samples, manifest)
@@ -62,7 +64,6 @@ def fit(
         ready = examples(None, opened, graphs, stored, progress=progress, stop=stop)
         if len(ready) < len(stored):
             raise TrainError("it was cancelled before its features were there", remedy="run it again")
-        settings = settings or advised(manifest)
         train, validation = Dataset(manifest, ready).split(settings.validation, settings.seed)
         theta = theta if start is None else start
         return fitting.fit(graphs, train, validation, theta, settings, stop=stop, progress=progress).theta
@@ -82,7 +83,8 @@ def _teaching(samples: Sequence[Sample], manifest: Manifest) -> list[StoredSampl
 
 
 def _check_theta(start: np.ndarray, theta: np.ndarray, where: str) -> None:
-    if start.dtype != theta.dtype or start.shape != theta.shape or not np.isfinite(start).all():
+    alike = isinstance(start, np.ndarray) and (start.dtype, start.shape) == (theta.dtype, theta.shape)
+    if not alike or not np.isfinite(start).all():
         raise InputError(f"start is not float32 [{len(theta)}] and finite", where=where)
 
 

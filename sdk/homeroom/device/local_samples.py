@@ -89,7 +89,7 @@ def quarantine_unreadable(store: Store, bundle: Bundle, samples: Sequence[Stored
 def training_settings(store: Store, bundle: Bundle, epochs: int | None = None) -> Settings:
     """The settings that the bundle recommends, with the round's proximal term."""
     configuration = agreement.read_agreement(store).configuration
-    chosen = {"epochs": epochs} if epochs else {}
+    chosen = {"epochs": epochs} if epochs is not None else {}
     return advised(bundle.manifest, proximal=configuration.proximal if configuration else 0.0, **chosen)
 
 

@@ -114,7 +114,10 @@ def agree(store: Store, *, yes: bool) -> StatisticsRules:
         raise InputError("this device has joined no aggregator", remedy="`homeroom device join` first")
     if yes and rules.mode != "plain":
         raise InputError("the aggregator collects no statistics", remedy="`homeroom device sync` asks it again")
-    YES.write(store, rules if yes else None)
+    with store.step("statistics agreed"):
+        YES.write(store, rules if yes else None)
+        if configuration and (text := TEXT.read(store)):
+            TEXT.write(store, msgspec.structs.replace(text, why_not=why_not(store, configuration)))
     return rules
 
 

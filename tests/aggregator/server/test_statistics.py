@@ -16,6 +16,8 @@ from faults.devices import make_sample
 from aggregator.institution import make_folder, running
 from aggregator.statistics_lesson import PLAIN, pupil_sums
 from homeroom import Device
+from homeroom.cli.network import statistics_lines
+from homeroom.cli.status_lines import status_lines
 from homeroom.contract.policy import Policy
 from homeroom.contract.round import RoundConfiguration, StatisticsRules
 from homeroom.contract.statistics.encoding import encode
@@ -95,6 +97,11 @@ def teach_all(district: District) -> list[dict[str, Statistics]]:
     return taught
 
 
+def said(device: Device) -> list[str]:
+    """What `homeroom device status` prints of statistics."""
+    return [*status_lines({"statistics": device.status().statistics})]
+
+
 def others(device: Device) -> Statistics:
     return statistics.others_total(device.store, device.bundle)
 
@@ -116,9 +123,19 @@ def test_nothing_leaves_before_a_person_says_yes_and_no_takes_all_back(district:
     statistics.agree(device.store, yes=True)
     device.sync()
     assert district.sum == merge(sums.values())
+    assert said(device)[:2] == ["statistics:", "  the aggregator has this device's"]
     statistics.agree(device.store, yes=False)
-    device.sync()
+    assert said(device)[1] == (
+        "  sent before: the next sync takes them back; where this device was revoked, they left at once"
+    )
+    report = device.sync().statistics
+    assert report is not None
+    assert statistics_lines(report)[0] == "statistics: taken back"
     assert district.sum == NOTHING
+    assert said(device)[1:3] == [
+        "  the aggregator has none of this device",
+        "  stay here: nobody said yes yet: `homeroom device network DIR --statistics plain`",
+    ]
 
 
 def test_the_yes_is_to_the_rules_of_that_day(district: District) -> None:
@@ -161,6 +178,9 @@ def test_who_is_forgotten_is_subtracted_exactly_with_the_changes_of_others(distr
     assert report is not None
     assert "5 other subjects" in report.held["grade"]
     assert device.status()["statistics"]["to_subtract_since"]
+    today = device.store.today().isoformat()
+    assert f"  what was taken away here waits since {today} to be subtracted there" in said(device)
+    assert not any("{" in line for line in said(device))
     assert district.total(0) == merge(taught[0].values())  # alone it would show the pupil
     sums = teach(device, *range(100, 105))
     assert "p-3" not in sums

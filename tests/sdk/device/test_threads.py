@@ -108,3 +108,19 @@ def test_a_device_that_many_threads_change_closes_before_those_who_wait(device: 
     for thread in busy:
         thread.join(60)
     assert [problem.code for problem in told] == [Code.CLOSED] * 8
+
+
+def test_who_closes_a_device_ends_its_training_and_keeps_what_it_learned(device: Device) -> None:
+    started = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        training = threads.submit(
+            device.train, settings=ENDLESS, progress=lambda stage, *_: stage == "training" and started.set()
+        )
+        assert started.wait(60)
+        device.close()
+        report = training.result(60)
+    assert report.stopped == "it was cancelled"
+    with Device.open(device.directory) as again:
+        version = again.store.versions.current()
+        assert version is not None
+        assert version.version_id == report.version_id

@@ -8,6 +8,7 @@ tells them.
 from __future__ import annotations
 
 import datetime
+import math
 import re
 import threading
 import time
@@ -17,10 +18,13 @@ from typing import Literal
 
 from homeroom.data.decoder import client
 from homeroom.errors import Code, InputError, TrainError
+from homeroom.runtime.graphs import check_threads
 from homeroom.system import clock, hardware
+from homeroom.train.settings import is_number
 
 CHECK_INTERVAL_S = 5.0  # between checks of disk, battery, temperature and the time of day
 CGROUP_SHARE = 0.9  # of a control group's memory: at its limit the system kills the process
+LIMITS = {"minutes": math.inf, "free_megabytes": math.inf, "battery": 1.0, "celsius": math.inf}  # the most of each
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 WEEKLY_HOURS = re.compile(r"^(?:([a-z]{3})(?:-([a-z]{3}))? )?(\d\d):(\d\d)-(\d\d):(\d\d)$")
 
@@ -75,6 +79,18 @@ class Budget:
     celsius: float = 85.0
     quiet: tuple[WeeklyHours, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raises InputError where a limit is not valid."""
+        check_threads(self.threads)
+        for name, most in (*LIMITS.items(), *([("megabytes", math.inf)] if self.megabytes is not None else ())):
+            value = getattr(self, name)
+            if not is_number(value) or not 0 <= value <= most or (name == "megabytes" and not value):
+                asked = "a number above 0, or None" if name == "megabytes" else f"a number from 0 to {most:g}"
+                raise InputError(f"{name} is {value!r}, and has to be {asked}", where="budget")
+        if not isinstance(self.quiet, tuple | list) or not all(isinstance(span, WeeklyHours) for span in self.quiet):
+            what = f"quiet is {self.quiet!r}, and has to be a tuple of WeeklyHours"
+            raise InputError(what, where="budget", remedy='quiet=(read_weekly_hours("mon-fri 08:00-15:30"),)')
+
     @property
     def limit_bytes(self) -> int | None:
         """The lower of `megabytes` and the control group's limit, in bytes; None if there is neither."""
@@ -95,6 +111,14 @@ class Budget:
         return watch
 
 
+def checked_budget(budget: Budget) -> Budget:
+    """The budget; InputError where it is none."""
+    if not isinstance(budget, Budget):
+        what = f"budget is of type {type(budget).__name__}, and has to be a Budget"
+        raise InputError(what, remedy="such as Budget(minutes=10)")
+    return budget
+
+
 @dataclass(frozen=True)
 class SpentLimit:
     """A limit of a budget that is spent, or that it was cancelled; `text` says it to people."""
@@ -112,11 +136,16 @@ class BudgetWatch:
     def __init__(self, budget: Budget, directory: Path, cancel: threading.Event) -> None:
         self.budget, self.directory, self.cancel = budget, directory, cancel
         self.spent: SpentLimit | None = None
+        self._ended = False
         self._sampled = 0
         self._exact = hardware.forget_peak()  # whether the peak starts anew here
         self._limit = budget.limit_bytes
         self._end_s = time.monotonic() + 60 * budget.minutes
         self._looked_s = time.monotonic()
+
+    def end(self) -> None:
+        """Ends the work as `cancel` does; for another thread, which closes the device."""
+        self._ended = True
 
     def over(self) -> bool:
         """Whether to stop before the next batch."""
@@ -138,7 +167,7 @@ class BudgetWatch:
         return max(0, self._limit - hardware.resident() - client.resident_bytes()) // 2
 
     def _check(self) -> SpentLimit | None:
-        if self.cancel.is_set():
+        if self._ended or self.cancel.is_set():
             return SpentLimit("cancelled", "it was cancelled")
         now, held = time.monotonic(), self.peak_bytes
         if now >= self._end_s:
