@@ -23,7 +23,6 @@ from homeroom.contract.roster import Roster
 from homeroom.contract.round import RoundConfiguration
 from homeroom.errors import InputError, StoreError
 from homeroom.privacy.secagg.cohort_size import check_roster
-from homeroom.runtime.bundle import Bundle
 from homeroom.system.files import read_small, write_durable
 from homeroom_aggregator.admin.configuration import (
     CHANGE_TEXT,
@@ -39,6 +38,7 @@ from homeroom_aggregator.admin.folder import (
     LOG_FILE,
     ROSTER_FILE,
     FolderFacts,
+    check_statistics,
     load_roster,
     open_log,
     read_facts,
@@ -288,17 +288,10 @@ def statistics_note(configuration: RoundConfiguration) -> str:
     )
 
 
-def check_statistics(configuration: RoundConfiguration, bundle: Bundle) -> None:
-    """InputError where a bundle has nothing that statistics could be of."""
-    if configuration.statistics.mode != "off" and bundle.manifest.statistics is msgspec.UNSET:
-        what, remedy = "statistics.mode: the bundle has no statistics", "set it to off, or export the bundle anew"
-        raise InputError(what, where=str(bundle.path), remedy=remedy)
-
-
 def bring_into_force(folder: Path, rounds: Rounds, wanted: DistrictConfiguration) -> list[FieldChange]:
     """Let the rounds go on by the wanted configuration, and write its round's part into the file; the changes."""
     check_configuration(folder, rounds.configuration, wanted)
-    check_statistics(wanted.round, rounds.bundle)
+    check_statistics(wanted.round, rounds.bundle, rounds.bundle.path)
     changed = {"round": wanted.round, "automatic_buffer": wanted.automatic_buffer}
     lasting = msgspec.structs.replace(read_configuration(folder), **changed)
     if not (folder / CONFIGURATION_FILE).exists() or lasting != read_configuration(folder):

@@ -108,6 +108,8 @@ def create_folder(
         make_directory(folder)
         close_to_others(folder)
         installed = install(bundle, folder / BUNDLES_FOLDER, root=root)
+        if configuration is not None:
+            check_statistics(configuration, installed, bundle)
         begun = configuration or RoundConfiguration(bundle_id=installed.bundle_id)
         narrowed = msgspec.structs.replace(begun, bundle_id=installed.bundle_id)
         if policy is not None:
@@ -127,6 +129,13 @@ def create_folder(
         write_durable(folder / SECRET_FILE, secret or secrets.token_bytes(32))
         _write_facts(folder, facts)
     return facts
+
+
+def check_statistics(configuration: RoundConfiguration, bundle: Bundle, where: Path) -> None:
+    """InputError where a bundle, which lies at `where`, has nothing that statistics could be of."""
+    if configuration.statistics.mode != "off" and bundle.manifest.statistics is msgspec.UNSET:
+        what, remedy = "statistics.mode: the bundle has no statistics", "set it to off, or export the bundle anew"
+        raise InputError(what, where=str(where), remedy=remedy)
 
 
 def _check_key(key: Ed25519PrivateKey, certificate: Certificate, root: str, folder: Path) -> None:

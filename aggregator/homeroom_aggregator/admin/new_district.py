@@ -16,6 +16,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.contract.invitation import read_invitation
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import Role, certify, fingerprint, new_key, public_hex, read_key, write_key
 from homeroom.errors import InputError
 from homeroom.runtime.bundle import Bundle, install, read_bundle_id, write_signature
@@ -26,6 +27,7 @@ from homeroom_aggregator.admin.configuration_file import CONFIGURATION_FILE, rea
 from homeroom_aggregator.admin.folder import (
     FACTS_FILE,
     ROSTER_FILE,
+    check_statistics,
     create_folder,
     narrow_by_policy,
     open_log,
@@ -90,6 +92,14 @@ def _value(configuration: DistrictConfiguration, field: str) -> Any:
     for name in field.split("."):
         value = getattr(value, name, None)
     return value
+
+
+def check_bundle(bundle: Path, configuration: RoundConfiguration) -> None:
+    """Refuses a bundle that is none, or that has nothing for the statistics asked for, before any key is made."""
+    read_bundle_id(bundle)
+    if configuration.statistics.mode != "off":
+        with tempfile.TemporaryDirectory() as scratch:
+            check_statistics(configuration, install(bundle, Path(scratch), root=None), bundle)
 
 
 def make_keys(keys: Path, name: str, *, secure: bool) -> None:

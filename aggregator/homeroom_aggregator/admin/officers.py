@@ -36,8 +36,8 @@ def change_consent(members: Members, officer: Officer, school: str, by: str, *, 
     (members.consent if give else members.withdraw_consent)(school, by)
 
 
-def revoke(members: Members, officer: Officer, key: str) -> None:
-    """Shuts a key out; InputError unless its member is of a lower rank and, for a school, its own."""
+def revoke(members: Members, officer: Officer, key: str) -> str:
+    """Shuts a key out, and returns it; InputError unless its member is of a lower rank and, for a school, its own."""
     if officer.role is not None:
         member = members.find(key)
         if member is None or (officer.role == "school" and member.school != officer.school):
@@ -45,7 +45,7 @@ def revoke(members: Members, officer: Officer, key: str) -> None:
             raise InputError(says, code=Code.UNKNOWN_DEVICE, where=key[:64])
         if RANKS[officer.role] <= RANKS[member.role]:
             raise _not_allowed(f"a member with the role {officer.role} does not revoke one with the role {member.role}")
-    members.revoke(key, officer.name)
+    return members.revoke(key, officer.name)
 
 
 def take_back(members: Members, officer: Officer, invitation: str) -> None:
@@ -73,8 +73,10 @@ def withdrawable(rounds: Rounds, key: str, school: str) -> dict[str, list[str]]:
         raise InputError(why, where=key[:64], remedy="`homeroom district members` lists them")
     found = {name: updates for name in names if (updates := rounds.withdrawable(name))}
     if not found:
-        why = "has no update here that can be withdrawn"
-        raise InputError(why, where=school or key[:8], remedy="private releases and secure sums cannot give one back")
+        why = "has no update here that can be withdrawn: none came, or all were taken out already"
+        if rounds.configuration.privacy or rounds.configuration.secure:
+            why += "; private releases and secure sums cannot give one back"
+        raise InputError(why, where=school or key[:8], remedy="`homeroom district audit show` says what was taken out")
     return found
 
 

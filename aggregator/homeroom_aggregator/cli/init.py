@@ -61,7 +61,6 @@ def init(
     Run it again if it was interrupted: it finishes, and changes nothing that is there.
     Example: homeroom district init district/ --bundle vocabulary.homeroom --name "District 7" --schools schools.csv
     """
-    from homeroom.runtime.bundle import read_bundle_id
     from homeroom_aggregator.admin import new_district
     from homeroom_aggregator.admin.configuration_file import statistics_note, waiting_note
     from homeroom_aggregator.admin.folder import open_folder_bundle, read_facts
@@ -82,7 +81,7 @@ def init(
         typed = [option for option, value in options.items() if value is not None]
         new_district.check_made_so(folder, wanted, typed, policy)
     else:
-        read_bundle_id(bundle)  # a bundle that is none is refused before any key is made
+        new_district.check_bundle(bundle, wanted.round)
         new_district.make_keys(keys, name, secure=wanted.round.secure is not None)
     new_district.make_folder(folder, bundle, name, keys, wanted, policy)
     address = address or local_address(folder, leaves=True)

@@ -149,7 +149,9 @@ def revoke(folder: Path, key: str) -> None:
     from homeroom_aggregator.admin import officers
 
     with officers.acting(folder) as enrolled:
-        officers.revoke(enrolled, officers.OPERATOR, key)
+        key = officers.revoke(enrolled, officers.OPERATOR, key)
+    say(f"{key[:16]} is refused from now on, for ever; its updates that wait are erased")
+    say("its updates in a version stay there until `homeroom district withdraw`")
 
 
 @click.command()

@@ -226,10 +226,12 @@ def configure(folder: Path, check: bool) -> None:
     Example: homeroom district configure district/ --check
     """
     from homeroom_aggregator.admin import configuration_file as file
-    from homeroom_aggregator.admin.folder import read_facts
+    from homeroom_aggregator.admin.folder import check_statistics, open_folder_bundle, read_facts
 
     wanted, facts = file.read_configuration(folder), read_facts(folder)
     changes = file.check_configuration(folder, file.round_in_force(folder, facts), wanted)
+    if wanted.round.statistics.mode != "off":
+        check_statistics(wanted.round, open_folder_bundle(folder, facts), folder / file.CONFIGURATION_FILE)
     if not check:
         click.echo(file.to_toml(wanted))
     click.echo("\n".join(f"with the next start: {change}" for change in changes) or "fits what is in force")

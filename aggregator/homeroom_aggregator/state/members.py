@@ -184,8 +184,8 @@ class Members:
             self._enrol(new, f"rotated {old}", member)
             audit.record(self.database, "rotated", device=old, to=new)
 
-    def revoke(self, key: str, by: str) -> None:
-        """Revokes a key, given in full or by a beginning that only one key has. InputError if it is unknown."""
+    def revoke(self, key: str, by: str) -> str:
+        """Revokes a key, given in full or by a beginning that only one key has; returns it. InputError for no key."""
         sql = "SELECT device FROM devices WHERE substr(device, 1, ?) = ? AND NOT revoked"
         rows = self.database.rows(sql, (len(key), key))
         if len(rows) != 1 or not key:
@@ -194,6 +194,7 @@ class Members:
         with self.database.transaction():
             self.database.write("UPDATE devices SET revoked = 1 WHERE device = ?", rows[0])
             audit.record(self.database, "revoked", device=rows[0][0], by=by)
+        return str(rows[0][0])
 
     def names(self, key: str) -> set[str]:
         """Every key that this member has ever had."""

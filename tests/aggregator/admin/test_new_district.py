@@ -10,10 +10,10 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from aggregator.institution import make_folder, write_bundle
+from aggregator.institution import ROOT, make_folder, write_bundle
 from homeroom.cli.main import homeroom, main
 from homeroom.contract.invitation import read_invitation
-from homeroom.contract.signing import fingerprint, new_key, public_hex
+from homeroom.contract.signing import fingerprint, new_key, public_hex, write_key
 from homeroom.errors import InputError
 from homeroom_aggregator.admin.configuration_file import read_configuration
 from homeroom_aggregator.admin.folder import open_log
@@ -77,3 +77,27 @@ def test_the_help_says_where_it_listens_and_what_a_release_waits_for(tmp_path: P
     assert [made[name].server.host for name in made] == ["0.0.0.0", "127.0.0.1", "0.0.0.0"]
     assert [made[name].automatic_buffer for name in made] == [True, True, False]
     assert made["secure"].round.buffer_size == 5
+
+
+def test_statistics_of_a_bundle_without_any_are_refused_before_a_key_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*command: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(["district", *command])
+        assert ended.value.code == 3
+        return capsys.readouterr().err
+
+    bundle, schools, district = write_bundle(tmp_path / "bundle"), tmp_path / "schools.csv", str(tmp_path / "d")
+    schools.write_text("school,devices\nHill,1\n")
+    command = ["init", district, "--bundle", str(bundle), "--name", "D", "--schools", str(schools)]
+    assert "bundle: statistics.mode: the bundle has no statistics" in refused(*command, "--statistics", "plain")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "schools.csv"]
+    write_key(tmp_path / "root.pem", ROOT)
+    first = ["serve", str(tmp_path / "e"), "--bundle", str(bundle), "--root-key", str(tmp_path / "root.pem")]
+    assert "the bundle has no statistics" in refused(*first, "--institution", "D", "--statistics", "plain")
+    assert not (tmp_path / "e").exists()
+    assert main(["district", *command]) == 0
+    edited = (tmp_path / "d" / "district.toml").read_text().replace('mode = "off"', 'mode = "plain"')
+    (tmp_path / "d" / "district.toml").write_text(edited)
+    assert "district.toml: statistics.mode: the bundle has no statistics" in refused("configure", district, "--check")

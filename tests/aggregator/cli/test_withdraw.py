@@ -13,6 +13,7 @@ from aggregator.institution import START, School, make_folder
 from homeroom.cli.main import main
 from homeroom_aggregator.admin.folder import make_invitations, open_rounds, read_secret
 from homeroom_aggregator.merge.rounds import Rounds
+from homeroom_aggregator.server.dashboard.formatting import event
 from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.members import join_with_code
 
@@ -88,3 +89,16 @@ def test_what_is_not_meant_takes_nothing_out(
     assert run(folder, A.name, *SAID) == 130
     with closing(open_rounds(folder)) as rounds:
         assert all(len(rounds.withdrawable(one.name)) == 1 for one in (A, B, C))
+
+
+def test_who_revokes_is_told_what_became_of_the_updates(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["district", "revoke", str(folder), C.name[:10]])
+    told = capsys.readouterr().out
+    assert f"{C.name[:16]} is refused from now on, for ever; its updates that wait are erased" in told
+    with closing(open_rounds(folder)) as rounds:
+        (entry,) = [row for row in audit.records(rounds.log.database) if row.event == "withdrawn"]
+        assert event(entry.event, entry.about) == f"An update of device {C.name[:8]} was taken out: key or consent gone"
+    assert run(folder, C.name, *SAID, "--yes") == 3
+    refused = capsys.readouterr().err
+    assert "all were taken out already" in refused
+    assert "private" not in refused

@@ -136,6 +136,8 @@ def event(name: str, about: Mapping[str, Any]) -> str:
     """An audit entry as a sentence; an unknown one by its name."""
     values = {key: _short(value) for key, value in about.items()}
     of = f" ({values['school']})" if values.get("school") else ""
+    if name == "withdrawn":
+        values["why"] = f": {values['why']}" if "why" in values else ""
     sentences = {
         "invited": "Invited a {role}{of}",
         "joined": "A {role} joined{of}: key {device}",
@@ -152,7 +154,7 @@ def event(name: str, about: Mapping[str, Any]) -> str:
         "statistics released": "Release {release} of statistics: {rows} rows by name",
         "statistics not served": "Release {release} of statistics is not served any more: something was taken away",
         "set apart": "Set apart: {what}: {why}",
-        "withdrawn": "Device {device} withdrew an update",
+        "withdrawn": "An update of device {device} was taken out{why}",
         "updates taken back": "{by} took {updates} updates of {devices} devices back: {why}",
         "round asked anew": "The deadline passed with {updates} updates; the round after version {version} asks anew",
         "private rounds": "Private rounds began",
