@@ -196,6 +196,8 @@ def folders() -> Iterator[Case]:
         "quantized", "bert", settings(CONFIG, quantization_config={"quant_method": "gptq"}), "quantization_config"
     )
     yield Case("config.json cut", "bert", cut(CONFIG), r"config\.json is not JSON")
+    yield Case("config.json empty", "bert", text(CONFIG, ""), r"config\.json is not JSON")
+    yield Case("config.json of nothing", "bert", text(CONFIG, "{}"), "names no model_type")
     yield Case("a tokenizer cut", "bert", cut("tokenizer.json"), "its tokenizer cannot be read")
     yield Case("sentencepiece alone", "t5", sentencepiece_alone, "sentencepiece's spiece.model alone")
     yield Case("an id beyond the embedding", "bert", new_token(500), "'zzz' the id 500, .* has 300 rows")
@@ -239,6 +241,7 @@ def processors() -> Iterator[Case]:
     yield Case("vit: another way to resize", "vit", levit, "makes other values of a calibration sample")
     yield Case("vit: no processor", "vit", gone(PROCESSOR), f"lacks {PROCESSOR}")
     yield Case("vit: a processor cut", "vit", cut(PROCESSOR), f"{PROCESSOR} is not JSON")
+    yield Case("wav2vec2: an extractor of nothing", "wav2vec2", text(PROCESSOR, "{}"), f"an empty {PROCESSOR}")
     heard = {"padding_side": "left", "feature_size": 2, "padding_value": 1.0, "do_trim": True}
     for key, other in heard.items():
         yield Case(f"wav2vec2: {key}", "wav2vec2", settings(PROCESSOR, **{key: other}), f"sets {key} = ")
@@ -260,6 +263,9 @@ def onnx_files() -> Iterator[Case]:
         "onnx: data behind a link", "vit", data_behind_link, "keeps a tensor in 'data.bin': it is a link", "onnx"
     )
     yield Case("onnx: a pointer", "vit", text("model.onnx", POINTER), "is a Git LFS pointer", "onnx")
+    yield Case("onnx: empty", "vit", text("model.onnx", ""), "holds nothing", "onnx")
+    yield Case("onnx: another file", "vit", text("model.onnx", "<html>"), "cannot be read as ONNX", "onnx")
+    yield Case("onnx: no opset", "vit", no_opset, "states no opset", "onnx")
     yield Case(
         "onnx: cut",
         "vit",
@@ -292,6 +298,10 @@ def data_behind_link(folder: Path) -> None:
     data_at("data.bin")(folder)
     (folder / "data.bin").rename(folder / "elsewhere.bin")
     (folder / "data.bin").symlink_to("elsewhere.bin")
+
+
+def no_opset(folder: Path) -> None:
+    (folder / "model.onnx").write_bytes(onnx.ModelProto(ir_version=8).SerializeToString())
 
 
 def cut_onnx(folder: Path) -> None:

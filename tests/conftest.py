@@ -41,6 +41,25 @@ if has_room(MEMORY):
 httpx._transports.default.create_ssl_context = cache(httpx._transports.default.create_ssl_context)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def possible_remedies() -> Iterator[None]:
+    """An error that a command line prints names only options that its command has."""
+    from test_remedies import unknown_options
+
+    from homeroom.cli import main
+    from homeroom.errors import HomeroomError
+
+    printed = main.print_error
+
+    def checked(problem: HomeroomError, arguments: list[str]) -> None:
+        printed(problem, arguments)
+        assert unknown_options(problem, arguments) == set(), f"{arguments[:3]}: {problem}"
+
+    main.print_error = checked
+    yield
+    main.print_error = printed
+
+
 @dataclass
 class Attack:
     """What an attacker got (bytes, devices, versions, ...) and what honest devices noticed."""

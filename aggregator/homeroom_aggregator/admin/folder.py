@@ -168,7 +168,7 @@ def read_facts(folder: Path) -> FolderFacts:
     try:
         data = read_small(path)
     except FileNotFoundError:
-        remedy = "serve it with --bundle first"
+        remedy = "make it: `homeroom district init FOLDER --bundle BUNDLE`"
         raise InputError("is no aggregator's folder yet", where=str(folder), remedy=remedy) from None
     except OSError as problem:
         raise StoreError(f"cannot be read: {problem.strerror}", where=str(path)) from None

@@ -14,10 +14,11 @@ from safetensors import SafetensorError, safe_open
 from homeroom.errors import ExportError
 from homeroom.system.files import open_regular
 from homeroom_exporter.encoders.hidden_states import first_line, quiet_torch
+from homeroom_exporter.encoders.hub_source import CONFIG_FILE, LOCAL, locate
 from homeroom_exporter.encoders.outside_files import check_model_folder, read_settings
 from homeroom_exporter.encoders.spec import EncoderSpec
 
-CONFIG_FILE, TOKENIZER_SETTINGS, PROCESSOR_FILE = "config.json", "tokenizer_config.json", "preprocessor_config.json"
+TOKENIZER_SETTINGS, PROCESSOR_FILE = "tokenizer_config.json", "preprocessor_config.json"
 PEFT_FILE, WEIGHTS, INDEX = "adapter_config.json", "model.safetensors", "model.safetensors.index.json"
 SENTENCEPIECE_FILES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model")
 ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}  # AutoModel adds a decoder
@@ -55,18 +56,12 @@ class StoredTensor:
     shape: tuple[int, ...]
 
 
-def parts(spec: EncoderSpec) -> tuple[str, dict[str, Any]]:
-    """Directory or hub name of `hf:<source>[@revision]`, and the revision as transformers' keyword."""
-    source, _, revision = spec.source.removeprefix("hf:").partition("@")
-    return source, {"revision": revision} if revision else {}
-
-
 def load_model(spec: EncoderSpec) -> LoadedModel:
     """The model of `hf:<source>[@revision]`.
 
     ExportError names what is missing, unexpected (heads aside), of another shape or type, not finite, or not built.
     """
-    source, where = parts(spec)
+    source, where = locate(spec)
     if Path(source).is_dir():
         check_model_folder(Path(source), spec.source)
         for path in sorted(Path(source).iterdir()):
@@ -171,11 +166,14 @@ def _config(source: str, where: Mapping[str, Any], spec: EncoderSpec) -> dict[st
     if found(source, PEFT_FILE, where):  # transformers would load its base model in its place
         remedy = "name its base model, and hand the adapter over with --peft"
         raise ExportError(f"is a PEFT adapter ({PEFT_FILE}), no encoder", where=spec.source, remedy=remedy)
-    settings = read_json(source, CONFIG_FILE, where, spec) or {}
+    stated = read_json(source, CONFIG_FILE, where, spec)
+    settings = stated or {}
     kind = str(settings.get("model_type", ""))
     if kind.startswith("timm") or "pretrained_cfg" in settings or (not kind and "architecture" in settings):
         remedy = "export it as ONNX and name that file: onnx:FILE"
         raise ExportError("is a model of timm, which is not read here", where=spec.source, remedy=remedy)
+    if stated is not None and not kind:  # transformers would guess it from the folder's name
+        raise ExportError(f"{CONFIG_FILE} names no model_type", where=spec.source, remedy=ONE_DOWNLOAD)
     if settings.get("quantization_config"):
         remedy = "take the checkpoint in float32 or float16: the export quantizes it"
         raise ExportError("is quantized already (quantization_config)", where=spec.source, remedy=remedy)
@@ -224,6 +222,8 @@ def _from_pretrained(
 
     options = {"attn_implementation": "eager", "use_safetensors": True, "dtype": "float32"}
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True, **where}  # refused by name below
+    if LOCAL in where and (config := found(source, CONFIG_FILE, where)):  # its search for an adapter asks the hub still
+        source = str(config.parent)
     try:
         with quiet_torch():
             model, report = getattr(transformers, ENCODERS.get(kind, "AutoModel")).from_pretrained(source, **options)

@@ -141,5 +141,5 @@ def licence(source: str, where: Any, scratch: Path) -> tuple[tuple[Licence, ...]
 
 
 def _origin(source: str, where: Any) -> str:
-    revision = f"@{where['revision']}" if where else ""
+    revision = f"@{where['revision']}" if "revision" in where else ""
     return f"{Path(source).name if Path(source).is_dir() else source}{revision}"

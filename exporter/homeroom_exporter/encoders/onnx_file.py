@@ -101,7 +101,10 @@ def read(path: Path, spec: EncoderSpec) -> onnx.ModelProto:
         node = next(node for node in model.graph.node if node.domain == unknown[0])
         fault = f"the node {node.name} is {node.op_type} of {unknown[0]}, which devices do not have"
         raise ExportError(fault, where=spec.source, remedy="export the model without a provider's optimizations")
-    version = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
+    if version is None:
+        fault = "holds nothing" if not path.stat().st_size else "states no opset of ONNX, so it is no whole model"
+        raise ExportError(fault, where=spec.source, remedy="cut short, or no ONNX file: copy or export it again")
     if version == graph_surgery.OPSET:
         return model
     try:
@@ -178,6 +181,8 @@ def tap_candidates(spec: EncoderSpec, model: onnx.ModelProto, feeds: Mapping[str
         for node in model.graph.node
         if node.output[0] in results or (node.op_type in BLOCK_ENDS and readers[node.output[0]] > 1)
     ]
+    if not names:
+        return {}
     trial = copy.deepcopy(model)
     graph_surgery.set_fields(trial.graph, output=[onnx.ValueInfoProto(name=name) for name in names])  # some are counts
     for value in trial.graph.input:

@@ -16,7 +16,7 @@ from homeroom.contract.graph_io import AUDIO, INPUT_IDS, PIXELS
 from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, Modality, TextPreprocess
 from homeroom.data.preprocess import audio, image, text
 from homeroom.errors import ExportError
-from homeroom_exporter.encoders import checkpoint
+from homeroom_exporter.encoders import checkpoint, hub_source
 from homeroom_exporter.encoders.checkpoint import PROCESSOR_FILE
 from homeroom_exporter.encoders.hidden_states import first_line, quiet_torch
 from homeroom_exporter.encoders.spec import EncoderSpec
@@ -72,11 +72,10 @@ def refuse_setting(settings: Mapping[str, Any], key: str, only: str, where: str)
 def required_settings(source: str, where: Mapping[str, Any], spec: EncoderSpec) -> dict[str, Any]:
     """preprocessor_config.json; ExportError where it is missing: no default stands for what a model was trained on."""
     settings = checkpoint.read_json(source, PROCESSOR_FILE, where, spec)
-    if settings is None:
+    if not settings:
+        lacks = f"lacks {PROCESSOR_FILE}" if settings is None else f"has an empty {PROCESSOR_FILE}"
         remedy = "copy it from the model's own folder"
-        raise ExportError(
-            f"lacks {PROCESSOR_FILE}, which says how its inputs are made", where=spec.source, remedy=remedy
-        )
+        raise ExportError(f"{lacks}, which says how its inputs are made", where=spec.source, remedy=remedy)
     return settings
 
 
@@ -186,7 +185,7 @@ def _prepared(modality: Modality, value: Any, file: Callable[[str], Path]) -> It
 def _original(spec: EncoderSpec, modality: Modality) -> Original | None:
     """The model's own processor as a function of one input; None where none stands beside it."""
     if spec.source.startswith("hf:"):
-        source, where = checkpoint.parts(spec)
+        source, where = hub_source.locate(spec)
     elif spec.source.startswith(("onnx:", "torch:")) and modality.name in ("image", "audio"):
         source, where = _folder(spec), {}
         if not is_typed(checkpoint.read_json(source, PROCESSOR_FILE, where, spec) or {}):

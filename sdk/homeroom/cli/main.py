@@ -167,18 +167,13 @@ def main(arguments: list[str] | None = None) -> Any:
         refuse_32_bit()
         return homeroom.main(args=arguments, prog_name="homeroom", standalone_mode=False) or 0
     except HomeroomError as problem:
-        first = f"{problem.where}: {problem.what}" if problem.where else problem.what
-        click.echo(f"homeroom: {_one_line(first)}", err=True)
-        for detail in problem.details:
-            click.echo(f"  {_one_line(detail)}", err=True)
-        if problem.remedy:
-            click.echo(f"  {_one_line(problem.remedy)}", err=True)
+        print_error(problem, sys.argv[1:] if arguments is None else arguments)
         sys.exit(problem.exit_code)
     except (MemoryError, ImportError) as problem:
         if isinstance(problem, ImportError) and not any(words in str(problem).lower() for words in NO_MEMORY_WORDS):
             raise
         click.echo("homeroom: memory ran out; what was done is kept", err=True)
-        click.echo("  close other programs, or train with --megabytes, so that what is chosen fits", err=True)
+        click.echo("  close other programs; `homeroom device train … --megabytes` chooses what fits", err=True)
         sys.exit(TrainError.exit_code)
     except click.ClickException as problem:
         problem.show()
@@ -197,6 +192,16 @@ def main(arguments: list[str] | None = None) -> Any:
         what = problem.filename or "what is printed"
         click.echo(f"homeroom: no space left for {what}; what was done is kept", err=True)
         sys.exit(DiskFullError.exit_code)
+
+
+def print_error(problem: HomeroomError, arguments: list[str]) -> None:
+    """Prints an error on stderr. arguments: the command line that ended so; the tests hold its remedy against it."""
+    first = f"{problem.where}: {problem.what}" if problem.where else problem.what
+    click.echo(f"homeroom: {_one_line(first)}", err=True)
+    for detail in problem.details:
+        click.echo(f"  {_one_line(detail)}", err=True)
+    if problem.remedy:
+        click.echo(f"  {_one_line(problem.remedy)}", err=True)
 
 
 def _end_unread() -> NoReturn:

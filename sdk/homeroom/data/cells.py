@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -59,14 +59,16 @@ def decimal_of(cells: Iterable[str]) -> Decimal:
     return proved.pop() if len(proved) == 1 else ""
 
 
-def parse_number(cell: str, decimal: Decimal, usual: Range) -> float:
+def parse_number(
+    cell: str, decimal: Decimal, usual: Range, advise: Callable[[str, str], str] = lambda plain, options: plain
+) -> float:
     """Returns the number of a cell. Raises InputError where it is none, or could be two.
 
-    decimal: of the sheet, where it is known. usual: tells whether a percentage is a share.
+    decimal: of the sheet, where it is known. usual: tells whether a percentage is a share. advise: as `Intake.advise`.
     """
     text = cell.strip()
     if text.endswith("%"):
-        return _percentage(text, decimal, usual)
+        return _percentage(text, decimal, usual, advise)
     parts = _parts(text)
     if parts is None:
         raise InputError(f"{cell!r} is not a number", remedy="correct it, or leave the cell empty")
@@ -76,7 +78,7 @@ def parse_number(cell: str, decimal: Decimal, usual: Range) -> float:
         whole, part = digits.replace(",", "."), re.sub("[.,]", "", digits)
         raise InputError(
             f"{cell!r} could be {float(whole):g} or {part}",
-            remedy="say which is the decimal separator: --decimal point or --decimal comma",
+            remedy=advise(f"write {float(whole):g} or {part}", "--decimal comma"),
         )
     other = "," if separator == "." else "."
     return float(f"{sign}{digits.replace(other, '').replace(separator or '.', '.')}e{exponent or 0}")
@@ -131,9 +133,9 @@ def _proved_decimal(cell: str) -> Decimal:
     return ""
 
 
-def _percentage(text: str, decimal: Decimal, usual: Range) -> float:
+def _percentage(text: str, decimal: Decimal, usual: Range, advise: Callable[[str, str], str]) -> float:
     """A percentage as a share of 1 or of 100, whichever the usual values hold."""
-    number = parse_number(text[:-1], decimal, usual)
+    number = parse_number(text[:-1], decimal, usual, advise)
     readings = [value for value in (number / 100, number) if usual.holds(value)]
     if len(readings) != 1:
         raise InputError(

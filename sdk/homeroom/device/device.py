@@ -149,7 +149,7 @@ class Device(DeviceReader):
         options: how sheets are read; with `skip_bad`, rows that are not valid are left out, and stand in the receipt.
         """
         today, tally, changes = self.store.today(), Tally(self.bundle), AddReport()
-        intake = ingest.Intake(options or ingest.ReadOptions(), today.isoformat())
+        intake = ingest.Intake(options or ingest.ReadOptions(), today.isoformat(), adding=True)
         read = ingest.read(samples, self.bundle.manifest, intake)
         policy = policy_in_force(self.store)
         admitted = tally.of(admit_samples(policy, read, today, intake.refuse))

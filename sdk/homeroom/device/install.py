@@ -54,7 +54,9 @@ def open_device(
     """
     is_new = not is_device(directory)
     if is_new and source is None:
-        raise InputError("is no device directory", where=str(directory), remedy="make it with a bundle: --bundle …")
+        raise InputError(
+            "is no device directory", where=str(directory), remedy="make it: `homeroom device init DIR --bundle BUNDLE`"
+        )
     with removed_on_failure(directory):
         opened = open_store(directory, None, anew=anew)
         store = Store(opened)

@@ -12,7 +12,7 @@ import numpy as np
 from homeroom.errors import BundleError, HomeroomError, MissingExtraError, TrainError
 from homeroom.system.hardware import cores
 
-MEMORY_REMEDY = "close other programs, or train with --megabytes, so that what is chosen fits"
+MEMORY_REMEDY = "close other programs; `homeroom device train … --megabytes` chooses what fits"
 
 
 class LitertGraph:

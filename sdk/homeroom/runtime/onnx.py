@@ -12,7 +12,7 @@ import onnxruntime as ort
 
 from homeroom.errors import BundleError, HomeroomError, TrainError
 
-MEMORY_REMEDY = "close other programs, or train with --megabytes, so that what is chosen fits"
+MEMORY_REMEDY = "close other programs; `homeroom device train … --megabytes` chooses what fits"
 _arena_lock = Lock()
 POWER_OF_TWO_BLOCKS = 0  # arena_extend_strategy; blocks of just the requested size would not fit the next batch
 

@@ -25,8 +25,7 @@ from homeroom_exporter.bundle.scratch import claim
 from homeroom_exporter.bundle.write import staging
 from homeroom_exporter.check import check, linear_probe
 from homeroom_exporter.cli import export_command, trial_keys
-from homeroom_exporter.encoders import backbone, hub
-from homeroom_exporter.encoders.spec import EncoderSpec
+from homeroom_exporter.encoders import backbone
 from homeroom_exporter.export.design import choose_golden_samples, draft
 from homeroom_exporter.export.pipeline import export
 from homeroom_exporter.recipe.recipe import Recipe, parse_recipe
@@ -136,16 +135,6 @@ def test_where_no_space_is_left_that_is_said_and_nothing_stays(tmp_path: Path) -
     assert not any((tmp_path / "new").iterdir())
     with pytest.raises(StoreError, match="cannot be written"), staging(Path("/proc/homeroom/out")):
         raise AssertionError("unreached")
-
-
-def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    monkeypatch.setattr("time.sleep", lambda _: None)  # the hub's library tries again for 23 s
-    spec = EncoderSpec(modality="text", source="hf:nobody/no-such-model")
-    with pytest.raises(ExportError, match="the hub cannot be reached \\(connect to the network once") as refused:
-        hub.load_model(spec)
-    assert len(str(refused.value)) < 250
 
 
 def test_what_exists_is_never_overwritten(tmp_path: Path) -> None:

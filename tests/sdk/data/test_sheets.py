@@ -24,7 +24,7 @@ CAT = {"legs": 4.0, "kilograms": 4.5}
 
 
 def rows_of(path: Path, **options: Any) -> tuple[list[Any], Intake]:
-    intake = Intake(ReadOptions(**options))
+    intake = Intake(ReadOptions(**options), adding=True)
     return list(read([path], tiny.draft(), intake)), intake
 
 

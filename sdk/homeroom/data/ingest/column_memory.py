@@ -64,7 +64,7 @@ def recall(sheet: Path, intake: Intake) -> ReadOptions:
         raise InputError(
             f"has other columns than last time: {_difference(before.header, _header(lines, before.header))}",
             where=sheet.name,
-            remedy=f"say anew what its columns are, with --map and --ignore, or delete {MEMORY_FILE}",
+            remedy=intake.advise(f"delete {MEMORY_FILE}", "--map COLUMN=NAME --ignore COLUMN"),
         )
     return given
 

@@ -176,7 +176,7 @@ def _labels_files(sheet: Path, manifest: Manifest, intake: Intake) -> bool:
     """Whether the sheet's rows label files, by a column `file`."""
     if sheet.suffix.lower() == ".jsonl":
         return False
-    rows = read_rows(sheet, known_columns(manifest, FILE_COLUMN), Intake(intake.options))
+    rows = read_rows(sheet, known_columns(manifest, FILE_COLUMN), Intake(intake.options, adding=intake.adding))
     return FILE_COLUMN in next((row for row, _ in rows), {})
 
 

@@ -49,7 +49,8 @@ class Problem:
 class Intake:
     """What was noticed while samples were read.
 
-    today: samples to be kept until a day before it are refused. columns: of the sheets that were read.
+    today: samples to be kept until a day before it are refused. adding: whether `homeroom device add` could read them
+    too, whose options advice then names. columns: of the sheets that were read.
     read: files that were read. unread: files of a folder that were not, each with the reason.
     missing: cells taken as missing, by their text.
     notes: sentences about what was understood otherwise than it stands. sheets: that were read.
@@ -57,6 +58,7 @@ class Intake:
 
     options: ReadOptions = field(default_factory=ReadOptions)
     today: str = ""
+    adding: bool = False
     rows: int = 0
     columns: set[str] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
@@ -94,6 +96,10 @@ class Intake:
         self.sheets.append(sheet)
         self.options = options
 
+    def advise(self, plain: str, options: str) -> str:
+        """A remedy in the file itself, and by these options of `homeroom device add` where that could read it too."""
+        return f"{plain}, or `homeroom device add … {options}`" if self.adding else plain
+
     def note(self, sentence: str) -> None:
         """Keeps a sentence, once."""
         if sentence not in self.notes and len(self.notes) < NOTES_KEPT:
@@ -121,7 +127,7 @@ class Intake:
             lines.append(f"… and {len(self.problems) - PROBLEMS_SHOWN} more")
         lines.append("by column: " + ", ".join(f"{name} {count}" for name, count in by_name.most_common()))
         what = f"{len(self.problems)} of {self.rows:,} rows cannot be taken"
-        remedy = "correct them, or take the others with --skip-bad BAD.csv"
+        remedy = self.advise("correct them", "--skip-bad BAD.csv")
         return InputError(what, where=_file_of(first.place), remedy=remedy, details=lines)
 
 

@@ -37,6 +37,7 @@ TITLE_ROWS = 10  # that may stand above the names of the columns
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 UNNAMED = "column "  # and its number, in place of the name of a column without one
+BY_NAME = "name it as the bundle does"
 WHY_COLUMN = "why"  # of a sheet of rows that were not taken
 
 Row = dict[str, Any]  # column -> cell, without the empty ones
@@ -82,7 +83,7 @@ def read_rows(path: Path, known: ColumnNames, intake: Intake) -> Iterator[tuple[
     known = replace(known, given=intake.options.columns)
     if (book := workbook_of(path)) is not None and book.hidden:
         intake.note(f"{path.name}: {book.hidden:,} hidden rows were read too")
-    header, lines = _read_header(read_lines(path, known, book), path.name, known)
+    header, lines = _read_header(read_lines(path, known, book), path.name, known, intake)
     names = header.names
     if header.above:
         intake.note(f"{path.name}: lines above the names of the columns were passed over: {header.above}")
@@ -127,7 +128,7 @@ def _row_of(
             row[column] = cell
         elif name.startswith(UNNAMED) and name not in intake.options.ignore and is_filled(cell):
             what = f"a cell stands in {name}, which has no name"
-            remedy = f"name it, say what it is with --map, or pass it over: --ignore {name!r}"
+            remedy = intake.advise("name it", f"--ignore {name!r}")
             raise InputError(what, where=where, remedy=remedy)
     return row
 
@@ -214,7 +215,7 @@ def _bounded_lines(file: io.TextIOWrapper, name: str) -> Iterator[str]:
         yield line
 
 
-def _read_header(lines: Iterator[Line], file: str, known: ColumnNames) -> tuple[Header, Iterator[Line]]:
+def _read_header(lines: Iterator[Line], file: str, known: ColumnNames, intake: Intake) -> tuple[Header, Iterator[Line]]:
     """The names of the columns: the line with the most known ones, of the first lines; and the lines below."""
     first = list(itertools.islice(lines, TITLE_ROWS))
     texts = [[column_name(cell) for cell in cells] for _, cells in first]
@@ -224,8 +225,7 @@ def _read_header(lines: Iterator[Line], file: str, known: ColumnNames) -> tuple[
     at = counts.index(max(counts))
     if not counts[at]:
         named = [name for name in next(filter(any, texts)) if name]
-        close = known.suggest(named)
-        remedy = f'{close}{"else " if close else ""}say what they are: --map "Which animal?=label.category"'
+        remedy = known.suggest(named) + intake.advise(BY_NAME, '--map "Which animal?=label.category"')
         raise InputError(f"names no column of the bundle: {', '.join(named)}", where=file, remedy=remedy)
     names = [name or f"{UNNAMED}{number}" for number, name in enumerate(texts[at], 1)]
     above = " / ".join(" ".join(filter(None, row)) for row in texts[:at] if any(row))
@@ -248,7 +248,7 @@ def _columns_of(names: Sequence[str], file: str, known: ColumnNames, intake: Int
     if unknown:
         listed = ",".join(f'"{name}"' if "," in name else name for name in unknown)
         what = f"the bundle has no {'column' if len(unknown) == 1 else 'columns'} {', '.join(map(repr, unknown))}"
-        remedy = f"{known.suggest(unknown)}say what it is with --map, or pass it over: --ignore {listed!r}"
+        remedy = known.suggest(unknown) + intake.advise(f"{BY_NAME}, or delete it", f"--ignore {listed!r}")
         raise InputError(what, where=file, remedy=remedy)
     columns = [None if name in ignored else known.find(name) for name in names]
     twice = [name for name, number in Counter(filter(None, columns)).items() if number > 1]

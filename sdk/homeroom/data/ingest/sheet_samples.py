@@ -65,7 +65,7 @@ class SheetColumns:
         """Reads the sheet once for its decimal separator, unless it is given. more: further names of columns."""
         usual, decimal = _numeric_columns(manifest), intake.options.decimal
         if sheet is not None and not decimal:
-            rows = read_rows(sheet, known_columns(manifest, *more), Intake(intake.options))
+            rows = read_rows(sheet, known_columns(manifest, *more), Intake(intake.options, adding=intake.adding))
             cells = (cell for row, _ in rows for name, cell in row.items() if name in usual and isinstance(cell, str))
             decimal = decimal_of(cells)
         return cls(manifest, reserved_fields(manifest), decimal, usual)
@@ -120,7 +120,7 @@ def to_sample(row: Row, where: str, columns: SheetColumns, intake: Intake) -> Sa
                 intake.missing[cell.strip()] += 1
                 continue
             if isinstance(cell, str) and name in columns.usual:
-                number = parse_number(cell, columns.decimal, columns.usual[name])
+                number = parse_number(cell, columns.decimal, columns.usual[name], intake.advise)
                 cell = str(int(number)) if number.is_integer() and abs(number) < EXACT_LIMIT else repr(number)
             if is_label:
                 labels[rest] = kind_of(find_task(rest, manifest)).parse(cell) if isinstance(cell, str) else cell

@@ -49,7 +49,9 @@ def announce(host: str, port: int, root: str, scheme: str = "http") -> Iterator[
     zeroconf = _zeroconf()
     addresses = _addresses_of(host)
     if not addresses:
-        raise NetworkError("listens on this machine alone", where=host, remedy="serve with --host 0.0.0.0")
+        raise NetworkError(
+            "listens on this machine alone", where=host, remedy="`homeroom district serve FOLDER --host 0.0.0.0`"
+        )
     info = zeroconf.ServiceInfo(
         SERVICE_TYPE,
         f"{root[:16]}-{port}.{SERVICE_TYPE}",
