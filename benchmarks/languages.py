@@ -8,8 +8,8 @@ written apart and full-width forms, against the package `fast-universal-sentence
 adds to a bundle. `speed`, `memory`: 1,500 short answers (Beetle, Dzikovska et al. 2013, CC BY-SA 3.0), tokens and
 features, on one thread. `vocabulary`: the lesson of `solved_vocabulary` with this encoder in place of MiniLM.
 
-Not here: the lesson in LiteRT, an emulated Pi, wrong words of like length, six schools of two languages. Runs to its
-end whether or not the targets are met.
+Not here: the lesson in LiteRT, an emulated Pi, graded answers, wrong words of like length, six schools of two
+languages. Runs to its end whether or not the targets are met.
 """
 
 from __future__ import annotations

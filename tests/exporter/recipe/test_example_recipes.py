@@ -29,6 +29,7 @@ WITHOUT_HISTORIES = [  # which have tests of their own
 OWN = {"table", "interactions"}  # no weights of anybody's
 LIKE: dict[str, Callable[[Path], Path]] = {
     "pip:minilm": models.bert,
+    "pip:use-multilingual": models.bert,
     "hf:openai/clip-vit-base-patch32": models.clip,
     "hf:facebook/dinov2-small": models.dinov2,
     "hf:microsoft/resnet-18": models.resnet,
