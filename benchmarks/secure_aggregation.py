@@ -76,7 +76,7 @@ def opened(found: Round, absent: Collection[int] = ()) -> tuple[np.ndarray | Non
     opening = Unmasking(found.view, found.notice.round_id, found.sharers, found.inputs)
     for place, reveal in revealed.items():
         opening.add(place, reveal)
-    terms = found.view.sum_layout(found.layout, found.configuration, found.devices[0].state.minimum)
+    terms = found.view.sum_layout(found.devices[0].state.minimum)
     result = None if opening.missing else unmask_sum(found.inputs.values(), terms, opening)
     return result, time.process_time() - begin
 
@@ -202,7 +202,7 @@ def masking(neighbours: int, values: int, times: int) -> dict[str, float]:
     found.share()
     place = neighbours // 2
     device, view = found.devices[place], found.view
-    terms = view.sum_layout(found.layout, found.configuration, device.state.minimum)
+    terms = view.sum_layout(device.state.minimum)
     plain = found.encoder(place)(terms)
     partners = view.graph.neighbours(place)
     added, taken = steps.mask_keys(device.state, view, place, partners)
@@ -245,9 +245,7 @@ def whole_round(devices: int, values: int, dropped: int) -> dict[str, float]:
     found = gather(devices, values, rules=rules)
     made = time.perf_counter()
     for device in found.devices:  # the keys are part of the round, the updates are not
-        steps.advertise(
-            found.notice, found.roster, found.configuration, device.key, update_id="0" * 32, segments=b"\x03"
-        )
+        steps.advertise(found.notice, found.roster, found.shape, device.key, update_id="0" * 32, segments=b"\x03")
     gone = set(range(dropped))
     result, server = sum_of(found, {"input": gone})
     spent = time.perf_counter() - made

@@ -26,7 +26,7 @@ from homeroom.contract.update import Update, make_update
 from homeroom.contract.update_checks import read_update
 from homeroom.privacy.secagg import client as steps
 from homeroom.privacy.secagg.client import ClientState, CohortView
-from homeroom.privacy.secagg.encoding import encode, segment_bits
+from homeroom.privacy.secagg.encoding import ThetaShape, encode, segment_bits
 
 ROOT = new_key()
 
@@ -71,6 +71,10 @@ class Round:
     consents: list[SurvivorsConsent] = field(default_factory=list)
 
     @property
+    def shape(self) -> ThetaShape:
+        return ThetaShape(self.layout, self.configuration)
+
+    @property
     def sharers(self) -> tuple[int, ...]:
         return tuple(sorted({sender for box in self.sealed.values() for sender in box}))
 
@@ -85,7 +89,7 @@ class Round:
         for slot, device in enumerate(self.devices):
             if slot in absent:
                 continue
-            device.state = steps.share(device.state, self.cohort, self.roster, self.configuration)
+            device.state = steps.share(device.state, self.cohort, self.roster, self.shape)
             assert device.state.shares
             for other, sealed in zip(self.view.graph.neighbours(slot), device.state.shares.sealed, strict=True):
                 self.sealed.setdefault(other, {})[slot] = sealed
@@ -96,32 +100,28 @@ class Round:
     def mask(self, absent: Collection[int] = ()) -> None:
         for slot in set(self.sharers) - set(absent):
             device = self.devices[slot]
-            device.state = steps.mask(
-                device.state, self.inbox(slot), self.configuration, self.layout, self.encoder(slot)
-            )
+            device.state = steps.mask(device.state, self.inbox(slot), self.shape, self.encoder(slot))
             assert device.state.masked
             self.inputs[slot] = device.state.masked
 
     def consent(self, absent: Collection[int] = (), survivors: Survivors | None = None) -> None:
         for slot in sorted(set(self.inputs) - set(absent)):
             device = self.devices[slot]
-            device.state = steps.consent(
-                device.state, survivors or self.survivors, self.configuration, self.layout, device.key
-            )
+            device.state = steps.consent(device.state, survivors or self.survivors, self.shape, device.key)
             assert device.state.consent
             self.consents.append(SurvivorsConsent(slot, device.state.consent))
 
     def reveal(self, absent: Collection[int] = ()) -> dict[int, Reveal]:
         consents = Consents(self.survivors, tuple(self.consents))
         return {
-            slot: steps.reveal(self.devices[slot].state, consents, self.configuration)
+            slot: steps.reveal(self.devices[slot].state, consents, self.shape)
             for slot in sorted(consent.place for consent in self.consents)
             if slot not in absent
         }
 
     def plain_sum(self, slots: Collection[int]) -> np.ndarray:
         """What the sum must be, int64, from the plain updates."""
-        sum_layout = self.view.sum_layout(self.layout, self.configuration, self.devices[0].state.minimum)
+        sum_layout = self.view.sum_layout(self.devices[0].state.minimum)
         total = np.zeros(sum_layout.count, np.int64)
         for slot in slots:
             total += encode(sum_layout, self.devices[slot].update, self.notice.version, self.configuration).view(
@@ -162,9 +162,11 @@ def gather(
         delta = rng.normal(0, 0.01, values).astype(np.float32)
         data = make_update(key, configuration, shape, delta, counts, base_version=slot % 3)
         update = read_update(data, configuration, shape)
-        bits = segment_bits(shape, configuration, set(update.values))
-        state = steps.advertise(notice, roster, configuration, key, update_id=update.header.update_id, segments=bits)
+        bits = segment_bits(ThetaShape(shape, configuration), set(update.values))
+        state = steps.advertise(
+            notice, roster, ThetaShape(shape, configuration), key, update_id=update.header.update_id, segments=bits
+        )
         devices.append(Device(key, update, state))
     cohort = SecureCohort(tuple(device.state.advertisement for device in devices))
-    view = CohortView(notice.round_id, cohort, steps.secure_rules(configuration))
+    view = CohortView(notice.round_id, cohort, ThetaShape(shape, configuration))
     return Round(configuration, shape, roster, notice, devices, cohort, view)

@@ -31,7 +31,7 @@ from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.schema import NEWEST_VERSION
 
 REQUIRED_FILES = (district.FACTS_FILE, district.KEY_FILE, district.SECRET_FILE)
-# secure.db and waiting.db stay behind: a round's secrets, and private updates, must not outlive it
+# the secure rounds' databases and waiting.db stay behind: secrets of a round, private updates must not outlive it
 TLS_FILES = (district.TLS_KEY_FILE, district.TLS_CERTIFICATE_FILE, district.LISTENING_FILE)
 CONTENTS_LIMIT_BYTES = 1 << 22  # of backup.json
 OPTIONAL_FILES = (CONFIGURATION_FILE, district.ROSTER_FILE, district.SEALING_KEY_FILE, *TLS_FILES)

@@ -277,10 +277,15 @@ def waiting_note(configuration: RoundConfiguration) -> str:
 
 
 def statistics_note(configuration: RoundConfiguration) -> str:
-    """What plain statistics show to whom; empty where they are off."""
+    """What statistics show to whom; empty where they are off."""
     rules = configuration.statistics
     if rules.mode == "off":
         return ""
+    if rules.mode == "secure":
+        return (
+            "statistics are summed in secure rounds: this server sees which rows each device feeds, and sums over "
+            f"cohorts; a row is released from {rules.k} {rules.k_of} and {rules.subjects} subjects"
+        )
     return (
         "statistics are plain: this server sees each device's sums, and a class mean of few samples is nearly their "
         f"features. A device sends them once a person there said yes; a row is released from {rules.k} {rules.k_of} "

@@ -12,6 +12,7 @@ listening.json     how it was last served (see `reach`)
 roster.json        which devices may take part in secure rounds, signed by the institution
 waiting.db         private updates until their release, and exact sums of a stream; no process but the server's opens it
 secure.db          the secure round that is under way; not worth a backup, it must not outlive the round
+secure-statistics.db   the same of the secure round of statistics
 """
 
 from __future__ import annotations
@@ -33,8 +34,11 @@ from homeroom.contract.names import check_name
 from homeroom.contract.policy import POLICY_LIMIT_BYTES, read_policy
 from homeroom.contract.roster import ROSTER_LIMIT_BYTES, Roster, read_roster
 from homeroom.contract.round import RoundConfiguration
+from homeroom.contract.secagg import MOST_SEGMENT_BITS
 from homeroom.contract.signing import Certificate, fingerprint, public_hex, read_key, write_key
+from homeroom.contract.statistics.secure import StatisticsTerms
 from homeroom.errors import InputError, StoreError, TrustError
+from homeroom.privacy.secagg.statistics_shape import StatisticsShape
 from homeroom.runtime.bundle import Bundle, install, open_bundle
 from homeroom.system.clock import now
 from homeroom.system.files import (
@@ -54,7 +58,8 @@ from homeroom_aggregator.state.privacy_ledger import releases_within
 
 FACTS_FILE, KEY_FILE, SECRET_FILE, LOG_FILE = "aggregator.json", "key.pem", "secret", "log.db"
 BUNDLES_FOLDER = "bundles"
-ROSTER_FILE, SECURE_ROUND_FILE, SEALING_KEY_FILE = "roster.json", "secure.db", "sealing.pem"
+ROSTER_FILE, SEALING_KEY_FILE = "roster.json", "sealing.pem"
+SECURE_ROUND_FILE, SECURE_STATISTICS_FILE = "secure.db", "secure-statistics.db"
 INVITATION_DAYS = 14.0  # how long an invitation may be used, unless said otherwise
 TLS_KEY_FILE, TLS_CERTIFICATE_FILE, LISTENING_FILE = "tls-key.pem", "tls-cert.pem", "listening.json"
 BACKUP_FILE = "backup.json"  # in a folder that `homeroom district backup` made: what is in it
@@ -136,6 +141,11 @@ def check_statistics(configuration: RoundConfiguration, bundle: Bundle, where: P
     if configuration.statistics.mode != "off" and bundle.manifest.statistics is msgspec.UNSET:
         what, remedy = "statistics.mode: the bundle has no statistics", "set it to off, or export the bundle anew"
         raise InputError(what, where=str(where), remedy=remedy)
+    if configuration.statistics.mode == "secure":
+        names = len(StatisticsShape(bundle.manifest, configuration, StatisticsTerms()).announced)
+        if names > MOST_SEGMENT_BITS:
+            what = f"statistics.mode: {names:,} rows and pairs of blocks are more than a round's {MOST_SEGMENT_BITS:,}"
+            raise InputError(what, where=str(where), remedy="export it with fewer labels or inputs a task")
 
 
 def _check_key(key: Ed25519PrivateKey, certificate: Certificate, root: str, folder: Path) -> None:

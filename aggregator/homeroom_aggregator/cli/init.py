@@ -17,8 +17,8 @@ from homeroom_aggregator.cli.round_options import optimizer_options, round_optio
 
 EVERY_HOST = "0.0.0.0"
 STATISTICS_OFF = (
-    "statistics are off: schools share theta alone. `--statistics plain` shares sums that heads are solved from, and "
-    "shows them to this server (docs/statistics.md)"
+    "statistics are off: schools share theta alone. `--secure --statistics secure`, with a roster, shares sums that "
+    "heads are solved from; `--statistics plain` too, and shows each device's to this server (docs/statistics.md)"
 )
 
 

@@ -36,7 +36,7 @@ round_options = add_options(
     setting(
         "--statistics",
         type=click.Choice(["off", "plain", "secure"]),
-        help="plain: this server sees each device's sums (docs/statistics.md); secure is not built yet.",
+        help="plain: this server sees each device's sums; secure: sums over a cohort alone (docs/statistics.md).",
     ),
     setting("--by-school", is_flag=True, help="Merge a school's own segments among its devices (docs/policy.md)."),
 )

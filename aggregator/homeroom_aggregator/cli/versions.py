@@ -1,4 +1,4 @@
-"""`homeroom district rebuild` and `go-back`: versions from the log."""
+"""`homeroom district rebuild`, `go-back` and `new-total`: versions from the log, and statistics begun anew."""
 
 from __future__ import annotations
 
@@ -50,3 +50,21 @@ def go_back(folder: Path, version: int, by: str, why: str) -> None:
     with contextlib.closing(open_rounds(folder)) as rounds:
         new = rounds.roll_back(version, by, why)
     click.echo(f"version {new} is version {version} again")
+
+
+@click.command("new-total")
+@click.argument("folder", type=FOLDER)
+@click.option("--by", type=NAME, required=True, help="Who begins it; it stands in the audit log.")
+@click.option("--why", type=NAME, required=True, help="Why; it stands in the audit log.")
+def begin_new_total(folder: Path, by: str, why: str) -> None:
+    """Begin a new total of secure statistics, to which every device sends its whole sums. Stop the server first.
+
+    What is there is erased and served no more. It is the way out of false sums, lost devices and restored copies.
+    Example: homeroom district new-total district/ --by "Ms Lee" --why "a device was lost"
+    """
+    from homeroom_aggregator.admin.folder import open_rounds
+    from homeroom_aggregator.secagg.statistics_sums import new_total
+
+    with contextlib.closing(open_rounds(folder)) as rounds:
+        number = new_total(rounds, by, why)
+    click.echo(f"total {number} begins: every device sends its whole sums with its next syncs")

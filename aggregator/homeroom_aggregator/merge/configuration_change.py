@@ -80,7 +80,9 @@ ROUND_FIELDS = {
     "proximal": FieldRule("next", f"{_COUNT} It is for trainings to come."),
     "earlier_codecs": FieldRule("follows"),
     "statistics.mode": FieldRule(
-        "next", f"{_COUNT} Each device sends statistics once a person there said yes; `off` erases all that were sent."
+        "next",
+        f"{_COUNT} Each device sends plain statistics once a person there said yes; "
+        "another mode erases all that were sent.",
     ),
     "statistics.k": FieldRule("up", "A release waits until the new number has fed it."),
     "statistics.k_of": FieldRule("next", "The next release counts so."),

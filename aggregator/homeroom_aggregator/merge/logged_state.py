@@ -65,6 +65,10 @@ class LoggedState:
         finally:
             self._undos = outer
 
+    def sweep_after(self) -> None:
+        """Has SQLite's write-ahead log emptied after the present change, which erases something."""
+        self._erased = True
+
     def _keep_state(self) -> None:
         before = {name: getattr(self, name) for name in ("state", "stale")}
         self._undos.append(lambda: vars(self).update(before))

@@ -1,11 +1,11 @@
-"""Plain statistics: takes each device's change of its total, and releases the sum of all totals, row by row.
+"""Statistics: takes each device's change of its total in plain rounds, and releases the sum of all, row by row.
 
 A number is released where k schools and enough subjects fed it (`contract.statistics.pooling`), and where since it was
 last released none or at least k schools changed it. So neither a release nor the difference of two that follow each
 other shows fewer than k schools in any number. When it does not hold: what devices say of their subjects is believed;
 where schools label different tasks of the same samples, numbers of two tasks taken together may show fewer; three
 releases together may, where changes are taken back or rows without a name get others beside them; and whoever has two
-devices in two schools counts as two.
+devices in two schools counts as two. Sums of secure rounds (`merge.secure_statistics`) are released by the same rules.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -23,7 +24,7 @@ from homeroom.contract.canonical_json import digest
 from homeroom.contract.manifest import Manifest
 from homeroom.contract.round import StatisticsRules
 from homeroom.contract.signing import Certificate
-from homeroom.contract.statistics.limits import check_shared
+from homeroom.contract.statistics.limits import check_release, check_shared
 from homeroom.contract.statistics.messages import (
     ChangeHeader,
     StatisticsStatus,
@@ -34,6 +35,7 @@ from homeroom.contract.statistics.pooling import Pair, pairs_of, plan, pool
 from homeroom.contract.statistics.sums import NOTHING, Cell, Statistics, add, difference
 from homeroom.contract.update import REFUSALS
 from homeroom.errors import UpdateError
+from homeroom_aggregator.merge import secure_statistics
 from homeroom_aggregator.state import audit, statistics_totals
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.members import Members
@@ -41,6 +43,7 @@ from homeroom_aggregator.state.statistics_totals import (
     Mark,
     MarkKind,
     Poolings,
+    SecureTotal,
     StatisticsTotals,
     StoredRelease,
     StoredTotal,
@@ -139,6 +142,8 @@ class SharedStatistics:
 
     def take_out(self, gone: Iterable[str], rules: StatisticsRules, now: datetime.datetime) -> bool:
         """Erases the totals of members who left; whether there were any."""
+        if self.totals.secure().filled:  # a part of a sum: a new total takes it out
+            return False
         left = [member for member in sorted(gone) if self.totals.find(member)]
         for member in left:
             self._replace(member, self.totals.total(member), NOTHING, None, now, away=True)
@@ -151,6 +156,8 @@ class SharedStatistics:
 
         After a restore a total may hold what was taken away since. above: the next release has a higher number.
         """
+        if rules.mode == "secure" or self.totals.secure().filled:  # devices may know of sums that are lost here
+            self.begin_total(now, above)
         self.take_out([total.member for total in self.totals.each()], rules, now)
         self.totals.stop_serving()
         self.totals.number_at_least(above)
@@ -158,10 +165,16 @@ class SharedStatistics:
     def follow(self, rules: StatisticsRules, now: datetime.datetime) -> bool:
         """Goes by other rules from now on; whether totals were erased, as where statistics are off."""
         self.look_again()
-        if rules.mode != "off" or not any(self.totals.each()):
+        kind = "secure" if self.totals.secure().filled else "plain"
+        if rules.mode == kind or not any(self.totals.each()):
             return False
         self.take_out_all(rules, now)
         return True
+
+    def begin_total(self, now: datetime.datetime, above: int = 0) -> None:
+        """Begins a new total of secure rounds, to which every device sends its whole sums. above: its number is."""
+        self.look_again()
+        secure_statistics.begin_total(self.totals, self.signer.manifest, now.isoformat(), above)
 
     def look_again(self) -> None:
         """Lets the next look compute what may be released anew, since the rules or the tables are others."""
@@ -175,7 +188,7 @@ class SharedStatistics:
         A release waits while it would serve less by name than the one before, for `within_days` at most. Where by then
         something was taken away, and it cannot be released, nothing is served until it can.
         """
-        if rules.mode != "plain":
+        if rules.mode == "off":
             return ""
         if self._waits is None or (self._late is not None and now >= self._late):
             self._waits = self._look(rules, now)
@@ -184,6 +197,8 @@ class SharedStatistics:
     def _look(self, rules: StatisticsRules, now: datetime.datetime) -> str:
         self._late = None
         last, total = self.totals.release(), self.totals.sum()
+        if why := self._impossible(rules, total):
+            return why
         judges = self._judges(rules, last.poolings)
         poolings = judges.poolings(total)
         changed = judges.changed(poolings)
@@ -201,6 +216,17 @@ class SharedStatistics:
             return f"{less}, since fewer than {who} changed it: it waits for more, or {rules.within_days} days"
         return f"it needs {who} with a change, and rows of {who} and {rules.subjects} subjects"
 
+    def _impossible(self, rules: StatisticsRules, total: Statistics) -> str:
+        """Why the sum of secure rounds, whose parts nobody can check, is no samples' sums; empty where it may be."""
+        if rules.mode != "secure":
+            return ""
+        why = self.totals.secure().wrong
+        try:
+            check_release(total, self.signer.manifest)
+        except UpdateError as problem:
+            why = why or str(problem)
+        return f"a device sent sums that no samples have ({why}): `homeroom district new-total`" if why else ""
+
     def _is_late(self, since: str | None, rules: StatisticsRules, now: datetime.datetime) -> bool:
         """Whether something has waited for `within_days`; else notes when it will have."""
         if since is None:
@@ -217,6 +243,8 @@ class SharedStatistics:
         found = {cell: poolings[cell.task].cell(cell) for cell in marked}
         shown = {cell: where == cell for cell, where in found.items() if where is not None}
         self.totals.put_release(StoredRelease(number, poolings, body), shown)
+        if rules.mode == "secure":
+            self.totals.put_secure(msgspec.structs.replace(self.totals.secure(), fresh=False))
         rows = sum(len(pooling.named) for pooling in poolings.values())
         audit.record(self.log.database, "statistics released", release=number, rows=rows, sha256=digest(body))
 
@@ -225,7 +253,8 @@ class SharedStatistics:
         members = {total.member for total in totals} | {mark.member for mark in marks}
         unit = {member: self._unit(rules, member) for member in members}
         kinds = {task.name: task.kind for task in self.signer.manifest.tasks}
-        return Judges(rules, kinds, totals, marks, unit, last)
+        summed = self.totals.secure() if rules.mode == "secure" else None
+        return Judges(rules, kinds, totals, marks, unit, last, summed)
 
     def _unit(self, rules: StatisticsRules, member: str) -> str:
         """What counts as one: a school, or a device without one."""
@@ -234,7 +263,7 @@ class SharedStatistics:
 
     def status(self, member: str, rules: StatisticsRules, now: datetime.datetime) -> StatisticsStatus:
         """What is here of a member, and what is served."""
-        waits, known, release = self.look(rules, now), self.totals.find(member), self.totals.release()
+        waits, known, release = self._waits_of(rules, now), self.totals.find(member), self.totals.release()
         return StatisticsStatus(
             sequence=known.sequence if known else 0,
             total=known.digest if known else "",
@@ -245,9 +274,20 @@ class SharedStatistics:
             sha256=digest(release.body) if release.body else "",
         )
 
+    def _waits_of(self, rules: StatisticsRules, now: datetime.datetime) -> str:
+        """As `look`; of secure rounds also how many who left are still in the sum."""
+        waits = self.look(rules, now)
+        left = sum(total.member in self.members.gone() for total in self.totals.each()) if rules.mode == "secure" else 0
+        if not left:
+            return waits
+        still = f"{left} {'device that left is' if left == 1 else 'devices that left are'} still in the sum"
+        return "; ".join(filter(None, (waits, f"{still}: `homeroom district new-total`")))
+
     def differs(self) -> str:
         """What in the tables does not follow from the totals; empty where all does."""
-        return "" if self.totals.computed_sum() == self.totals.sum() else "the sum of statistics"
+        if self.totals.secure().filled or self.totals.computed_sum() == self.totals.sum():
+            return ""
+        return "the sum of statistics"
 
 
 class Judges:
@@ -261,7 +301,9 @@ class Judges:
         marks: list[Mark],
         unit: dict[str, str],
         last: Poolings,
+        summed: SecureTotal | None,
     ) -> None:
+        """summed: where the members' own totals are not known. Other arguments: as in `SharedStatistics`."""
         self.rules, self.kinds, self.last, self._marks, self._unit = rules, kinds, last, marks, unit
         self._changed: dict[tuple[MarkKind, Cell], set[str]] = defaultdict(set)
         for mark in marks:
@@ -270,6 +312,10 @@ class Judges:
         for _, cell in self._changed:
             self._cells[cell.task, cell.row].add(cell)
         self._fed: dict[tuple[str, str, Pair], list[tuple[str, str, int]]] = defaultdict(list)
+        self._fresh = summed is not None and summed.fresh
+        self._subjects: dict[tuple[str, str, Pair], int] | None = None
+        if summed is not None:
+            self._subjects = {(s.task, s.row, (s.first, s.last)): s.subjects for s in summed.subjects}
         for total in totals:
             for s in total.subjects:
                 self._fed[s.task, s.row, (s.first, s.last)].append((total.member, unit[total.member], s.subjects))
@@ -310,11 +356,17 @@ class Judges:
                 units.add(unit)
         if not units and not needed:
             return True
-        return len(units) >= self.rules.k and sum(subjects.values()) >= self.rules.subjects
+        number = sum(subjects.values())
+        if self._subjects is not None:  # of several rows at least as many as of one
+            number = max((self._subjects.get((task, row, pair), 0) for row in rows), default=0)
+        return len(units) >= self.rules.k and number >= self.rules.subjects
 
     def unseen(self, units: set[str]) -> bool:
-        """Whether a change by these units may be shown: by none, or by at least k."""
-        return not units or len(units) >= self.rules.k
+        """Whether a change by these units may be shown: by none, or by at least k.
+
+        After a new total of secure rounds nobody knows that none changed.
+        """
+        return (not units and not self._fresh) or len(units) >= self.rules.k
 
     def row_unseen(self, task: str, row: str, pairs: frozenset[Pair]) -> bool:
         """Whether each number of a row may be shown after it was last shown under its name."""

@@ -1,7 +1,8 @@
 """Secure rounds over polling: asks devices for their part, ends phases, and merges each sum once or never.
 
 Devices come when they can; nothing here waits. A phase ends when all have come, or when its time is over and those who
-came suffice; where they do not, the round fails and nothing is opened. The sum alone goes into the log.
+came suffice; where they do not, the round fails and nothing is opened. What is summed, and what becomes of the sum, is
+said by `sums.Sums`.
 """
 
 from __future__ import annotations
@@ -20,16 +21,14 @@ from homeroom.contract import secagg
 from homeroom.contract.roster import Roster
 from homeroom.contract.signing import sign, verify
 from homeroom.errors import TrustError, UpdateError
-from homeroom.privacy.secagg.client import KEYS_PURPOSE, SURVIVORS_PURPOSE, CohortView, secure_rules
+from homeroom.privacy.secagg.client import KEYS_PURPOSE, SURVIVORS_PURPOSE, CohortView
 from homeroom.privacy.secagg.encoding import SumLayout, feeders
 from homeroom.privacy.secagg.primitives import agree
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.secagg.progress import RoundProgress, round_progress
 from homeroom_aggregator.secagg.round_store import SUMMED, ActiveRound, RoundStore
-from homeroom_aggregator.secagg.unmask import Unmasking, decode_sum, unmask_sum
-from homeroom_aggregator.state import claims
-from homeroom_aggregator.state.log import Log
-from homeroom_aggregator.state.secure_sum import SecureSum, SumHeader
+from homeroom_aggregator.secagg.sums import OpenedSum, Sums
+from homeroom_aggregator.secagg.unmask import Unmasking, unmask_sum
 
 SECURE_LOGGER = logging.getLogger("homeroom.secure")
 
@@ -41,33 +40,33 @@ class SecureRounds:
         self,
         path: Path,
         rounds: Rounds,
-        durable: Log,
+        sums: Sums,
         roster: Callable[[], Roster | None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Open the store and go on with the round under way.
 
-        path: of secure.db.
-        rounds: where sums are merged.
-        durable: the same log through a connection of its own, which sees only what cannot be lost any more.
+        path: of the round's own database.
+        rounds: whose members take part.
+        sums: what is summed; closed with this.
         roster: the institution's newest, or None.
         clock: seconds since 1970.
         """
-        self.rounds, self.durable, self.roster, self.clock = rounds, durable, roster, clock
-        self.rules = secure_rules(rounds.configuration)
+        self.rounds, self.sums, self.roster, self.clock = rounds, sums, roster, clock
+        self.rules = sums.shape.secure
         self.store = RoundStore(path)
         self._cached_view: tuple[str, CohortView] | None = None
         self._unmasking: Unmasking | None = None
         self._gathers = ""  # why those who came do not begin
         self.progress: RoundProgress | None = None  # replaced as a whole: any thread may read it
         for device, advertisement in self._advertised().items():  # kept in case the log has lost their claims
-            self._claim(device, advertisement)
-        rounds.after_withdrawal = self.advance
+            self.sums.claim(advertisement, self.rounds.members.name_of(device))
+        self.sums.on_withdrawal(self.advance)
 
     def close(self) -> None:
-        """Close the store and the second connection to the log."""
+        """Close the store and what is summed."""
         self.store.close()
-        self.durable.close()
+        self.sums.close()
 
     # Requests of devices
 
@@ -87,7 +86,7 @@ class SecureRounds:
         progress = self._note_progress(live)
         notice, inside = msgspec.to_builtins(live.notice), self._inside(live, device)
         wanted = inside and self.store.body(live.phase, device) is None
-        summed = claims.summed(self.rounds.log.database, self.rounds.members.name_of(device), self._oldest)
+        summed = self.sums.summed(self.rounds.members.name_of(device))
         status = progress.status(live.notice.round_id, wanted, inside, summed, self.clock())
         return {
             "notice": notice,
@@ -95,6 +94,7 @@ class SecureRounds:
             "certificate": msgspec.to_builtins(self.rounds.certificate),
             "roster": msgspec.to_builtins(live.roster),
             "standing": msgspec.to_builtins(status),
+            **self.sums.terms(),
         }
 
     def get(self, round_id: str, device: str) -> bytes:
@@ -150,15 +150,8 @@ class SecureRounds:
         if advertisement.device.hex() != device or device not in live.roster.devices:
             raise UpdateError("this device is not on the institution's roster", code="not_member")
         _check_signature(device, KEYS_PURPOSE, advertisement.statement(live.notice.round_id), advertisement.signature)
-        member, update_id = self.rounds.members.name_of(device), advertisement.update_id.hex()
-        if claims.claimant(self.rounds.log.database, update_id) not in (None, member):
-            raise UpdateError("its id is another device's", code="malformed", remedy="train again")
-        if self.rounds.log.withdrawn_by(update_id, member):
-            raise UpdateError("this update was withdrawn", code="past_phase")
-        if claims.is_summed(self.rounds.log.database, update_id):
-            raise UpdateError("this update is in a sum already", code="past_phase", remedy="sync, then train again")
-        if self.rounds.ledger:
-            self.rounds.ledger.check(member, self.rounds.state.version)
+        member = self.rounds.members.name_of(device)
+        self.sums.check(advertisement, member)
         others = [other for sender, other in self._advertised().items() if sender != device]
         if any(self.rounds.members.name_of(other.device.hex()) == member for other in others):
             raise UpdateError(
@@ -168,24 +161,13 @@ class SecureRounds:
         if keys & {key for other in others for key in (other.mask, other.channel)}:
             raise UpdateError("its keys are another device's", code="malformed")
         try:  # what every other device would refuse must not spoil their round
-            feeders(self.rounds.rules.layout, self.rounds.configuration, secagg.SecureCohort((advertisement,)))
+            feeders(self.sums.shape, secagg.SecureCohort((advertisement,)))
             for key in (advertisement.mask, advertisement.channel):
                 agree(X25519PrivateKey.generate(), key, b"", 16)
         except TrustError as problem:
             raise UpdateError(problem.what, code="malformed") from None
-        if not self._claim(device, advertisement):
+        if not self.sums.claim(advertisement, member):
             raise UpdateError("this device has offered too many updates", code="past_phase", remedy="sync again later")
-
-    def _claim(self, device: str, advertisement: secagg.Advertisement) -> bool:
-        member, version = self.rounds.members.name_of(device), self.rounds.state.version
-        with self.rounds.change():
-            database = self.rounds.log.database
-            return claims.claim(database, advertisement.update_id.hex(), member, version, self._oldest)
-
-    @property
-    def _oldest(self) -> int:
-        """The oldest version in which an update was offered that may be offered still."""
-        return self.rounds.state.version - self.rounds.configuration.max_staleness - 1
 
     def _check_shares(self, live: ActiveRound, device: str, body: bytes) -> None:
         shares = secagg.unpack(body, secagg.Shares, where="shares", error=UpdateError)
@@ -233,16 +215,18 @@ class SecureRounds:
         if now < live.since:  # it was set back: the phase's time begins anew, or it would never be over
             self.store.save(msgspec.structs.replace(live, since=now))
         round_id = live.notice.round_id
-        if self.rounds.log.has("secure", round_id):
-            return self.durable.has("secure", round_id) and self._end(live, SUMMED)
-        if live.notice.configuration_id != self.rounds.configuration.configuration_id:
+        if (merged := self.sums.merged(round_id)) != "not":
+            return merged == "durably" and self._end(live, SUMMED)
+        if live.notice.configuration_id != self.sums.shape.rules_id:
             return self._fail(live, "the round configuration has changed")
         over, came = now - live.since >= self.rules.phase_s, self.store.senders(live.phase)
         if live.phase == "keys":
             return self._close_cohort(live, over)
         gone = self._gone(live)
-        if live.phase in ("consent", "reveal") and gone & set(live.survivors):
-            return self._fail(live, "an update in it was withdrawn")
+        if live.phase in ("consent", "reveal"):
+            if not self.sums.opens_anyway and gone & set(live.survivors):
+                return self._fail(live, "an update in it was withdrawn")
+            over = over and not self.sums.opens_anyway
         if live.phase == "reveal":
             if not self._unmasking_of(live).missing:
                 return self._sum(live)
@@ -275,7 +259,7 @@ class SecureRounds:
 
     def _is_gone(self, advertisement: secagg.Advertisement, gone: frozenset[str]) -> bool:
         member = self.rounds.members.name_of(advertisement.device.hex())
-        return member in gone or self.rounds.log.withdrawn_by(advertisement.update_id.hex(), member)
+        return member in gone or self.sums.withdrawn(advertisement, member)
 
     def _close_cohort(self, live: ActiveRound, over: bool) -> bool:
         gone, advertised = self.rounds.members.gone(), self._advertised()
@@ -285,7 +269,7 @@ class SecureRounds:
         cohort = secagg.SecureCohort(tuple(came.values()))
         gathered = msgspec.structs.replace(live, cohort=cohort)
         try:
-            view = CohortView(live.notice.round_id, cohort, self.rules)
+            view = CohortView(live.notice.round_id, cohort, self.sums.shape)
             self._gathers = "" if self._sum_layout(gathered, view).segments else "no segment is fed by enough of them"
             if len(came) - view.parameters.drops < self.minimum(live):
                 self._gathers = f"they are too few for a sum of {self.minimum(live)} after drop-outs"
@@ -294,13 +278,13 @@ class SecureRounds:
         return over and self._next(live) if self._gathers else self._next(gathered, phase="shares")
 
     def _sum_layout(self, live: ActiveRound, view: CohortView) -> SumLayout:
-        return view.sum_layout(self.rounds.rules.layout, self.rounds.configuration, self.minimum(live))
+        return view.sum_layout(self.minimum(live))
 
     def _too_few(self, live: ActiveRound, indexes: tuple[int, ...]) -> str:
         """Why these devices of the cohort do not suffice to go on, or nothing."""
-        view, layout = self._view(live), self.rounds.rules.layout
+        view = self._view(live)
         try:
-            view.check_survivors(secagg.Survivors(indexes), layout, self.rounds.configuration, self.minimum(live))
+            view.check_survivors(secagg.Survivors(indexes), self.minimum(live))
             for index in indexes:
                 view.graph.check_present(index, indexes)
         except TrustError as problem:
@@ -309,37 +293,33 @@ class SecureRounds:
 
     def _sum(self, live: ActiveRound) -> bool:
         """Open the sum and merge it; the rest is forgotten once that is durable. Killed in between, it counts once."""
-        view, unmasking = self._view(live), self._unmasking_of(live)
-        terms, configuration = self._sum_layout(live, view), self.rounds.configuration
+        view, unmasking, terms = self._view(live), self._unmasking_of(live), self._sum_layout(live, self._view(live))
         alive = {index: view.cohort.members[index].device.hex() for index in live.survivors}
         names = {index: self.rounds.members.name_of(device) for index, device in alive.items()}
-        feeders = view.feeders(self.rounds.rules.layout, configuration)
-        fed = {name: [names[index] for index in alive if index in feeders[name]] for name in terms.segments}
         vectors = (bytes(self.store.body("input", device) or b"") for device in alive.values())
+        fed = view.fed(self.minimum(live))
         try:
-            total = unmask_sum(vectors, terms, unmasking)
-            feeder_counts = {name: len(senders) for name, senders in fed.items()}
-            numerators, weights = decode_sum(total, terms, feeder_counts, configuration)
+            self.sums.merge(
+                OpenedSum(
+                    round_id=live.notice.round_id,
+                    roster_id=live.roster.roster_id,
+                    view=view,
+                    least=self.minimum(live) + view.parameters.drops,
+                    terms=terms,
+                    total=unmask_sum(vectors, terms, unmasking),
+                    members={names[index]: view.cohort.members[index] for index in alive},
+                    fed={name: [names[index] for index in alive if index in slots] for name, slots in fed.items()},
+                    signatures={device: body.hex() for device, body in self.store.bodies("consent").items()},
+                )
+            )
         except UpdateError as problem:
             return self._fail(live, problem.what)
-        header = SumHeader(
-            round_id=live.notice.round_id,
-            roster_id=live.roster.roster_id,
-            cohort_id=view.cohort_id.hex(),
-            updates={view.cohort.members[index].update_id.hex(): device for index, device in alive.items()},
-            weights=weights,
-            fed=fed,
-            signatures={device: body.hex() for device, body in self.store.bodies("consent").items()},
-        )
-        self.rounds.take_sum(SecureSum(header, numerators))
         return False
 
     def _fail(self, live: ActiveRound, why: str) -> bool:
-        """End the round without a sum. Who had agreed to survivors trains anew, and needs a new version for that."""
-        if live.phase in ("consent", "reveal") and self.durable.newest() == live.notice.version:
-            if self.rounds.state.version == live.notice.version:
-                self.rounds.release_unchanged()
-            return False  # it ends once that is durable
+        """End the round without a sum, as soon as those who had agreed to survivors can go on."""
+        if live.phase in ("consent", "reveal") and not self.sums.let_go(live.notice.version):
+            return False
         return self._end(live, f"failed: {why}")
 
     def _end(self, live: ActiveRound, outcome: str) -> bool:
@@ -353,7 +333,7 @@ class SecureRounds:
         if roster is None:
             return None
         notice = secagg.Notice(
-            configuration_id=self.rounds.configuration.configuration_id,
+            configuration_id=self.sums.shape.rules_id,
             roster_id=roster.roster_id,
             version=self.rounds.state.version,
             nonce=secrets.token_hex(32),
@@ -391,7 +371,7 @@ class SecureRounds:
     def _view(self, live: ActiveRound) -> CohortView:
         assert live.cohort is not None  # every phase after keys has one
         if self._cached_view is None or self._cached_view[0] != live.notice.round_id:
-            self._cached_view = live.notice.round_id, CohortView(live.notice.round_id, live.cohort, self.rules)
+            self._cached_view = live.notice.round_id, CohortView(live.notice.round_id, live.cohort, self.sums.shape)
         return self._cached_view[1]
 
     def _unmasking_of(self, live: ActiveRound) -> Unmasking:

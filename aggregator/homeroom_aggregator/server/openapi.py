@@ -15,6 +15,7 @@ from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import PHASES, Notice, RoundStatus
 from homeroom.contract.signing import Certificate
 from homeroom.contract.statistics.messages import StatisticsStatus
+from homeroom.contract.statistics.secure import StatisticsTerms
 from homeroom.contract.update import REFUSALS
 
 Schema = dict[str, Any]
@@ -70,6 +71,7 @@ SECURE_ROUND = _object(
     roster=_component("Roster"),
     standing=_component("RoundStatus"),
 )
+SECURE_STATISTICS = {"allOf": [SECURE_ROUND, _object(terms=_component("StatisticsTerms"))]}
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,11 @@ OPERATIONS = (
     HttpOperation(
         "post", "/secure/{round}/{phase}", "A device's part of a phase (docs/secure.md)", _object(status=TEXT), BINARY
     ),
+    HttpOperation("get", "/secure-statistics", "As /secure, of statistics and with their terms", SECURE_STATISTICS),
+    HttpOperation("get", "/secure-statistics/{round}", "What the present phase reads", BINARY),
+    HttpOperation(
+        "post", "/secure-statistics/{round}/{phase}", "As of /secure (docs/statistics.md)", _object(status=TEXT), BINARY
+    ),
     HttpOperation("get", "/metrics", "For Prometheus; the operator only", TEXT, signed=False),
     HttpOperation("get", "/openapi.json", "This document; for the operator", ANY_OBJECT, signed=False),
 )
@@ -173,8 +180,9 @@ OPERATIONS = (
 
 def document() -> dict[str, Any]:
     """OpenAPI 3.1, with the schemas of the data classes that are really used."""
-    contracts = (RoundConfiguration, Certificate, Notice, EvaluationReport, Roster, RoundStatus, StatisticsStatus)
-    _, components = msgspec.json.schema_components(contracts, ref_template="#/components/schemas/{name}")
+    contracts = (RoundConfiguration, Certificate, Notice, EvaluationReport, Roster, RoundStatus)
+    everything = (*contracts, StatisticsStatus, StatisticsTerms)
+    _, components = msgspec.json.schema_components(everything, ref_template="#/components/schemas/{name}")
     components["Refusal"] = _object(code=TEXT, message=TEXT, remedy=TEXT)
     signature = {"type": "apiKey", "in": "header", "name": "Signature", "description": SECURITY}
     return {

@@ -17,8 +17,14 @@ from homeroom.contract.invitation import open_code
 from homeroom.contract.sealed_box import public_hex
 from homeroom.contract.signing import sign, verify
 from homeroom.errors import HomeroomError, TrustError
-from homeroom_aggregator.secagg.coordinator import SecureRounds
-from homeroom_aggregator.server import admin_routes, refusals, requests, signed_answers, statistics_routes
+from homeroom_aggregator.server import (
+    admin_routes,
+    refusals,
+    requests,
+    secure_routes,
+    signed_answers,
+    statistics_routes,
+)
 from homeroom_aggregator.server.downloads import DeferredResponse, range_response
 from homeroom_aggregator.server.metrics import LOGGER
 from homeroom_aggregator.server.openapi import document
@@ -211,33 +217,6 @@ def updates(service: Service, call: SignedRequest) -> Response:
     return refusals.JsonResponse({"update_id": update_id, "status": status, **_waiting(service)})
 
 
-def secure_status(service: Service, call: SignedRequest) -> Response:
-    """The secure round under way and the device's status in it."""
-    return refusals.JsonResponse(_secure_rounds(service).status(call.who.device))
-
-
-def secure_get(service: Service, call: SignedRequest) -> Response:
-    """The message that the device needs for the secure round's present phase."""
-    message = _secure_rounds(service).get(str(call.request.path_params["round"]), call.who.device)
-    return Response(message, media_type="application/octet-stream")
-
-
-def secure_put(service: Service, call: SignedRequest) -> Response:
-    """Take the device's message of a secure round's phase."""
-    secure_rounds, phase = _secure_rounds(service), str(call.request.path_params["phase"])
-    requests.may_send(service, call)
-    secure_rounds.put(str(call.request.path_params["round"]), phase, call.who.device, call.body)
-    if phase == "input":
-        service.meter.accepted(call.who.name, len(call.body))
-    return refusals.JsonResponse({"status": "accepted"})
-
-
-def _secure_rounds(service: Service) -> SecureRounds:
-    if service.secure_rounds is None:
-        raise RefusedError(404, "plain_rounds", "there are no secure rounds here", "sync again")
-    return service.secure_rounds
-
-
 def unlearn(service: Service, call: SignedRequest) -> Response:
     """Withdraw one of the device's own updates."""
     update_id = call.text("update_id")
@@ -300,9 +279,17 @@ API_ROUTES = (
     ApiRoute("GET", "/statistics/{number:number}", signed=statistics_routes.release, roles=("device",)),
     ApiRoute("POST", "/statistics", signed=statistics_routes.take, writes=True, roles=("device",), long=True),
     ApiRoute("POST", "/unlearn", signed=unlearn, writes=True, roles=("device",)),
-    ApiRoute("GET", "/secure", signed=secure_status, writes=True, roles=("device",)),
-    ApiRoute("GET", "/secure/{round}", signed=secure_get, writes=True, roles=("device",)),
-    ApiRoute("POST", "/secure/{round}/{phase}", signed=secure_put, writes=True, roles=("device",), long=True),
+    *(
+        route
+        for kind in (secure_routes.UPDATES, secure_routes.STATISTICS)
+        for route in (
+            ApiRoute("GET", kind.path, signed=kind.status, writes=True, roles=("device",)),
+            ApiRoute("GET", f"{kind.path}/{{round}}", signed=kind.get, writes=True, roles=("device",)),
+            ApiRoute(
+                "POST", f"{kind.path}/{{round}}/{{phase}}", signed=kind.put, writes=True, roles=("device",), long=True
+            ),
+        )
+    ),
     ApiRoute("POST", "/report", signed=admin_routes.report, writes=True, roles=("device",)),
     ApiRoute("POST", "/dashboard", signed=admin_routes.dashboard, writes=True, roles=("district", "auditor")),
     ApiRoute("GET", "/members", signed=admin_routes.members, roles=("school", "district", "auditor")),

@@ -21,6 +21,7 @@ from homeroom_aggregator.admin.configuration_file import bring_into_force, read_
 from homeroom_aggregator.admin.folder import (
     BUNDLES_FOLDER,
     SECURE_ROUND_FILE,
+    SECURE_STATISTICS_FILE,
     load_roster,
     open_log,
     open_rounds,
@@ -32,6 +33,8 @@ from homeroom_aggregator.admin.offline import load_sealing_key
 from homeroom_aggregator.merge.configuration_change import FieldChange
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.secagg.coordinator import SecureRounds
+from homeroom_aggregator.secagg.statistics_sums import StatisticsSums
+from homeroom_aggregator.secagg.sums import ThetaSums
 from homeroom_aggregator.server import auth
 from homeroom_aggregator.server.connections import Connections
 from homeroom_aggregator.server.downloads import Downloads
@@ -73,9 +76,11 @@ def open_service(folder: Path, token: str | None = None, configuration: District
     )
     service.fit_buffer()
     if rounds.configuration.secure:
-        service.secure_rounds = SecureRounds(
-            folder / SECURE_ROUND_FILE, rounds, open_log(folder), lambda: load_roster(folder)
-        )
+        sums = ThetaSums(rounds, open_log(folder))
+        service.secure_rounds = SecureRounds(folder / SECURE_ROUND_FILE, rounds, sums, lambda: load_roster(folder))
+    if rounds.configuration.statistics.mode == "secure":
+        path, shared = folder / SECURE_STATISTICS_FILE, StatisticsSums(rounds, open_log(folder))
+        service.secure_statistics = SecureRounds(path, rounds, shared, lambda: load_roster(folder))
     return service
 
 
@@ -84,8 +89,9 @@ class Service:
     """Shared by all handlers. `rounds` belongs to the writer's thread, `reader` to the event loop's.
 
     secret: proves invitation codes. sealing: opens those that come sealed. token: the operator's, if one is set.
-    changes: of the round configuration that came with this start. secure_rounds: where rounds are secure. addresses: it
-    answers to; None for all. tls_pin: of the key with which it speaks TLS.
+    changes: of the round configuration that came with this start. secure_rounds, secure_statistics: of updates and of
+    statistics, where they are summed so. addresses: it answers to; None for all.
+    tls_pin: of the key with which it speaks TLS.
     tls_end: when its certificate ends. watch: looks after that.
     """
 
@@ -100,6 +106,7 @@ class Service:
     changes: Sequence[FieldChange] = ()
     metrics: Metrics = field(default_factory=Metrics)
     secure_rounds: SecureRounds | None = None
+    secure_statistics: SecureRounds | None = None
     addresses: PublicAddresses | None = None
     tls_pin: str = ""
     tls_end: datetime.datetime | None = None
@@ -188,5 +195,5 @@ class Service:
         self.last_seen.write(self.rounds.log.database)
         self.rounds.put_checkpoint()
         self.rounds.close()
-        if self.secure_rounds:
-            self.secure_rounds.close()
+        for secure in filter(None, (self.secure_rounds, self.secure_statistics)):
+            secure.close()

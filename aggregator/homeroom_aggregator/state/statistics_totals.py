@@ -3,11 +3,14 @@
 A total replaces the one before, whose bytes are erased. A mark says that a cell of a member's total is not as it was
 when it was last in a release, under whatever name (`released`), or under its own (`named`); its `base` is the digest of
 the cell then. A cell that is again as it was loses its mark: nothing of it would be new.
+
+In secure rounds a member's total is not known: there is the sum, the segments that each member holds, and marks whose
+`base` says whether it changed in a sum, or was in an earlier total (`IN_SUM`, `IN_EARLIER_TOTAL`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -17,6 +20,7 @@ from homeroom.contract.canonical_json import digest
 from homeroom.contract.statistics.encoding import encode, read
 from homeroom.contract.statistics.messages import Support
 from homeroom.contract.statistics.pooling import Pooling
+from homeroom.contract.statistics.secure import StatisticsTerms
 from homeroom.contract.statistics.sums import NOTHING, Cell, CellKind, Statistics, merge
 from homeroom.system.sqlite import Database
 
@@ -30,7 +34,8 @@ STATISTICS_TABLES = (
     """CREATE TABLE IF NOT EXISTS statistics_sums (
         name TEXT PRIMARY KEY, number INTEGER NOT NULL, about BLOB NOT NULL, body BLOB NOT NULL)""",
 )
-SUM, RELEASE = "sum", "release"  # rows of statistics_sums
+SUM, RELEASE, SECURE = "sum", "release", "secure"  # rows of statistics_sums
+IN_SUM, IN_EARLIER_TOTAL = "sum", "total"  # bases of marks in secure rounds
 MarkKind = Literal["released", "named"]
 Poolings = dict[str, Pooling]
 
@@ -59,6 +64,22 @@ class StoredRelease:
     number: int
     poolings: Poolings
     body: bytes
+
+
+class SecureTotal(msgspec.Struct, frozen=True, kw_only=True):
+    """How the total stands that secure rounds sum.
+
+    subjects: of all members together. round_id: of the newest sum. filled: whether it holds a sum.
+    wrong: why it can be no samples' sums; empty where it can.
+    fresh: nothing was released since it began, and an earlier total was.
+    """
+
+    terms: StatisticsTerms = StatisticsTerms()
+    subjects: tuple[Support, ...] = ()
+    round_id: str = ""
+    filled: bool = False
+    wrong: str = ""
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,7 +144,33 @@ class StatisticsTotals:
         """The sum, computed anew from every total."""
         return merge(read(body) for (body,) in self.database.each("SELECT body FROM statistics_totals"))
 
+    def secure(self) -> SecureTotal:
+        """How the total of secure rounds stands."""
+        row = self.database.one("SELECT about FROM statistics_sums WHERE name = ?", (SECURE,))
+        return msgspec.json.decode(row[0], type=SecureTotal) if row else SecureTotal()
+
+    def put_secure(self, total: SecureTotal) -> None:
+        """Stores how the total of secure rounds stands."""
+        row = (SECURE, msgspec.json.encode(total))
+        self.database.write("INSERT OR REPLACE INTO statistics_sums VALUES (?, 0, ?, x'')", row)
+
     # Marks
+
+    def mark_summed(self, member: str, cells: Iterable[Cell], now: str, base: str) -> None:
+        """Notes that a member's cells changed in a sum, or were in the total that ends: base is IN_SUM or the other.
+
+        What a member has in a new total may be as it was in the one before, so that mark goes.
+        """
+        for cell in sorted(cells):
+            for kind in get_args(MarkKind):
+                key = (member, _name(cell), kind)
+                where = "WHERE (member, cell, kind) = (?, ?, ?)"
+                known = self.database.one(f"SELECT base FROM statistics_marks {where}", key)
+                if base == IN_SUM and known == (IN_EARLIER_TOTAL,):
+                    self.database.write(f"DELETE FROM statistics_marks {where}", key)
+                elif known is None or base == IN_EARLIER_TOTAL:
+                    row = (*key, base, now, now)
+                    self.database.write("INSERT OR REPLACE INTO statistics_marks VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def mark(self, member: str, before: Statistics, after: Statistics, now: str, *, away: bool) -> None:
         """Notes the cells of a member that change, and forgets the marks of those that are again as they were.
@@ -143,6 +190,10 @@ class StatisticsTotals:
                     self.database.write(f"DELETE FROM statistics_marks {where}", key)
                 elif away:
                     self.database.write(f"UPDATE statistics_marks SET away = COALESCE(away, ?) {where}", (now, *key))
+
+    def forget_marks(self) -> None:
+        """Forgets every mark, where nothing was released."""
+        self.database.write("DELETE FROM statistics_marks")
 
     def marks(self) -> Iterator[Mark]:
         """Every mark."""

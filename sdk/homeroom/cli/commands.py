@@ -66,6 +66,10 @@ COMMANDS = {
     "district dashboard": ("homeroom_aggregator.cli.dashboard:dashboard", "Print a link that opens the dashboard."),
     "district offline in": ("homeroom_aggregator.cli.offline:offline_in", "Take in messages and leave answers."),
     "district go-back": ("homeroom_aggregator.cli.versions:go_back", "Release an older version again."),
+    "district new-total": (
+        "homeroom_aggregator.cli.versions:begin_new_total",
+        "Begin a new total of secure statistics.",
+    ),
     "district rebuild": ("homeroom_aggregator.cli.versions:rebuild", "Recompute every version from the log."),
     "district upgrade-bundle": ("homeroom_aggregator.cli.upgrade:upgrade_bundle", "Go on with a newer bundle."),
     "district backup": ("homeroom_aggregator.cli.backup:backup", "Copy the aggregator while it serves."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -35,22 +35,22 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--statistics",
-    type=click.Choice(["keep", "plain"]),
-    help="plain: yes, this device's statistics may leave as sums (docs/statistics.md); keep: no, and take them back.",
+    type=click.Choice(["keep", "plain", "secure"]),
+    help="plain, secure: yes, this device's statistics may leave so (docs/statistics.md); keep: no, take them back.",
 )
-def network(directory: Path, statistics: str | None, **changes: str | None) -> None:
+def network(directory: Path, statistics: Literal["keep", "plain", "secure"] | None, **changes: str | None) -> None:
     """Show how the device reaches its aggregator, or change it.
 
     Example: homeroom device network classroom/ --proxy http://proxy.school:3128 --metered allow
     """
     from homeroom.federation.enrolment import set_network
     from homeroom.federation.network.metered import is_metered
-    from homeroom.federation.statistics import YES, agree
+    from homeroom.federation.statistics import agree, agreed_words
 
     with opened(directory) as device:
         if statistics:
-            agree(device.store, yes=statistics == "plain")
-        yes = YES.read(device.store)
+            agree(device.store, yes=statistics != "keep", mode="secure" if statistics == "secure" else "plain")
+        words = agreed_words(device.store)
         settings = set_network(device.store, **{name: value for name, value in changes.items() if value is not None})
     metered = {True: "yes", False: "no", None: "the system does not tell"}[is_metered()]
     say(f"address: {settings.address or 'as the invitation says'}")
@@ -58,7 +58,7 @@ def network(directory: Path, statistics: str | None, **changes: str | None) -> N
     say(f"metered: {settings.metered} (this connection: {metered})")
     for name in ("clock", "lan", "scores"):
         say(f"{name}: {getattr(settings, name)}")
-    say(f"statistics: {f'plain, released from {yes.k} {yes.k_of}' if yes else 'keep'}")
+    say(f"statistics: {words}")
 
 
 @click.command()
@@ -167,7 +167,9 @@ def sync(directory: Path, machine: bool) -> None:
 
 def statistics_lines(report: StatisticsReport) -> list[str]:
     """What a sync did with statistics, a line each."""
-    lines = [f"statistics: {'taken back' if report.why_not else 'sent what changed'}"] if report.sent else []
+    lines = [f"statistics: {report.round}"] if report.round else []
+    if report.sent and not report.round:
+        lines = [f"statistics: {'taken back' if report.why_not else 'sent what changed'}"]
     lines += [f"statistics stay here: {report.why_not}"] if report.why_not else []
     lines += [f"statistics{f' of {task}' if task else ''} wait here: {why}" for task, why in report.held.items()]
     lines += [f"statistics of all schools: release {report.release}"] if report.release else []

@@ -60,8 +60,8 @@ class CohortRules(msgspec.Struct, frozen=True, kw_only=True):
 class StatisticsRules(msgspec.Struct, frozen=True, kw_only=True):
     """How statistics are shared (docs/statistics.md).
 
-    mode: `off`; `plain`: the aggregator sees each device's sums, where a person at the device said yes. `secure` is not
-        built yet, and refused.
+    mode: `off`; `plain`: the aggregator sees each device's sums, where a person at the device said yes; `secure`: it
+        sees sums over a cohort alone (docs/secure.md).
     k: schools that feed each released number at least, and each change of one between two releases.
     k_of: what counts as one: `schools`, where a device that was invited without one counts by itself, or `devices`.
     subjects: least number of subjects whose samples are in a released row.
@@ -76,10 +76,6 @@ class StatisticsRules(msgspec.Struct, frozen=True, kw_only=True):
     subjects: Annotated[int, msgspec.Meta(ge=3)] = 10
     sample_limit: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)] = 100_000
     within_days: Annotated[int, msgspec.Meta(ge=1, le=3650)] = 30
-
-    def __post_init__(self) -> None:
-        if self.mode == "secure":
-            raise ValueError("secure statistics are not built yet: mode is off, or plain")
 
 
 class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,6 +140,10 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("synchronous rounds are plain ones: neither secure nor private")
         if self.statistics.mode == "plain" and (self.secure or self.privacy):
             raise ValueError("plain statistics would show what secure and private rounds hide")
+        if self.statistics.mode == "secure" and not self.secure:
+            raise ValueError("secure statistics need secure rounds: their roster and rules are these")
+        if self.statistics.mode == "secure" and self.privacy:
+            raise ValueError("secure statistics are exact sums, and would show what private rounds hide")
         if self.privacy is None:
             return
         self.privacy.check(self.scale_bits)

@@ -21,6 +21,7 @@ PHASES: tuple[Phase, ...] = ("keys", "shares", "input", "consent", "reveal")
 SHARE_BYTES = 16  # one element of GF(2^128)
 SEALED_BYTES = 12 + 2 * SHARE_BYTES + 16  # nonce, both shares, tag
 MOST_MISSING = 20  # devices that a status names
+MOST_SEGMENT_BITS = 4096  # of an advertisement
 MESSAGE_LIMIT_BYTES = 16 << 20  # of every message but a masked encoding
 MessageT = TypeVar("MessageT")
 
@@ -97,7 +98,7 @@ class Advertisement(msgspec.Struct, frozen=True, kw_only=True):
     mask: Bytes32
     seed_digest: Bytes32
     update_id: Bytes16
-    segments: Annotated[bytes, msgspec.Meta(max_length=512)]
+    segments: Annotated[bytes, msgspec.Meta(max_length=MOST_SEGMENT_BITS // 8)]
     signature: Bytes64
 
     def statement(self, round_id: str) -> bytes:

@@ -32,7 +32,7 @@ from homeroom.device.resources.budget import Budget, BudgetWatch, checked_budget
 from homeroom.device.solved import HeadsInUse
 from homeroom.device.training_run import TrainingRun, train, train_profile
 from homeroom.errors import InputError
-from homeroom.federation import agreement, enrolment, make_update, offline, statistics, sync
+from homeroom.federation import agreement, enrolment, make_update, offline, secure_statistics, sync
 from homeroom.federation.policy import admit_samples, install_policy, policy_in_force, refuse_unconsented
 from homeroom.federation.sync import SyncReport
 from homeroom.runtime.bundle import Bundle
@@ -302,7 +302,7 @@ class Device(DeviceReader):
         What was sent is asked to be unlearned. InputError, with nothing changed, where an id is not clear.
         """
         report = self.store.remove(sample_ids)
-        statistics.note_removed(self.store)
+        secure_statistics.note_removed(self.store)
         return report
 
     @one_at_a_time
@@ -312,7 +312,7 @@ class Device(DeviceReader):
         InputError where there is none.
         """
         report = consents.set_consent(self.store, consent, subject, text)
-        statistics.note_removed(self.store)
+        secure_statistics.note_removed(self.store)
         return report
 
     @one_at_a_time
@@ -320,7 +320,7 @@ class Device(DeviceReader):
         """Destroys a subject's key and all data under it, and queues unlearning of what was sent."""
         name = self.store.name_of(subject)
         report = self.store.forget(subject)
-        return replace(report, subtracting=statistics.note_removed(self.store, name))
+        return replace(report, subtracting=secure_statistics.note_removed(self.store, name))
 
     def export(self, subject: str) -> Export:
         """Everything stored about a subject."""

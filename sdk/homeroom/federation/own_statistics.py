@@ -111,10 +111,10 @@ def own_total(
             held[name] = (
                 f"it needs {LEAST_MOMENT_SAMPLES} samples, and rows of {LEAST_SAMPLES} of {LEAST_SUBJECTS} subjects"
             )
-    return OwnTotal(pool(whole, poolings), _subjects(prints, poolings), prints, poolings), held
+    return OwnTotal(pool(whole, poolings), subjects_of(prints, poolings), prints, poolings), held
 
 
-def _subjects(prints: Fingerprints, poolings: Mapping[str, Pooling]) -> tuple[Support, ...]:
+def subjects_of(prints: Fingerprints, poolings: Mapping[str, Pooling]) -> tuple[Support, ...]:
     """How many subjects are in each row that leaves, and in the second moments."""
     who: dict[Key, set[str]] = defaultdict(set)
     for name, fingerprints in prints.items():

@@ -1,13 +1,16 @@
 """Takes part in secure aggregation rounds, some steps at each sync; state is stored before anything is sent.
 
-The protocol's steps are pure functions in `homeroom.privacy.secagg.client`; here they meet the store and the wire.
+The protocol's steps are pure functions in `homeroom.privacy.secagg.client`; here they meet the store and the wire. What
+is summed is the contribution's to say: updates (`secure_update`) and statistics (`secure_statistics`) take the same
+steps, in rounds of their own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import numpy as np
@@ -17,24 +20,19 @@ from homeroom.contract import secagg
 from homeroom.contract.roster import Roster, read_roster
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import Certificate, check_certificate, verify
-from homeroom.contract.update import Update
-from homeroom.contract.update_checks import read_update
+from homeroom.contract.statistics.secure import StatisticsTerms
 from homeroom.errors import NetworkError, TrustError, UpdateError
-from homeroom.federation import privacy_ledger
-from homeroom.privacy.secagg import noise
 from homeroom.privacy.secagg.client import ClientState, advertise, consent, mask, reveal, share
-from homeroom.privacy.secagg.encoding import SumLayout, encode, segment_bits
+from homeroom.privacy.secagg.encoding import Shape, SumLayout, segment_bits
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
-from homeroom.store.device_state import SECURE, StateRecord, msgpack_record, text_record
+from homeroom.store.device_state import StateRecord, text_record
 
 if TYPE_CHECKING:
     from homeroom.federation.network.client import Client
 
-UPDATE_ID, LEFT_ROUND = text_record("secure.update"), text_record("secure.left")  # ids: of the update in it, of a round
 ROUND_TEXT = text_record("identity.secure_round")  # what `take_part` said last, for status and page
 ROSTER_SERIAL = StateRecord[int]("identity.roster", lambda serial: str(serial).encode(), int)
-CLIENT = msgpack_record(SECURE, ClientState)  # under its update's id, so that `forget` finds it; backups leave it out
 MOST_STEPS_PER_SYNC = 16  # every phase twice, and some that another device ended meanwhile
 PHASE_STATUS: dict[secagg.Phase, str] = {
     "keys": "joined a cohort; waits for others to join",
@@ -51,15 +49,20 @@ class _AnnouncementMessage(msgspec.Struct, frozen=True):
     certificate: Certificate
     roster: msgspec.Raw
     standing: secagg.RoundStatus
+    terms: StatisticsTerms | None = None
 
 
 @dataclass(frozen=True)
 class Announcement:
-    """The secure round under way as announced, signatures checked; `status` is this device's in it."""
+    """The secure round under way as announced, signatures checked; `status` is this device's in it.
+
+    terms: of a round of statistics; the notice's `configuration_id` names them too.
+    """
 
     notice: secagg.Notice
     roster: Roster
     status: secagg.RoundStatus
+    terms: StatisticsTerms | None = None
 
 
 @dataclass(frozen=True)
@@ -74,26 +77,78 @@ class SecureRoundContext:
     configuration: RoundConfiguration
 
 
-def take_part(context: SecureRoundContext) -> str:
+@dataclass(frozen=True)
+class RoundRecords:
+    """Where a kind of rounds is kept on the device; backups leave these out.
+
+    offered: id of what was offered to the round under way. left: id of a round that the device left.
+    client: the client's state, under the id of what was offered.
+    """
+
+    offered: StateRecord[str]
+    left: StateRecord[str]
+    client: StateRecord[ClientState]
+
+
+class Contribution(Protocol):
+    """What this device puts into rounds of one kind."""
+
+    path: str  # of these rounds' requests
+    records: RoundRecords
+
+    def shape(self, announced: Announcement) -> Shape:
+        """What the round sums; TrustError where it is of another kind."""
+        ...
+
+    def offer(self, announced: Announcement) -> tuple[str, AbstractSet[str]] | None:
+        """Id of what this device has for the round and the names that it announces; None where it has nothing."""
+        ...
+
+    def join(self, announced: Announcement, offered: str) -> None:
+        """Notes that what was offered is under way; part of the step that stores the client's state."""
+        ...
+
+    def encode(self, announced: Announcement, state: ClientState, sum_layout: SumLayout) -> np.ndarray:
+        """The ring elements to mask; TrustError where what was offered is gone."""
+        ...
+
+    def will_sign(self, state: ClientState) -> None:
+        """Before the survivors are signed: charges what the sum costs."""
+        ...
+
+    def signed(self, state: ClientState) -> None:
+        """After the signature is stored: what was offered is spent, however the round ends."""
+        ...
+
+    def refused(self, offered: str) -> None:
+        """What was offered may go into no sum."""
+        ...
+
+    def finish(self, announced: Announcement, state: ClientState | None) -> None:
+        """Before a step: settles what the aggregator says is in a sum. state: of the round that this device is in."""
+        ...
+
+
+def take_part(context: SecureRoundContext, part: Contribution) -> str:
     """Does every step this device can do now in the round under way; returns its status in a few words.
 
     Raises TrustError where the aggregator or the cohort breaks the protocol; the device has then left the round.
     """
     for _ in range(MOST_STEPS_PER_SYNC):
-        announced = _read_announcement(context)
+        announced = read_announcement(context, part.path)
         if announced is None:
             return "the institution has not given a roster yet"
-        _finish_old_rounds(context, announced)
-        if (status := _step(context, announced)) is not None:
+        _finish_old_rounds(context, part, announced)
+        if (status := _step(context, part, announced)) is not None:
             return status
     return "the round goes on; sync again"
 
 
-def _read_announcement(context: SecureRoundContext) -> Announcement | None:
+def read_announcement(context: SecureRoundContext, path: str) -> Announcement | None:
     """Fetches the announcement; raises TrustError unless it is the aggregator's, with the newest roster seen."""
-    where = f"{context.client.enrolment.address}/v1/secure"
+    where = f"{context.client.enrolment.address}{path}"
     try:
-        body = context.client.send("GET", "/v1/secure", limit_bytes=secagg.MESSAGE_LIMIT_BYTES)
+        body = context.client.send("GET", path, limit_bytes=secagg.MESSAGE_LIMIT_BYTES)
         message = msgspec.json.decode(body, type=_AnnouncementMessage | None)
         if message is None:
             return None
@@ -108,39 +163,39 @@ def _read_announcement(context: SecureRoundContext) -> Announcement | None:
         ROSTER_SERIAL.write(context.store, roster.serial)
     if message.standing.round_id != notice.round_id:
         raise TrustError("speaks of another round than the one it announced", where=where)
-    return Announcement(notice, roster, message.standing)
+    return Announcement(notice, roster, message.standing, message.terms)
 
 
-def _step(context: SecureRoundContext, announced: Announcement) -> str | None:
+def _step(context: SecureRoundContext, part: Contribution, announced: Announcement) -> str | None:
     """Does one step of the round; returns the device's status if nothing more can be done now, else None."""
     phase, round_id = announced.status.phase, announced.notice.round_id
-    if LEFT_ROUND.read(context.store) == round_id:
+    if part.records.left.read(context.store) == round_id:
         return "this device has left the round under way; it can join the next one"
     if context.key.public_key().public_bytes_raw().hex() not in announced.roster.devices:
         return "this device is not on the institution's roster"
-    state, fresh = _load(context.store), False
+    state, fresh = load_state(context.store, part.records), False
     if state is None:
         if phase != "keys":
             return describe(announced.status, "a round is under way without this device; it can join the next one")
-        update = _newest_update(context, announced.notice)
-        if update is None:
+        offer = part.offer(announced)
+        if offer is None:
             return "nothing to contribute yet"
-        state, fresh = _join(context, announced, update), True
+        state, fresh = _join(context, part, announced, *offer), True
     if not fresh and not announced.status.wanted:
         return describe(announced.status)
     try:
-        _do_phase(context, announced, state)
+        _do_phase(context, part, announced, state)
     except TrustError:
-        LEFT_ROUND.write(context.store, round_id)
-        _drop(context.store)
+        part.records.left.write(context.store, round_id)
+        drop_state(context.store, part.records)
         raise
     except UpdateError as problem:
         if problem.code != "past_phase":
             raise
-        again = _read_announcement(context) if phase == "keys" else None
+        again = read_announcement(context, part.path) if phase == "keys" else None
         if again and again.status.wanted and (again.notice, again.status.phase) == (announced.notice, phase):
-            context.store.outbox.mark_refused(_update_id(state))  # not too late: this update may not go into a sum
-            _drop(context.store)
+            part.refused(offered_id(state))  # not too late: it may not go into a sum
+            drop_state(context.store, part.records)
     return None
 
 
@@ -158,134 +213,99 @@ def describe(status: secagg.RoundStatus, did: str = "") -> str:
     return f"{did} ({came}; {missing}: {names}; {hours})" if names else f"{did} ({came})"
 
 
-def _newest_update(context: SecureRoundContext, notice: secagg.Notice) -> Update | None:
-    """The newest waiting update that the round can take; those that it can take no more are marked refused."""
-    for update in reversed(context.store.outbox.pending()):
-        try:
-            checked = read_update(update.data, context.configuration, context.bundle.layout)
-            privacy_ledger.ledger_with(context.store, update.update_id, context.configuration)
-            if notice.version - checked.header.base_version > context.configuration.max_staleness:
-                raise UpdateError("its base is too far behind", code="too_stale")
-        except UpdateError:
-            context.store.outbox.mark_refused(update.update_id)
-            continue
-        if checked.header.base_version <= notice.version:
-            return checked
-    return None
-
-
-def _join(context: SecureRoundContext, announced: Announcement, update: Update) -> ClientState:
-    """Makes keys for this round and stores them before they are sent; the update is not replaced any more."""
-    update_id, configuration = update.header.update_id, context.configuration
-    bits = segment_bits(context.bundle.layout, configuration, set(update.values))
-    notice, roster = announced.notice, announced.roster
-    state = advertise(notice, roster, configuration, context.key, update_id=update_id, segments=bits)
+def _join(
+    context: SecureRoundContext, part: Contribution, announced: Announcement, offered: str, names: AbstractSet[str]
+) -> ClientState:
+    """Makes keys for this round and stores them before they are sent; what is offered is not replaced any more."""
+    shape = part.shape(announced)
+    bits = segment_bits(shape, names)
+    state = advertise(announced.notice, announced.roster, shape, context.key, update_id=offered, segments=bits)
     with context.store.step("secure round joined", 1):
-        context.store.outbox.mark_sending(update_id)
-        UPDATE_ID.write(context.store, update_id)
-        _save(context.store, state)
+        part.join(announced, offered)
+        part.records.offered.write(context.store, offered)
+        _save(context.store, part.records, state)
     return state
 
 
-def _do_phase(context: SecureRoundContext, announced: Announcement, state: ClientState) -> None:
+def _do_phase(context: SecureRoundContext, part: Contribution, announced: Announcement, state: ClientState) -> None:
     """Does this device's part of the present phase: reads, checks, stores, sends."""
-    phase, configuration, layout = announced.status.phase, context.configuration, context.bundle.layout
+    phase, store, shape = announced.status.phase, context.store, part.shape(announced)
     if phase == "keys":
-        return _send(context, announced, "keys", secagg.pack(state.advertisement))
-    body = context.client.send("GET", f"/v1/secure/{announced.notice.round_id}", limit_bytes=secagg.MESSAGE_LIMIT_BYTES)
+        return _send(context, part, announced, "keys", secagg.pack(state.advertisement))
+    path = f"{part.path}/{announced.notice.round_id}"
+    body = context.client.send("GET", path, limit_bytes=secagg.MESSAGE_LIMIT_BYTES)
     if phase == "shares":
         cohort = secagg.unpack(body, secagg.SecureCohort, where="cohort", error=TrustError)
-        state = _save(context.store, share(state, cohort, announced.roster, configuration))
+        state = _save(store, part.records, share(state, cohort, announced.roster, shape))
         assert state.shares is not None
-        return _send(context, announced, "shares", secagg.pack(state.shares))
+        return _send(context, part, announced, "shares", secagg.pack(state.shares))
     if phase == "input":
         inbox = secagg.unpack(body, secagg.Inbox, where="shares", error=TrustError)
-        update = read_update(_update_bytes(context, state), configuration, layout)
-        encode_input = partial(_input_vector, context, announced, state, update)
-        state = _save(context.store, mask(state, inbox, configuration, layout, encode_input))
-        return _send(context, announced, "input", state.masked or b"")
+        state = _save(store, part.records, mask(state, inbox, shape, partial(part.encode, announced, state)))
+        return _send(context, part, announced, "input", state.masked or b"")
     if phase == "consent":
         survivors = secagg.unpack(body, secagg.Survivors, where="survivors", error=TrustError)
-        return _consent(context, announced, state, survivors)
+        return _consent(context, part, announced, state, survivors)
     consents = secagg.unpack(body, secagg.Consents, where="survivors", error=TrustError)
     if state.consent is None:  # this device is late: a quorum agreed before
-        return _consent(context, announced, state, consents.survivors)
-    return _send(context, announced, "reveal", secagg.pack(reveal(state, consents, configuration)))
-
-
-def _input_vector(
-    context: SecureRoundContext, announced: Announcement, state: ClientState, update: Update, terms: SumLayout
-) -> np.ndarray:
-    """The vector to mask: the encoded update, in a private round with this device's share of the noise."""
-    assert state.cohort is not None
-    add, size = noise.noise_share(context.configuration, len(state.cohort.members), state.minimum), sum(terms.sizes)
-    return encode(terms, update, announced.notice.version, context.configuration, lambda vector: add(vector, size))
+        return _consent(context, part, announced, state, consents.survivors)
+    return _send(context, part, announced, "reveal", secagg.pack(reveal(state, consents, shape)))
 
 
 def _consent(
-    context: SecureRoundContext, announced: Announcement, state: ClientState, survivors: secagg.Survivors
+    context: SecureRoundContext,
+    part: Contribution,
+    announced: Announcement,
+    state: ClientState,
+    survivors: secagg.Survivors,
 ) -> None:
-    """Signs the survivors, once and durably, in the backup too; the update is then spent, however the round ends."""
-    configuration, layout = context.configuration, context.bundle.layout
-    agreed = consent(state, survivors, configuration, layout, context.key)
-    if configuration.privacy and state.consent is None:
-        data = _update_bytes(context, state)
-        privacy_ledger.charge_update(context.store, data, _update_id(state), configuration, layout)
-    _save(context.store, msgspec.structs.replace(agreed, masked=None))
-    _mark_spent(context.store, agreed)
+    """Signs the survivors, once and durably, in the backup too; what was offered is then spent."""
+    agreed = consent(state, survivors, part.shape(announced), context.key)
+    if state.consent is None:
+        part.will_sign(state)
+    _save(context.store, part.records, msgspec.structs.replace(agreed, masked=None))
+    part.signed(agreed)
     context.store.back_up()
-    _send(context, announced, "consent", agreed.consent or b"")
+    _send(context, part, announced, "consent", agreed.consent or b"")
 
 
-def _send(context: SecureRoundContext, announced: Announcement, phase: secagg.Phase, body: bytes) -> None:
-    context.client.send("POST", f"/v1/secure/{announced.notice.round_id}/{phase}", body)
+def _send(
+    context: SecureRoundContext, part: Contribution, announced: Announcement, phase: secagg.Phase, body: bytes
+) -> None:
+    context.client.send("POST", f"{part.path}/{announced.notice.round_id}/{phase}", body)
 
 
-def _load(store: Store) -> ClientState | None:
-    update_id = UPDATE_ID.read(store)
-    return None if update_id is None else CLIENT.read(store, update_id)
+def load_state(store: Store, records: RoundRecords) -> ClientState | None:
+    """The client's state in the round that this device is in; None where it is in none."""
+    offered = records.offered.read(store)
+    return None if offered is None else records.client.read(store, offered)
 
 
-def _save(store: Store, state: ClientState) -> ClientState:
-    CLIENT.write(store, state, _update_id(state))
+def _save(store: Store, records: RoundRecords, state: ClientState) -> ClientState:
+    records.client.write(store, state, offered_id(state))
     return state
 
 
-def _drop(store: Store) -> None:
-    if update_id := UPDATE_ID.read(store):
+def drop_state(store: Store, records: RoundRecords) -> None:
+    """Leaves the round that this device is in."""
+    if offered := records.offered.read(store):
         with store.step("secure round left"):
-            CLIENT.write(store, None, update_id)
-            UPDATE_ID.write(store, None)
+            records.client.write(store, None, offered)
+            records.offered.write(store, None)
 
 
-def _mark_spent(store: Store, state: ClientState) -> None:
-    update_id = _update_id(state)
-    if update_id in {update.update_id for update in store.outbox.pending()}:
-        store.outbox.mark_sent(update_id)
-
-
-def _finish_old_rounds(context: SecureRoundContext, announced: Announcement) -> None:
-    """Clears rounds that are over: an update that was agreed to, or is in a sum, is spent; others may join again."""
-    store, configuration, layout = context.store, context.configuration, context.bundle.layout
-    for update in store.outbox.pending():
-        if update.update_id in announced.status.summed:
-            privacy_ledger.charge_update(store, update.data, update.update_id, configuration, layout)
-            store.outbox.mark_sent(update.update_id)
-    state = _load(store)
+def _finish_old_rounds(context: SecureRoundContext, part: Contribution, announced: Announcement) -> None:
+    """Clears rounds that are over: what was agreed to, or is in a sum, is spent; the rest may join again."""
+    state = load_state(context.store, part.records)
+    part.finish(announced, state)
     if state is None:
         return
     if state.consent is not None:
-        _mark_spent(store, state)
+        part.signed(state)
     if state.round_id != announced.notice.round_id:
-        _drop(store)
+        drop_state(context.store, part.records)
 
 
-def _update_id(state: ClientState) -> str:
+def offered_id(state: ClientState) -> str:
+    """Id of what a device offered to a round."""
     return state.advertisement.update_id.hex()
-
-
-def _update_bytes(context: SecureRoundContext, state: ClientState) -> bytes:
-    waiting = {update.update_id: update.data for update in context.store.outbox.pending()}
-    if _update_id(state) not in waiting:
-        raise TrustError("its update is gone", where="secure round", remedy="train again")
-    return waiting[_update_id(state)]

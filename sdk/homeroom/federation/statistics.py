@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -77,16 +77,21 @@ class ReceivedRelease(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StatisticsText(msgspec.Struct, frozen=True, kw_only=True):
-    """How it stands, for people: what was sent, by task what is held and why, and what the next release waits for."""
+    """How it stands, for people: what was sent, by task what is held and why, and what the next release waits for.
+
+    round: how the secure round stands, where statistics are summed in one.
+    """
 
     sent: bool = False
     why_not: str = ""
     held: dict[str, str] = {}
     waits: str = ""
     to_subtract_since: str = ""
+    round: str = ""
 
 
-YES = json_record("identity.statistics_yes", StatisticsRules)  # the rules that a person said yes to
+NO = bytes_record("identity.statistics_no")  # there where a person said no
+YES = json_record("identity.statistics_yes", StatisticsRules)  # the rules of plain ones that a person said yes to
 ACCEPTED = msgpack_record("identity.statistics", SentTotal)
 PENDING = msgpack_record("identity.statistics_pending", SentTotal)
 PENDING_MESSAGE = bytes_record("identity.statistics_message")
@@ -97,42 +102,66 @@ TEXT = json_record("identity.statistics_text", StatisticsText)
 
 @dataclass(frozen=True)
 class StatisticsReport:
-    """What a sync did with statistics. sent: whether a change was. release: number of the newest that is here."""
+    """What a sync did with statistics. sent: whether a change was. release: number of the newest that is here.
+
+    round: how the secure round stands, where they are summed in one.
+    """
 
     sent: bool = False
     release: int | None = None
     why_not: str = ""
     held: Mapping[str, str] = field(default_factory=dict)
     waits: str = ""
+    round: str = ""
 
 
-def agree(store: Store, *, yes: bool) -> StatisticsRules:
-    """Notes that a person says yes or no to plain statistics; InputError where the aggregator collects none."""
+def agree(store: Store, *, yes: bool, mode: Literal["plain", "secure"] = "plain") -> StatisticsRules:
+    """Notes that a person says yes or no to statistics; InputError where the aggregator collects none in this mode."""
     configuration = read_agreement(store).configuration
     rules = configuration.statistics if configuration else StatisticsRules()
     if yes and not has_joined(store):
         raise InputError("this device has joined no aggregator", remedy="`homeroom device join` first")
-    if yes and rules.mode != "plain":
+    if yes and rules.mode == "off":
         raise InputError("the aggregator collects no statistics", remedy="`homeroom device sync` asks it again")
+    if yes and rules.mode != mode:
+        what = f"the aggregator collects {rules.mode} statistics, not {mode}"
+        raise InputError(what, remedy="say yes to those, or no")
     with store.step("statistics agreed"):
-        YES.write(store, rules if yes else None)
+        YES.write(store, rules if yes and mode == "plain" else None)
+        NO.write(store, None if yes else b"1")
         if configuration and (text := TEXT.read(store)):
             TEXT.write(store, msgspec.structs.replace(text, why_not=why_not(store, configuration)))
     return rules
 
 
 def why_not(store: Store, configuration: RoundConfiguration) -> str:
-    """Why no statistics leave this device, in words; empty where they may."""
+    """Why no statistics leave this device, in words; empty where they may.
+
+    Plain ones need a person's yes. Secure ones leave as updates do, unless a person said no.
+    """
     rules, yes, policy = configuration.statistics, YES.read(store), policy_in_force(store)
-    if policy is not None and "plain" not in policy.rounds:
-        return f"the policy allows rounds that are {' or '.join(policy.rounds)}, statistics are plain"
+    if policy is not None and rules.mode not in policy.rounds:
+        return f"the policy allows rounds that are {' or '.join(policy.rounds)}, statistics are {rules.mode}"
     if policy is not None and rules.k < policy.min_devices:
         return f"the policy asks for at least {policy.min_devices} devices in a release, statistics for {rules.k}"
+    if rules.mode == "secure":
+        return (
+            "somebody said no: `homeroom device network DIR --statistics secure` says yes" if NO.exists(store) else ""
+        )
     if yes is None:
         return "nobody said yes yet: `homeroom device network DIR --statistics plain`"
     if _weaker(rules, yes):
         return "the aggregator promises less than when somebody said yes: say it again if your school agrees"
     return ""
+
+
+def agreed_words(store: Store) -> str:
+    """What may leave this device, in a few words."""
+    if (yes := YES.read(store)) is not None:
+        return f"plain, released from {yes.k} {yes.k_of}"
+    configuration = read_agreement(store).configuration
+    secure = configuration is not None and configuration.statistics.mode == "secure" and not NO.exists(store)
+    return "secure" if secure else "keep"
 
 
 def _weaker(rules: StatisticsRules, yes: StatisticsRules) -> bool:
@@ -168,7 +197,7 @@ def exchange_statistics(
         held = {"": f"refused: {problem}"}
     if sent:
         status = client.statistics()
-    _fetch(store, bundle, client, status, root, folder)
+    fetch_release(store, bundle, client, status, root, folder)
     accepted, release = ACCEPTED.read(store), RELEASE.read(store)
     since = accepted.waits_since if accepted else ""
     TEXT.write(
@@ -203,7 +232,7 @@ def _send(
     salt = accepted.salt if accepted else secrets.token_bytes(16)
     after, held, since = OwnTotal(), dict[str, str](), ""
     if allowed:
-        sums = {_name(salt, name): one for name, one in store.each_subjects_sums(meaning)}
+        sums = {name_of(salt, name): one for name, one in store.each_subjects_sums(meaning)}
         after, held = own_total(shared_tasks(store, bundle, configuration), sums, configuration.statistics.sample_limit)
         today, since = store.today(), accepted.waits_since if accepted else ""
         late = bool(since) and (today - datetime.date.fromisoformat(since)).days >= configuration.statistics.within_days
@@ -250,15 +279,26 @@ def _settled(store: Store, status: StatisticsStatus, meaning: str) -> SentTotal 
 
 
 def _accept(store: Store, pending: SentTotal) -> None:
-    earlier = EARLIER.read(store) or {}
     with store.step("statistics accepted"):
         ACCEPTED.write(store, pending)
-        EARLIER.write(store, {**earlier, pending.sequence: pending.total})
+        keep_for_releases(store, pending.sequence, pending.total)
         PENDING.write(store, None)
         PENDING_MESSAGE.write(store, None)
 
 
-def _fetch(store: Store, bundle: Bundle, client: Client, status: StatisticsStatus, root: str, folder: Path) -> None:
+def keep_for_releases(store: Store, sequence: int, total: bytes) -> None:
+    """Keeps a total of this device until no release holds it any more. sequence: as the aggregator numbers it."""
+    EARLIER.write(store, {**(EARLIER.read(store) or {}), sequence: total})
+
+
+def put_text(store: Store, text: StatisticsText) -> None:
+    """Stores how statistics stand, for people."""
+    TEXT.write(store, text)
+
+
+def fetch_release(
+    store: Store, bundle: Bundle, client: Client, status: StatisticsStatus, root: str, folder: Path
+) -> None:
     """Fetches the newest release, checks it, and keeps it less this device's own part."""
     known, meaning = RELEASE.read(store), sums_id(bundle.manifest)
     if known is not None and known.sums_id != meaning:
@@ -323,7 +363,7 @@ def note_removed(store: Store, subject: str = "") -> bool:
         PENDING_MESSAGE.write(store, None)
         if accepted is None:
             return False
-        name = _name(accepted.salt, subject)
+        name = name_of(accepted.salt, subject)
         if name not in accepted.prints:
             return False
         prints = {GONE + secrets.token_hex(8) if known == name else known: p for known, p in accepted.prints.items()}
@@ -339,7 +379,7 @@ def _forget_sent(store: Store) -> None:
                 record.write(store, None)
 
 
-def _name(salt: bytes, subject: str) -> str:
+def name_of(salt: bytes, subject: str) -> str:
     """A subject's name in records that only this device can tell."""
     return sha256(salt + subject.encode()).hexdigest()[:16]
 

@@ -23,6 +23,8 @@ from homeroom.errors import Code, NetworkError, UpdateError
 from homeroom.federation import agreement, enrolment, privacy_ledger, secure_round
 from homeroom.federation.make_update import queue_newest_update
 from homeroom.federation.network.settings import NetworkSettings
+from homeroom.federation.secure_statistics import exchange_secure_statistics, forget_summed
+from homeroom.federation.secure_update import UpdateContribution
 from homeroom.federation.statistics import StatisticsReport, exchange_statistics
 from homeroom.federation.versions import newest_global, stored_theta, theta_of, version_facts, with_local_segments
 from homeroom.runtime.bundle import Bundle
@@ -95,9 +97,8 @@ def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], 
         unlearned, bounded = ask_unlearning(store, client)
         try:
             if configuration.secure:
-                secure = secure_round.take_part(
-                    secure_round.SecureRoundContext(store, bundle, client, client.key, root, configuration)
-                )
+                context = secure_round.SecureRoundContext(store, bundle, client, client.key, root, configuration)
+                secure = secure_round.take_part(context, UpdateContribution(context))
             else:
                 sent, refused, sent_bytes = send_updates(store, client, configuration, bundle.manifest.layout)
         except UpdateError as problem:
@@ -106,7 +107,12 @@ def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], 
             held = problem.what
         fetched = fetch_global(store, bundle, client, root, score)
         folder = store.directory / DOWNLOADS_FOLDER
-        shared = exchange_statistics(store, bundle, client, configuration, root, folder)
+        if configuration.statistics.mode == "secure":
+            context = secure_round.SecureRoundContext(store, bundle, client, client.key, root, configuration)
+            shared = exchange_secure_statistics(context, folder)
+        else:
+            forget_summed(store)
+            shared = exchange_statistics(store, bundle, client, configuration, root, folder)
         ahead_s, waiting = clock_ahead_s(client), client.waiting
     store.back_up()
     WAITING.write(store, waiting)

@@ -114,7 +114,7 @@ MORE_REFUSALS = [
     ({"secure": SECURE}, ["--codec", "int8"], "--codec int8 says nothing with --secure"),
     ({"secure": SECURE}, ["--buffer", "8"], "--buffer says nothing with --secure"),
     ({}, ["--optimizer", "fedadam"], "add --server-rate, from 0.01 to 0.1"),
-    ({}, ["--statistics", "secure"], "--statistics: secure statistics are not built yet"),
+    ({}, ["--statistics", "secure"], "secure statistics need secure rounds"),
     ({"secure": SECURE}, ["--statistics", "plain"], "plain statistics would show what secure"),
     ({}, ["--statistics", "plain"], "the bundle has no statistics"),
     ({}, ["--insecure"], "--insecure says nothing: 127.0.0.1 is this machine alone"),

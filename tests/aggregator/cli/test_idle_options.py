@@ -129,6 +129,7 @@ COUNTS = {
     "district restore": "--from-lost",
     "district withdraw": "--school --by --why --yes",
     "district go-back": "--by --why",
+    "district new-total": "--by --why",
     "district upgrade-bundle": "--bundle",
     "district audit show": "--json",
     "district audit verify": "--noted",

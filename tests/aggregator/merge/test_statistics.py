@@ -16,6 +16,7 @@ from aggregator.institution import LABELS, make_folder
 from aggregator.statistics_lesson import PLAIN, Room, Shown, pupil_sums, released, shown_by_fewer
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.round import RoundConfiguration, StatisticsRules
+from homeroom.contract.secagg import SecureRules
 from homeroom.contract.statistics.encoding import encode
 from homeroom.contract.statistics.pooling import pool, poolings_of
 from homeroom.contract.statistics.sums import Cell, Statistics, merge
@@ -338,9 +339,16 @@ def test_another_devices_or_bundles_statistics_are_refused(rounds: Rounds, tmp_p
 # Configuration
 
 
-def test_a_mode_that_is_not_built_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="secure statistics are not built yet"):
-        StatisticsRules(mode="secure")
+def test_a_mode_that_would_show_what_rounds_hide_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="secure statistics need secure rounds"):
+        RoundConfiguration(bundle_id="0" * 64, statistics=StatisticsRules(mode="secure"))
+    with pytest.raises(ValueError, match="secure statistics are exact sums"):
+        RoundConfiguration(
+            bundle_id="0" * 64,
+            statistics=StatisticsRules(mode="secure"),
+            secure=SecureRules(),
+            privacy=Privacy(clip_norm=1.0, noise_multiplier=1.0, epsilon=8.0, delta=1e-5, mechanism="distributed"),
+        )
     with pytest.raises(ValueError, match="plain statistics would show"):
         RoundConfiguration(
             bundle_id="0" * 64,

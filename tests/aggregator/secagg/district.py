@@ -15,9 +15,11 @@ from homeroom.contract.update_checks import read_update
 from homeroom.federation import secure_round
 from homeroom.federation.agreement import renew_round
 from homeroom.federation.network.client import Client, join
+from homeroom.federation.secure_update import UpdateContribution
 from homeroom.store import Store
 from homeroom_aggregator.admin.folder import SECURE_ROUND_FILE, invite_devices, load_roster, open_log
 from homeroom_aggregator.secagg.coordinator import SecureRounds
+from homeroom_aggregator.secagg.sums import ThetaSums
 from homeroom_aggregator.server.routes import Service
 
 RULES = SecureRules(minimum=3, cohort=4, drop_rate=0.25, corrupt_rate=0.1, phase_s=3600)
@@ -49,9 +51,8 @@ class Member:
         configuration = self.client.round()
         renew_round(self.store, configuration)
         bundle, root = self.district.service.rounds.bundle, self.client.enrolment.root
-        return secure_round.take_part(
-            secure_round.SecureRoundContext(self.store, bundle, self.client, self.school.key, root, configuration)
-        )
+        context = secure_round.SecureRoundContext(self.store, bundle, self.client, self.school.key, root, configuration)
+        return secure_round.take_part(context, UpdateContribution(context))
 
     def power_cut(self) -> None:
         """The process is gone; what was stored is there."""
@@ -120,7 +121,7 @@ class District:
         self.service.secure_rounds = SecureRounds(
             self.folder / SECURE_ROUND_FILE,
             self.service.rounds,
-            open_log(self.folder),
+            ThetaSums(self.service.rounds, open_log(self.folder)),
             lambda: load_roster(self.folder),
             self.now,
         )

@@ -31,6 +31,7 @@ from homeroom.contract.update_checks import read_update
 from homeroom.federation import secure_round
 from homeroom.federation.agreement import renew_round
 from homeroom.federation.network.client import Client, join
+from homeroom.federation.secure_update import UpdateContribution
 from homeroom.store import Store
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin.folder import invite_devices, open_folder_bundle, open_rounds, read_facts, replace_roster
@@ -135,9 +136,8 @@ def until_released(folder: Path, version: int) -> None:
             for store, school, client in zip(stores, SCHOOLS, clients, strict=True):
                 configuration = client.round()
                 renew_round(store, configuration)
-                secure_round.take_part(
-                    secure_round.SecureRoundContext(store, bundle, client, school.key, facts.root, configuration)
-                )
+                context = secure_round.SecureRoundContext(store, bundle, client, school.key, facts.root, configuration)
+                secure_round.take_part(context, UpdateContribution(context))
                 if _version(client.send("GET", "/v1/health", signed=False)) >= version:
                     client.send("GET", "/v1/secure")  # whoever comes next ends the round
                     return

@@ -364,13 +364,13 @@ def test_the_command_line_signs_a_roster_and_the_server_takes_no_other(district:
 
 def offer(district: District, school: School, update_id: str, feeds: frozenset[str] = FEEDS) -> None:
     """Offers an update to the round under way, as whoever has the key may."""
-    secure, rounds = district.secure_rounds, district.service.rounds
+    secure = district.secure_rounds
     secure.status(school.name)  # announces a round if there is none
     live = secure.store.live()
     assert live is not None
-    segments = segment_bits(rounds.rules.layout, rounds.configuration, set(feeds))
+    shape = secure.sums.shape
     state = advertise(
-        live.notice, live.roster, rounds.configuration, school.key, update_id=update_id, segments=segments
+        live.notice, live.roster, shape, school.key, update_id=update_id, segments=segment_bits(shape, feeds)
     )
     secure.put(live.notice.round_id, "keys", school.name, pack(state.advertisement))
 

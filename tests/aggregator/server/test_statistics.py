@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from faults.devices import make_sample
 
-from aggregator.institution import make_folder, running
+from aggregator.institution import LABELS, make_folder, running
 from aggregator.statistics_lesson import PLAIN, pupil_sums
 from homeroom import Device
 from homeroom.cli.network import statistics_lines
@@ -74,12 +74,12 @@ def district(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Distri
         yield District(service, devices)
 
 
-def teach(device: Device, *seeds: int) -> dict[str, Statistics]:
+def teach(device: Device, *seeds: int, labels: tuple[str, ...] = LABELS) -> dict[str, Statistics]:
     """As after a training: pupils of these numbers, beside those that are there; all sums."""
     meaning = sums_id(device.bundle.manifest)
     known = dict(device.store.each_subjects_sums(meaning))
     device.store.add([make_sample(seed, f"p-{seed}") for seed in seeds])
-    sums = known | {f"p-{seed}": pupil_sums(seed) for seed in seeds}
+    sums = known | {f"p-{seed}": pupil_sums(seed, labels=labels) for seed in seeds}
     device.store.put_sums(meaning, sums.items())
     return sums
 

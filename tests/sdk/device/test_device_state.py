@@ -23,7 +23,7 @@ from homeroom.contract.round import RoundConfiguration
 from homeroom.device.install import BUNDLE, TIER, InstalledBundle
 from homeroom.device.plan import COSTS
 from homeroom.errors import Code, StoreError
-from homeroom.federation import agreement, enrolment, offline, privacy_ledger, secure_round
+from homeroom.federation import agreement, enrolment, offline, privacy_ledger, secure_round, secure_update
 from homeroom.federation.network.settings import NetworkSettings
 from homeroom.store import Store
 from homeroom.store.context import CLOCK
@@ -106,8 +106,8 @@ LATER_FIELD = b'"pin":""'  # came after 0.1.0, which passes it over
             b'[{"update_id":"u1","noise_multiplier":1.5}]',
         ),
         (secure_round.ROSTER_SERIAL, 12, b"12"),
-        (secure_round.UPDATE_ID, "ab", b"ab"),
-        (secure_round.LEFT_ROUND, "cd", b"cd"),
+        (secure_update.UPDATE_ID, "ab", b"ab"),
+        (secure_update.LEFT_ROUND, "cd", b"cd"),
         (
             BUNDLE,
             InstalledBundle(bundle_id="b", name="tiny", version=2, root="r", precision={"text": "int8"}),

@@ -15,6 +15,7 @@ from homeroom.contract.secagg import Consents, Inbox, Reveal, SecureCohort, Surv
 from homeroom.contract.signing import certify, fingerprint, new_key, public_hex, sign
 from homeroom.errors import TrustError, UpdateError
 from homeroom.privacy.secagg import client as steps
+from homeroom.privacy.secagg.encoding import ThetaShape
 from homeroom.privacy.secagg.masks import add_masks, unpack
 from homeroom.privacy.secagg.primitives import combine
 from homeroom_aggregator.secagg.unmask import Unmasking, decode_sum, unmask_sum
@@ -33,7 +34,7 @@ def refused(found: Round, cohort: SecureCohort, why: str, roster: Roster | None 
     """No device shares anything with this cohort."""
     for device in found.devices[:3]:
         with pytest.raises(TrustError, match=why):
-            steps.share(device.state, cohort, roster or found.roster, found.configuration)
+            steps.share(device.state, cohort, roster or found.roster, found.shape)
 
 
 # The cohort
@@ -76,7 +77,7 @@ def test_keys_of_an_earlier_round_are_caught() -> None:
     members[2] = before.cohort.members[2]
     for place in (0, 1):
         with pytest.raises(TrustError, match="signature does not hold"):
-            steps.share(now.devices[place].state, SecureCohort(tuple(members)), now.roster, now.configuration)
+            steps.share(now.devices[place].state, SecureCohort(tuple(members)), now.roster, now.shape)
 
 
 @pytest.mark.attack("members", "a server that shows a device other keys of its own than it sent")
@@ -84,13 +85,11 @@ def test_keys_that_this_device_signed_before_are_not_shown_in_place_of_those_it_
     found = gather(5)
     device = found.devices[0]
     bits, update_id = device.state.advertisement.segments, device.update.header.update_id
-    again = steps.advertise(
-        found.notice, found.roster, found.configuration, device.key, update_id=update_id, segments=bits
-    )
+    again = steps.advertise(found.notice, found.roster, found.shape, device.key, update_id=update_id, segments=bits)
     cohort = SecureCohort((again.advertisement, *found.cohort.members[1:]))
     with pytest.raises(TrustError, match="not shown as it sent them"):
-        steps.share(device.state, cohort, found.roster, found.configuration)
-    steps.share(found.devices[1].state, cohort, found.roster, found.configuration)  # all else is in order
+        steps.share(device.state, cohort, found.roster, found.shape)
+    steps.share(found.devices[1].state, cohort, found.roster, found.shape)  # all else is in order
 
 
 @pytest.mark.attack("members", "a cohort by another roster than the round was announced with")
@@ -106,14 +105,14 @@ def test_a_cohort_by_another_signed_roster_than_the_rounds_is_refused() -> None:
         (msgspec.structs.replace(found.notice, configuration_id="1" * 64), found.roster, "another round configuration"),
     ):
         with pytest.raises(TrustError, match=why):
-            steps.advertise(notice, roster, found.configuration, device.key, update_id="0" * 32, segments=b"\x03")
+            steps.advertise(notice, roster, found.shape, device.key, update_id="0" * 32, segments=b"\x03")
 
 
 @pytest.mark.attack("members", "survivors that leave one segment with fewer devices than the minimum")
 def test_survivors_that_leave_a_segment_below_the_minimum_are_refused() -> None:
     """Eight devices, five of them feed a head; the server drops three of these and keeps a quorum of five."""
     found = gather(8, examples=lambda slot: {"ladder.table": 3, "head.grade": 2 * (slot < 5)})
-    assert found.view.sum_layout(found.layout, found.configuration, 3).segments == ("ladder.table", "head.grade")
+    assert found.view.sum_layout(3).segments == ("ladder.table", "head.grade")
     found.share()
     found.mask()
     left = Survivors((3, 4, 5, 6, 7))
@@ -121,7 +120,7 @@ def test_survivors_that_leave_a_segment_below_the_minimum_are_refused() -> None:
     for slot in left.places:
         device = found.devices[slot]
         with pytest.raises(TrustError, match=r"segment head.grade is left with fewer than 3"):
-            steps.consent(device.state, left, found.configuration, found.layout, device.key)
+            steps.consent(device.state, left, found.shape, device.key)
     found.consent(survivors=Survivors((2, 3, 4, 5, 6, 7)), absent=(0, 1))
 
 
@@ -135,9 +134,7 @@ def test_a_cohort_under_the_minimum_is_refused() -> None:
 @pytest.mark.attack("members", "two cohorts or two sets of survivors told to the devices of one round")
 def test_a_second_cohort_for_the_same_round_is_refused(shared: Round) -> None:
     with pytest.raises(TrustError, match="another cohort"):
-        steps.share(
-            shared.devices[0].state, SecureCohort(shared.cohort.members[:7]), shared.roster, shared.configuration
-        )
+        steps.share(shared.devices[0].state, SecureCohort(shared.cohort.members[:7]), shared.roster, shared.shape)
 
 
 @pytest.mark.attack("members", "a roster that the institution did not sign, or an older one")
@@ -167,10 +164,10 @@ def test_a_device_off_the_roster_or_shown_another_one_does_not_advertise() -> No
     found, other = gather(4), gather(4)
     arguments = {"update_id": "a" * 32, "segments": b"\x03"}
     with pytest.raises(TrustError, match="another roster"):
-        steps.advertise(found.notice, other.roster, found.configuration, found.devices[0].key, **arguments)
+        steps.advertise(found.notice, other.roster, found.shape, found.devices[0].key, **arguments)
     with pytest.raises(TrustError, match="not on the institution's roster"):
-        steps.advertise(found.notice, found.roster, found.configuration, new_key(), **arguments)
-    changed = msgspec.structs.replace(found.configuration, max_norm=1e9)
+        steps.advertise(found.notice, found.roster, found.shape, new_key(), **arguments)
+    changed = ThetaShape(found.layout, msgspec.structs.replace(found.configuration, max_norm=1e9))
     with pytest.raises(TrustError, match="another round configuration"):
         steps.advertise(found.notice, found.roster, changed, found.devices[0].key, **arguments)
 
@@ -188,7 +185,7 @@ def test_a_share_of_another_round_or_sender_is_caught(shared: Round) -> None:
     others = Inbox(mine.sharers, (again.inbox(1).sealed[0], *mine.sealed[1:]))
     for inbox in (replayed, swapped, others):
         with pytest.raises(TrustError, match="does not open"):
-            steps.mask(again.devices[0].state, inbox, again.configuration, again.layout, again.encoder(0))
+            steps.mask(again.devices[0].state, inbox, again.shape, again.encoder(0))
 
 
 @pytest.mark.attack("members", "a device isolated from its neighbours, so that its update is the sum")
@@ -196,10 +193,10 @@ def test_a_server_that_isolates_a_device_from_its_neighbours_gets_no_vector(shar
     whole = shared.inbox(0)
     few = Inbox(whole.sharers[:5], whole.sealed[:4])
     with pytest.raises(TrustError, match="too few"):
-        steps.mask(shared.devices[0].state, few, shared.configuration, shared.layout, shared.encoder(0))
+        steps.mask(shared.devices[0].state, few, shared.shape, shared.encoder(0))
     lie = Inbox(whole.sharers, whole.sealed[:4])
     with pytest.raises(TrustError, match="missing"):
-        steps.mask(shared.devices[0].state, lie, shared.configuration, shared.layout, shared.encoder(0))
+        steps.mask(shared.devices[0].state, lie, shared.shape, shared.encoder(0))
 
 
 # Survivors
@@ -220,8 +217,7 @@ def test_survivors_that_leave_a_device_out_or_name_a_stranger_are_not_signed(mas
             masked.devices[0].state = steps.consent(
                 masked.devices[0].state,
                 Survivors(tuple(places)),
-                masked.configuration,
-                masked.layout,
+                masked.shape,
                 masked.devices[0].key,
             )
     assert masked.devices[0].state.consent is None
@@ -232,18 +228,16 @@ def test_a_survivor_that_never_shared_is_not_signed(shared: Round) -> None:
     found.share(absent={7})
     found.mask()
     with pytest.raises(TrustError, match="never shared"):
-        steps.consent(
-            found.devices[0].state, Survivors(tuple(range(8))), found.configuration, found.layout, found.devices[0].key
-        )
+        steps.consent(found.devices[0].state, Survivors(tuple(range(8))), found.shape, found.devices[0].key)
 
 
 @pytest.mark.attack("members", "two cohorts or two sets of survivors told to the devices of one round")
 def test_a_device_signs_one_set_of_survivors_only(masked: Round) -> None:
     device, everyone = masked.devices[0], masked.survivors.places
-    device.state = steps.consent(device.state, Survivors(everyone), masked.configuration, masked.layout, device.key)
+    device.state = steps.consent(device.state, Survivors(everyone), masked.shape, device.key)
     with pytest.raises(TrustError, match="another set of survivors"):
-        steps.consent(device.state, Survivors(everyone[:7]), masked.configuration, masked.layout, device.key)
-    again = steps.consent(device.state, Survivors(everyone), masked.configuration, masked.layout, device.key)
+        steps.consent(device.state, Survivors(everyone[:7]), masked.shape, device.key)
+    again = steps.consent(device.state, Survivors(everyone), masked.shape, device.key)
     assert again == device.state
 
 
@@ -256,7 +250,7 @@ def test_a_server_that_tells_two_halves_different_survivors_opens_nothing(masked
     consents: dict[Survivors, list[SurvivorsConsent]] = {one: [], other: []}
     for place, survivors in told.items():
         device = masked.devices[place]
-        device.state = steps.consent(device.state, survivors, masked.configuration, masked.layout, device.key)
+        device.state = steps.consent(device.state, survivors, masked.shape, device.key)
         assert device.state.consent
         consents[survivors].append(SurvivorsConsent(place, device.state.consent))
     everything = [*consents[one], *consents[other]]
@@ -264,10 +258,10 @@ def test_a_server_that_tells_two_halves_different_survivors_opens_nothing(masked
         member = masked.devices[place].state
         for chosen in (consents[survivors], everything):
             with pytest.raises(TrustError, match=r"are needed|signature does not hold"):
-                steps.reveal(member, Consents(survivors, tuple(chosen)), masked.configuration)
+                steps.reveal(member, Consents(survivors, tuple(chosen)), masked.shape)
         lie = other if survivors == one else one
         with pytest.raises(TrustError, match="other survivors"):
-            steps.reveal(member, Consents(lie, tuple(consents[lie])), masked.configuration)
+            steps.reveal(member, Consents(lie, tuple(consents[lie])), masked.shape)
 
 
 def test_one_signature_counts_once_and_a_strangers_not_at_all(masked: Round) -> None:
@@ -279,7 +273,7 @@ def test_one_signature_counts_once_and_a_strangers_not_at_all(masked: Round) -> 
         ([*masked.consents, SurvivorsConsent(9, one.signature)], "no survivor"),
     ):
         with pytest.raises(TrustError, match=why):
-            steps.reveal(masked.devices[0].state, Consents(masked.survivors, tuple(consents)), masked.configuration)
+            steps.reveal(masked.devices[0].state, Consents(masked.survivors, tuple(consents)), masked.shape)
 
 
 @pytest.mark.attack("members", "both shares of one device, to open its input alone")
@@ -302,7 +296,7 @@ def test_with_every_message_of_a_round_the_server_cannot_open_one_vector(masked:
     opening = Unmasking(masked.view, masked.notice.round_id, masked.sharers, masked.inputs)
     for place, reveal in masked.reveal().items():
         opening.add(place, reveal)
-    terms = masked.view.sum_layout(masked.layout, masked.configuration, 3)
+    terms = masked.view.sum_layout(3)
     victim = unpack(masked.inputs[2], terms.count, terms.width)
     add_masks(victim, [], [steps.self_mask_key(opening.secrets[2], masked.view)])
     plain = masked.plain_sum([2])
@@ -330,7 +324,7 @@ def test_a_drop_out_that_was_only_slow_stays_hidden(masked: Round) -> None:
     opening = Unmasking(masked.view, masked.notice.round_id, masked.sharers, masked.inputs)
     for place, reveal in masked.reveal().items():
         opening.add(place, reveal)
-    terms = masked.view.sum_layout(masked.layout, masked.configuration, 3)
+    terms = masked.view.sum_layout(3)
     np.testing.assert_array_equal(unmask_sum(masked.inputs.values(), terms, opening), masked.plain_sum(range(7)))
     vector = unpack(late, terms.count, terms.width)
     secret = steps.mask_private_key(opening.secrets[7], masked.notice.round_id)
@@ -356,7 +350,7 @@ def test_wrong_shares_of_a_few_devices_do_not_change_the_sum_and_of_many_there_i
         for place in opening.secrets:
             assert opening._right(place, opening.secrets[place])
         if not opening.missing:
-            terms = masked.view.sum_layout(masked.layout, masked.configuration, 3)
+            terms = masked.view.sum_layout(3)
             np.testing.assert_array_equal(
                 unmask_sum(masked.inputs.values(), terms, opening), masked.plain_sum(range(8))
             )
@@ -364,7 +358,7 @@ def test_wrong_shares_of_a_few_devices_do_not_change_the_sum_and_of_many_there_i
 
 @pytest.mark.attack("members", "a sum that no honest cohort could have")
 def test_a_sum_that_no_honest_devices_could_have_is_refused(masked: Round) -> None:
-    terms = masked.view.sum_layout(masked.layout, masked.configuration, 3)
+    terms = masked.view.sum_layout(3)
     fed = dict.fromkeys(terms.segments, 8)
     honest = masked.plain_sum(range(8))
     decode_sum(honest, terms, fed, masked.configuration)

@@ -9,7 +9,7 @@ from secagg_clients import Round, gather
 from homeroom.contract.secagg import Consents, Inbox, SecureCohort, Survivors
 from homeroom.errors import TrustError
 from homeroom.privacy.secagg import client as steps
-from homeroom.privacy.secagg.encoding import feeders
+from homeroom.privacy.secagg.encoding import ThetaShape, feeders
 
 
 def inboxes(found: Round) -> list[tuple[Inbox, str]]:
@@ -29,7 +29,7 @@ def test_an_inbox_names_devices_of_the_cohort_once_in_order_and_its_receiver(sha
     device = shared.devices[0]
     for inbox, why in inboxes(shared):
         with pytest.raises(TrustError, match=why):
-            steps.mask(device.state, inbox, shared.configuration, shared.layout, shared.encoder(0))
+            steps.mask(device.state, inbox, shared.shape, shared.encoder(0))
 
 
 @pytest.mark.attack("members", "a cohort, shares or survivors that are no set of the round's devices")
@@ -37,7 +37,7 @@ def test_an_inbox_names_devices_of_the_cohort_once_in_order_and_its_receiver(sha
 def test_survivors_are_devices_of_the_cohort_once_in_order(masked: Round, places: tuple[int, ...]) -> None:
     device = masked.devices[0]
     with pytest.raises(TrustError, match="no set of the cohort's"):
-        steps.consent(device.state, Survivors(places), masked.configuration, masked.layout, device.key)
+        steps.consent(device.state, Survivors(places), masked.shape, device.key)
 
 
 @pytest.mark.attack("members", "a message of an earlier round, phase or device, sent again")
@@ -45,11 +45,11 @@ def test_no_step_comes_before_its_turn(masked: Round) -> None:
     fresh = gather(8)
     device = fresh.devices[0]
     with pytest.raises(TrustError, match="before its turn"):
-        steps.mask(device.state, masked.inbox(0), fresh.configuration, fresh.layout, fresh.encoder(0))
+        steps.mask(device.state, masked.inbox(0), fresh.shape, fresh.encoder(0))
     with pytest.raises(TrustError, match="before its turn"):
-        steps.consent(device.state, masked.survivors, fresh.configuration, fresh.layout, device.key)
+        steps.consent(device.state, masked.survivors, fresh.shape, device.key)
     with pytest.raises(TrustError, match="other survivors than the ones"):
-        steps.reveal(masked.devices[0].state, Consents(masked.survivors, ()), masked.configuration)
+        steps.reveal(masked.devices[0].state, Consents(masked.survivors, ()), masked.shape)
 
 
 def test_a_sum_needs_secure_rules_a_segment_and_a_cohort_that_holds_the_device() -> None:
@@ -63,11 +63,16 @@ def test_a_sum_needs_secure_rules_a_segment_and_a_cohort_that_holds_the_device()
     plain = msgspec.structs.replace(found.configuration, secure=None)
     notice = msgspec.structs.replace(found.notice, configuration_id=plain.configuration_id)
     with pytest.raises(TrustError, match="asks for no secure rounds"):
-        steps.advertise(notice, found.roster, plain, found.devices[0].key, update_id="0" * 32, segments=b"\x03")
-    with pytest.raises(TrustError):
-        steps.CohortView(
-            found.notice.round_id, SecureCohort(found.cohort.members[:1]), steps.secure_rules(found.configuration)
+        steps.advertise(
+            notice,
+            found.roster,
+            ThetaShape(found.layout, plain),
+            found.devices[0].key,
+            update_id="0" * 32,
+            segments=b"\x03",
         )
+    with pytest.raises(TrustError):
+        steps.CohortView(found.notice.round_id, SecureCohort(found.cohort.members[:1]), found.shape)
 
 
 @pytest.mark.parametrize("segments", [b"\x07", b"\x03\x00", b""])
@@ -76,4 +81,4 @@ def test_a_device_claims_segments_that_the_bundle_has(segments: bytes) -> None:
     members = list(found.cohort.members)
     members[2] = msgspec.structs.replace(members[2], segments=segments)
     with pytest.raises(TrustError, match="claims segments that this bundle does not have"):
-        feeders(found.layout, found.configuration, SecureCohort(tuple(members)))
+        feeders(found.shape, SecureCohort(tuple(members)))

@@ -122,7 +122,7 @@ def test_survivors_may_leave_out_nobody_who_stands_together() -> None:
     left = sorted(set(range(len(found.devices))) - set(found.view.graph.ring[3 : 4 + absent]))
     assert len(left) >= found.view.parameters.quorum
     with pytest.raises(TrustError, match="too many that stand together"):
-        found.view.check_survivors(Survivors(tuple(left)), found.layout, found.configuration, 3)
+        found.view.check_survivors(Survivors(tuple(left)), 3)
 
 
 def test_the_ring_is_another_for_other_keys() -> None:

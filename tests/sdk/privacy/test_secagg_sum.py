@@ -20,7 +20,7 @@ def opened(found: Round, absent: set[int]) -> np.ndarray | None:
         opening.add(place, reveal)
     if opening.missing:
         return None
-    terms = found.view.sum_layout(found.layout, found.configuration, found.devices[0].state.minimum)
+    terms = found.view.sum_layout(found.devices[0].state.minimum)
     return unmask_sum(found.inputs.values(), terms, opening)
 
 
@@ -45,7 +45,7 @@ def test_the_sum_is_exact_when_devices_drop_out(count: int, phase: str) -> None:
 
 
 def _terms(found: Round):  # type: ignore[no-untyped-def]
-    terms = found.view.sum_layout(found.layout, found.configuration, found.devices[0].state.minimum)
+    terms = found.view.sum_layout(found.devices[0].state.minimum)
     return terms, dict.fromkeys(terms.segments, len(found.inputs)), found.configuration
 
 
@@ -86,7 +86,7 @@ def test_a_sparse_graph_gives_the_exact_sum_too() -> None:
 
 def test_a_segment_that_too_few_feed_is_not_in_the_sum() -> None:
     found = gather(8, examples=lambda place: {"ladder.table": 5} | ({"head.grade": 4} if place < 4 else {}))
-    terms = found.view.sum_layout(found.layout, found.configuration, 3)
+    terms = found.view.sum_layout(3)
     assert terms.segments == ("ladder.table",), "4 feeders less 2 drop-outs are below 3"
     found.share()
     found.mask()
@@ -115,6 +115,6 @@ def test_noise_is_added_to_the_integers_before_anything_masks_them() -> None:
     from homeroom.privacy.secagg.encoding import encode
 
     found = gather(4)
-    terms = found.view.sum_layout(found.layout, found.configuration, 3)
+    terms = found.view.sum_layout(3)
     noisy = encode(terms, found.devices[0].update, 2, found.configuration, noise=lambda values: values - 7)
     np.testing.assert_array_equal(noisy.view(np.int64), found.plain_sum([0]) - 7)

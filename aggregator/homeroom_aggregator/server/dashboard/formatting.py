@@ -152,6 +152,8 @@ def event(name: str, about: Mapping[str, Any]) -> str:
         "statistics": "Device {device} sent statistics, number {sequence}",
         "statistics taken out": "The statistics of device {device} were erased",
         "statistics released": "Release {release} of statistics: {rows} rows by name",
+        "statistics summed": "Sum {sum} of statistics, of {devices} devices, went into total {total}",
+        "statistics begun anew": "Total {total} of statistics was begun by {by}: {why}",
         "statistics not served": "Release {release} of statistics is not served any more: something was taken away",
         "set apart": "Set apart: {what}: {why}",
         "withdrawn": "An update of device {device} was taken out{why}",

@@ -92,7 +92,7 @@ def pending_updates(service: Service) -> PendingUpdates:
     for key, devices in state.sums.devices.items():
         fed[segment_of(key)] = fed.get(segment_of(key), frozenset()) | devices
     if configuration.secure:
-        return PendingUpdates(state.pending, configuration.buffer_size, fed)
+        return PendingUpdates(state.pending, configuration.buffer_size, fed, statistics=statistics_text(rounds))
     statistics = statistics_text(rounds)
     days = service.last_seen.days(rounds.log.database)
     wait = next_version(configuration, state.pending, frozenset().union(*fed.values()), rounds.members, days)
@@ -107,6 +107,9 @@ def statistics_text(rounds: Rounds) -> str:
     status, here = rounds.statistics_status(""), sum(1 for _ in rounds.statistics.totals.each())
     served = f"release {status.release} is served" if status.release else "no release is served"
     waits = f"; the next waits: {status.waits}" if status.waits else ""
+    if rounds.configuration.statistics.mode == "secure":
+        total = rounds.statistics.totals.secure().terms.total
+        return f"Total {total} holds sums of {here} {'device' if here == 1 else 'devices'}, {served}{waits}."
     return f"Sums of {here} {'device is' if here == 1 else 'devices are'} here, {served}{waits}."
 
 

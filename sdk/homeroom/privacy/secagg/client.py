@@ -20,13 +20,11 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from msgspec.structs import replace
 
 from homeroom.contract import secagg
-from homeroom.contract.layout import Layout
 from homeroom.contract.roster import Roster
-from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import Advertisement, SecureCohort, Survivors
 from homeroom.contract.signing import sign, verify
 from homeroom.errors import InputError, TrustError
-from homeroom.privacy.secagg.encoding import SumLayout, choose_layout, feeders
+from homeroom.privacy.secagg.encoding import Shape, SumLayout, feeders
 from homeroom.privacy.secagg.graph import NeighbourGraph
 from homeroom.privacy.secagg.masks import add_masks, pack
 from homeroom.privacy.secagg.parameters import choose_parameters
@@ -72,8 +70,10 @@ class ClientState(msgspec.Struct, frozen=True, kw_only=True):
 class CohortView:
     """Parameters and graph of a cohort, the same for every client and for the aggregator."""
 
-    def __init__(self, round_id: str, cohort: SecureCohort, rules: secagg.SecureRules) -> None:
-        self.cohort, self.cohort_id = cohort, cohort.cohort_id(round_id)
+    def __init__(self, round_id: str, cohort: SecureCohort, shape: Shape) -> None:
+        self.cohort, self.shape, self.cohort_id = cohort, shape, cohort.cohort_id(round_id)
+        self._fed: dict[int, dict[str, frozenset[int]]] = {}
+        rules = shape.secure
         try:
             self.parameters = choose_parameters(len(cohort.members), rules.drop_rate, rules.corrupt_rate)
         except InputError as problem:
@@ -87,42 +87,43 @@ class CohortView:
                 return slot
         refuse("the cohort does not hold this device")
 
-    def feeders(self, layout: Layout, configuration: RoundConfiguration) -> dict[str, set[int]]:
-        """Slots of the clients that feed a segment, by segment name."""
-        return feeders(layout, configuration, self.cohort)
+    def announced(self) -> dict[str, set[int]]:
+        """Slots of the clients by name that they announce."""
+        return feeders(self.shape, self.cohort)
 
-    def sum_layout(self, layout: Layout, configuration: RoundConfiguration, minimum: int) -> SumLayout:
-        """Layout of the encoding that every client of the cohort masks."""
-        return choose_layout(layout, configuration, self.cohort, minimum, self.parameters.drops)
+    def fed(self, minimum: int) -> dict[str, frozenset[int]]:
+        """The segments of the sum and the slots that feed each: `minimum` after all drop-outs."""
+        if minimum not in self._fed:
+            self._fed[minimum] = self.shape.chosen(self.announced(), minimum + self.parameters.drops)
+        return self._fed[minimum]
 
-    def check_survivors(
-        self, survivors: Survivors, layout: Layout, configuration: RoundConfiguration, minimum: int
-    ) -> None:
+    def sum_layout(self, minimum: int) -> SumLayout:
+        """Layout of the encoding that every client of the cohort masks: segments that enough feed, in a ring that fits.
+
+        minimum: least number of devices in a sum.
+        """
+        segments = tuple(self.fed(minimum))
+        sizes = tuple(self.shape.size(segment) for segment in segments)
+        return SumLayout(segments, sizes, self.shape.width(len(self.cohort.members)))
+
+    def check_survivors(self, survivors: Survivors, minimum: int) -> None:
         """Raises TrustError unless every value of the sum has at least `minimum` devices and hides each survivor."""
         slots = survivors.places
         if list(slots) != sorted(set(slots)) or not set(slots) <= set(range(len(self.cohort.members))):
             refuse("the survivors are no set of the cohort's")
         if len(slots) < minimum:
             refuse(f"only {len(slots)} devices are left of the {minimum} that a sum needs")
-        fed = self.feeders(layout, configuration)
-        for name in self.sum_layout(layout, configuration, minimum).segments:
-            if len(fed[name] & set(slots)) < minimum:
+        for name, fed in self.fed(minimum).items():
+            if len(fed & set(slots)) < minimum:
                 refuse(f"segment {name} is left with fewer than {minimum} devices")
         if len(slots) < self.parameters.quorum or self.graph.gap(slots):
             refuse("too many devices are left out, or too many that stand together")
 
 
-def secure_rules(configuration: RoundConfiguration) -> secagg.SecureRules:
-    """The configuration's rules of secure rounds; TrustError where it has none."""
-    if not configuration.secure:
-        refuse("the round configuration asks for no secure rounds")
-    return configuration.secure
-
-
 def advertise(
     notice: secagg.Notice,
     roster: Roster,
-    configuration: RoundConfiguration,
+    shape: Shape,
     key: Ed25519PrivateKey,
     *,
     update_id: str,
@@ -136,7 +137,7 @@ def advertise(
     update_id: id of the update that it contributes.
     segments: bits of `encoding.segment_bits`.
     """
-    if notice.configuration_id != configuration.configuration_id:
+    if notice.configuration_id != shape.rules_id:
         refuse("the notice is for another round configuration than the signed one")
     if notice.roster_id != roster.roster_id:
         refuse("the notice is for another roster than the one shown")
@@ -157,7 +158,7 @@ def advertise(
     signature = bytes.fromhex(sign(key, KEYS_PURPOSE, bare.statement(round_id)))
     return ClientState(
         notice=notice,
-        minimum=max(secure_rules(configuration).minimum, roster.minimum),
+        minimum=max(shape.secure.minimum, roster.minimum),
         advertisement=replace(bare, signature=signature),
         channel_seed=channel_seed,
         mask_seed=mask_seed,
@@ -165,7 +166,7 @@ def advertise(
     )
 
 
-def share(state: ClientState, cohort: SecureCohort, roster: Roster, configuration: RoundConfiguration) -> ClientState:
+def share(state: ClientState, cohort: SecureCohort, roster: Roster, shape: Shape) -> ClientState:
     """Step 2: verifies the cohort and seals for each neighbour a share of both seeds (Shamir 1979).
 
     Raises TrustError for a cohort that is too small, off the roster, holds an unsigned or repeated key, or differs from
@@ -176,7 +177,7 @@ def share(state: ClientState, cohort: SecureCohort, roster: Roster, configuratio
             refuse("another cohort than before is shown for the same round")
         return state
     check_cohort(state, cohort, roster)
-    view = CohortView(state.round_id, cohort, secure_rules(configuration))
+    view = CohortView(state.round_id, cohort, shape)
     own, parameters = view.slot(state.advertisement.device), view.parameters
     if len(cohort.members) - parameters.drops < state.minimum:
         refuse(f"{len(cohort.members)} devices are too few for a sum of {state.minimum} after drop-outs")
@@ -215,8 +216,7 @@ def check_cohort(state: ClientState, cohort: SecureCohort, roster: Roster) -> No
 def mask(
     state: ClientState,
     inbox: secagg.Inbox,
-    configuration: RoundConfiguration,
-    layout: Layout,
+    shape: Shape,
     encode: Callable[[SumLayout], np.ndarray],
 ) -> ClientState:
     """Step 3: opens the neighbours' shares and masks this device's encoding.
@@ -228,7 +228,7 @@ def mask(
     """
     if state.masked is not None:
         return state
-    view, own = _view(state, configuration)
+    view, own = _view(state, shape)
     check_slots(view, inbox.sharers, own)
     view.graph.check_present(own, inbox.sharers)
     partners = [slot for slot in view.graph.neighbours(own) if slot in set(inbox.sharers)]
@@ -239,7 +239,7 @@ def mask(
         other: unseal(_channel_key(channel, view, other), sealed, _associated_data(view, other, own))
         for other, sealed in zip(partners, inbox.sealed, strict=True)
     }
-    sum_layout = view.sum_layout(layout, configuration, state.minimum)
+    sum_layout = view.sum_layout(state.minimum)
     if not sum_layout.segments:
         refuse("no segment is fed by enough of the cohort")
     values = encode(sum_layout)
@@ -256,9 +256,7 @@ def mask_keys(state: ClientState, view: CohortView, own: int, partners: list[int
     return added, subtracted
 
 
-def consent(
-    state: ClientState, survivors: Survivors, configuration: RoundConfiguration, layout: Layout, key: Ed25519PrivateKey
-) -> ClientState:
+def consent(state: ClientState, survivors: Survivors, shape: Shape, key: Ed25519PrivateKey) -> ClientState:
     """Step 4: signs the set of survivors, whose masked encodings are in the sum; one set a round.
 
     Raises TrustError for a set that leaves this device out, names a device that did not share, is too small for any
@@ -268,8 +266,8 @@ def consent(
         if survivors != state.survivors:
             refuse("another set of survivors than the one this device signed")
         return state
-    view, own = _view(state, configuration)
-    view.check_survivors(survivors, layout, configuration, state.minimum)
+    view, own = _view(state, shape)
+    view.check_survivors(survivors, state.minimum)
     if own not in survivors.places:
         refuse("this device is left out of the sum, yet asked to open it")
     if not set(survivors.places) <= set(state.sharers):
@@ -279,14 +277,14 @@ def consent(
     return replace(state, survivors=survivors, consent=signature)
 
 
-def reveal(state: ClientState, consents: secagg.Consents, configuration: RoundConfiguration) -> secagg.Reveal:
+def reveal(state: ClientState, consents: secagg.Consents, shape: Shape) -> secagg.Reveal:
     """Step 5: reveals one share of each neighbour, never both: of a survivor's self-mask or a drop-out's mask key.
 
     Raises TrustError unless a quorum of the survivors signed the same set as this device.
     """
     if state.survivors is None or consents.survivors != state.survivors:
         refuse("other survivors than the ones this device signed")
-    view, _ = _view(state, configuration)
+    view, _ = _view(state, shape)
     statement, signers = state.survivors.statement(view.cohort_id), set[int]()
     for signed in consents.consents:
         if signed.place not in state.survivors.places:
@@ -344,10 +342,10 @@ def _public(key: X25519PrivateKey) -> bytes:
     return key.public_key().public_bytes_raw()
 
 
-def _view(state: ClientState, configuration: RoundConfiguration) -> tuple[CohortView, int]:
+def _view(state: ClientState, shape: Shape) -> tuple[CohortView, int]:
     if state.cohort is None:
         refuse("this step comes before its turn")
-    view = CohortView(state.round_id, state.cohort, secure_rules(configuration))
+    view = CohortView(state.round_id, state.cohort, shape)
     return view, view.slot(state.advertisement.device)
 
 

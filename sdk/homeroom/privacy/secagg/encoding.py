@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
+from typing import Protocol
 
 import numpy as np
 
@@ -12,7 +15,7 @@ from homeroom.contract.codecs import ENCODED_LIMIT
 from homeroom.contract.layout import Layout
 from homeroom.contract.policy import narrowed
 from homeroom.contract.round import UNITS_AN_EXAMPLE, RoundConfiguration, weight
-from homeroom.contract.secagg import SecureCohort
+from homeroom.contract.secagg import SecureCohort, SecureRules
 from homeroom.contract.update import Update
 from homeroom.errors import TrustError
 from homeroom.privacy.secagg.masks import ring_dtype
@@ -38,16 +41,81 @@ class SumLayout:
         return sum(self.sizes) + len(self.sizes)
 
 
-def segment_bits(layout: Layout, configuration: RoundConfiguration, names: set[str]) -> bytes:
-    """Bits of an advertisement, one a segment of the round, set for those in `names`; the first in the lowest bit."""
-    merged = _merged_names(layout, configuration)
-    bits = sum(1 << number for number, name in enumerate(merged) if name in names)
-    return bits.to_bytes(-(-len(merged) // 8), "little")
+class Shape(Protocol):
+    """What the cohorts of a kind of rounds sum, and by which rules."""
+
+    @property
+    def rules_id(self) -> str:
+        """Identity of all that devices must agree on; the round's notice names it."""
+        ...
+
+    @property
+    def secure(self) -> SecureRules:
+        """Rules of the rounds; TrustError where there are none."""
+        ...
+
+    @property
+    def announced(self) -> Sequence[str]:
+        """Names of what a device says it feeds, one bit each."""
+        ...
+
+    def chosen(self, fed: Mapping[str, set[int]], least: int) -> dict[str, frozenset[int]]:
+        """The segments that are summed, in order, each with the slots that feed it: `least` of them or more.
+
+        fed: slots by announced name.
+        """
+        ...
+
+    def size(self, segment: str) -> int:
+        """Values of a segment."""
+        ...
+
+    def width(self, devices: int) -> int:
+        """Bytes of a ring element in which a sum over honest devices cannot overflow, sign included."""
+        ...
 
 
-def feeders(layout: Layout, configuration: RoundConfiguration, cohort: SecureCohort) -> dict[str, set[int]]:
-    """Slots of the clients that feed a segment, by segment of the round; TrustError for bits of unknown segments."""
-    names = _merged_names(layout, configuration)
+@dataclass(frozen=True)
+class ThetaShape:
+    """Updates: the segments of theta that are merged."""
+
+    layout: Layout
+    configuration: RoundConfiguration
+
+    @property
+    def rules_id(self) -> str:
+        return self.configuration.configuration_id
+
+    @property
+    def secure(self) -> SecureRules:
+        if not self.configuration.secure:
+            raise TrustError("the round configuration asks for no secure rounds", where="secure round")
+        return self.configuration.secure
+
+    @cached_property
+    def announced(self) -> Sequence[str]:
+        segments = narrowed(self.layout, self.configuration.scopes)
+        return [segment.name for segment in segments if self.configuration.merges(segment)]
+
+    def chosen(self, fed: Mapping[str, set[int]], least: int) -> dict[str, frozenset[int]]:
+        return {name: frozenset(slots) for name, slots in fed.items() if len(slots) >= least}
+
+    def size(self, segment: str) -> int:
+        return self.layout[segment].size
+
+    def width(self, devices: int) -> int:
+        return ring_width(devices, self.configuration)
+
+
+def segment_bits(shape: Shape, names: AbstractSet[str]) -> bytes:
+    """Bits of an advertisement, one a name that is announced, set for those in `names`; the first in the lowest bit."""
+    bits = sum(1 << number for number, name in enumerate(shape.announced) if name in names)
+    return bits.to_bytes(-(-len(shape.announced) // 8), "little")
+
+
+def feeders(shape: Shape, cohort: SecureCohort) -> dict[str, set[int]]:
+    """Slots of the clients by name that they announce; TrustError for bits of unknown names."""
+    names = shape.announced
     slots: dict[str, set[int]] = {name: set() for name in names}
     for slot, client in enumerate(cohort.members):
         bits = int.from_bytes(client.segments, "little")
@@ -59,32 +127,16 @@ def feeders(layout: Layout, configuration: RoundConfiguration, cohort: SecureCoh
     return slots
 
 
-def choose_layout(
-    layout: Layout,
-    configuration: RoundConfiguration,
-    cohort: SecureCohort,
-    minimum: int,
-    drops: int,
-    noise_limit: int = 0,
-) -> SumLayout:
-    """The sum's layout: segments that `minimum` devices feed even if `drops` of them drop out, in a ring that fits.
-
-    minimum: least number of devices in a sum.
-    drops: most drop-outs of the cohort.
-    noise_limit: largest magnitude of a device's noise in one value.
-    """
-    fed = feeders(layout, configuration, cohort)
-    chosen = tuple(name for name in fed if len(fed[name]) >= minimum + drops)
-    width = ring_width(len(cohort.members), configuration, noise_limit)
-    return SumLayout(chosen, tuple(layout[name].size for name in chosen), width)
-
-
-def ring_width(devices: int, configuration: RoundConfiguration, noise_limit: int = 0) -> int:
+def ring_width(devices: int, configuration: RoundConfiguration) -> int:
     """Bytes of a ring element in which a sum over `devices` honest devices cannot overflow, sign included."""
     largest = min(ENCODED_LIMIT, ceil(configuration.max_norm * 2.0**configuration.scale_bits))
     heaviest = UNITS_AN_EXAMPLE * configuration.cap_examples
-    bits = 1 + (devices * (largest * heaviest + noise_limit)).bit_length()
-    return -(-bits // 8)
+    return ring_bytes(devices * largest * heaviest)
+
+
+def ring_bytes(largest: int) -> int:
+    """Bytes of a ring element that holds integers up to so large a magnitude, sign included."""
+    return -(-(1 + largest.bit_length()) // 8)
 
 
 def encode(
@@ -117,8 +169,3 @@ def decode(sum_layout: SumLayout, total: np.ndarray) -> tuple[dict[str, np.ndarr
     *parts, weights = np.split(total, np.cumsum(sum_layout.sizes))
     names = sum_layout.segments
     return dict(zip(names, parts, strict=True)), dict(zip(names, weights.tolist(), strict=True))
-
-
-def _merged_names(layout: Layout, configuration: RoundConfiguration) -> list[str]:
-    """Names of the segments that are merged here, in the layout's order."""
-    return [segment.name for segment in narrowed(layout, configuration.scopes) if configuration.merges(segment)]
