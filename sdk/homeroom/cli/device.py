@@ -161,6 +161,10 @@ def _show_training(report: TrainReport) -> None:
             say(f"  {task}: {score.brief} on {report.judged[task].text}")
             if score.by_part:
                 say(f"    {score.by_part}")
+            alone = report.by_input.get(task, {})
+            if len(alone) > 1:
+                figures = ", ".join(f"{slot} {one.brief} of {one.n}" for slot, one in alone.items())
+                say(f"    theta from one input alone: {figures}")
     for language, scores in report.by_language.items():
         figures = ", ".join(f"{task} {score.brief} of {score.n}" for task, score in scores.items() if score.n)
         say(f"  in language {language}: {figures or 'no sample to judge by'}")

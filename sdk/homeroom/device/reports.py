@@ -45,4 +45,5 @@ class TrainReport:
     worse_tasks: Mapping[str, str] = field(default_factory=dict)  # what one part alone answers clearly better, and how
     unsolved: str = ""  # why no heads are solved, where the bundle has statistics
     judged: Mapping[str, Judged] = field(default_factory=dict)  # by task, the samples behind its figures
+    by_input: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # scores of theta by task and single slot
     notes: Sequence[str] = ()  # what the figures do not say: one label alone, too few samples, a training cut short

@@ -27,7 +27,7 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
 from homeroom.system.attempt import attempt, cut_short
-from homeroom.train.evaluate import by_language, evaluate
+from homeroom.train.evaluate import by_input, by_language, evaluate
 from homeroom.train.features.compute import Progress
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.fit import Fit, fit
@@ -125,9 +125,17 @@ def train(run: TrainingRun) -> TrainReport:
         solved_seconds=solved_seconds,
         unsolved=unsolved,
         judged=judgement.tasks,
+        by_input=_by_input(run, data.validation, result),
         notes=(*judgement.sentences, *_unfinished(run, result)),
         worse_tasks=facts["worse"],
     )
+
+
+def _by_input(run: TrainingRun, validation: Dataset | None, result: Fit) -> dict[str, dict[str, Score]]:
+    """Scores of theta from each single input, where some were kept to judge by."""
+    if validation is None or not result.steps:
+        return {}
+    return by_input(run.graphs, validation, result.theta, result.temperatures)
 
 
 def _unfinished(run: TrainingRun, result: Fit) -> list[str]:

@@ -46,7 +46,9 @@ def predict(
             chances = list(probabilities(task, part.answered(task.name, outputs[task.name])))
         else:
             chances = list(probabilities(task, outputs[task.name], temperature))
-        taught = _taught(task, len(examples), trained, part)
+        taught, divided = _taught(task, len(examples), trained, part), np.zeros(len(examples), bool)
+        if task.name in part.outputs:
+            divided = part.divided(task.name, outputs[task.name])
         last = [column for column, (slot, _, _) in enumerate(manifest.inputs) if slot == task.reads[-1]]
         for row, answerable in enumerate(dataset.usable(task, dataset.presence)):
             if not answerable:
@@ -55,6 +57,8 @@ def predict(
                 answer = kind.answer(task, chances[row], (dataset.presence[row, last] > 0).tolist(), examples[row])
             if answerable and not taught[row]:
                 answer = Answer(answer.best, answer.probabilities, False, "this task was never taught here")
+            elif answerable and divided[row]:
+                answer = doubted(answer, "the two parts of the model answer differently")
             if _cut_off(task, manifest, examples[row]):
                 answer = replace(answer, sure=False)  # the note says which end is not read
             answers[row][task.name] = answer

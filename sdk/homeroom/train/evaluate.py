@@ -11,7 +11,7 @@ from homeroom.contract.graph_io import OUTPUT, THETA, named
 from homeroom.data.tasks import kind_of, score
 from homeroom.data.tasks.metrics import Score
 from homeroom.runtime.graphs import Graphs
-from homeroom.train.features.dataset import Dataset
+from homeroom.train.features.dataset import Dataset, needs_all
 
 NOT_CALIBRATED: Mapping[str, float] = MappingProxyType({})
 
@@ -22,6 +22,23 @@ def evaluate(
     """Score of each task on its labelled samples, at theta float32 [P]. temperatures: by task; 1 for others."""
     pairs, tasks = labelled_outputs(graphs, dataset, theta), dataset.manifest.tasks
     return {task.name: score(task, *pairs[task.name], temperatures.get(task.name, 1.0)) for task in tasks}
+
+
+def by_input(
+    graphs: Graphs, dataset: Dataset, theta: np.ndarray, temperatures: Mapping[str, float]
+) -> dict[str, dict[str, Score]]:
+    """Scores of theta by task and slot, from that slot's inputs alone, of tasks that answer from any of several slots.
+
+    temperatures: by task.
+    """
+    manifest, found = dataset.manifest, dict[str, dict[str, Score]]()
+    free = [task for task in manifest.tasks if len(task.reads) > 1 and not needs_all(task, manifest)]
+    for slot in dict.fromkeys(slot for task in free for slot in task.reads):
+        scores = evaluate(graphs, dataset.only(slot), theta, temperatures)
+        for task in free:
+            if slot in task.reads and scores[task.name].n:
+                found.setdefault(task.name, {})[slot] = scores[task.name]
+    return found
 
 
 def by_language(dataset: Dataset, judged: Callable[[np.ndarray], dict[str, Score]]) -> dict[str, dict[str, Score]]:

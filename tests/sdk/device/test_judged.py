@@ -19,6 +19,7 @@ from homeroom.device.local_samples import to_examples, training_samples
 from homeroom.train.cross_validation import folds
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.settings import Settings
+from homeroom.train.solve.combine import Mix, SolvedOutputs, SolvedPart
 
 SETTINGS = Settings(epochs=3)
 
@@ -155,6 +156,10 @@ def test_scores_are_those_of_the_answers(
         version = device.store.versions.current()
         assert version is not None
         assert version.facts["temperatures"]["category"] != 1.0, "else this test shows nothing"
+        if solved:
+            monkeypatch.setattr(SolvedPart, "divided", lambda part, task, trained: np.ones(len(trained), bool))
+            answer = device.predict(Sample(word="the cat", facts={"legs": 4}))["category"]
+            assert (answer.sure, "the two parts of the model answer differently" in answer.reason) == (False, True)
 
 
 GRADED = ("reference", "answer", "subject")
@@ -198,3 +203,26 @@ def test_of_one_question_alone_pupils_are_held_out(
     with Device.open(tmp_path / "device", made.path, made.root, threads=1) as device:
         add(device, [row for row in graded(120) if "cat" in row["reference"]])
         assert device.train(settings=SETTINGS).judged["grade"].apart == "pupils"
+
+
+def test_parts_that_answer_differently_are_not_sure_together() -> None:
+    values = np.array([[9.0, 0.0, -2e3], [9.0, 0.0, -2e3], [0.0, 9.0, -2e3]])
+    known = np.array([[True, True, False]] * 3)
+    trained = np.array([[5.0, 0.0, 0.0], [0.0, 5.0, 0.0], [0.0, 0.0, 5.0]])
+    solved = {"category": SolvedOutputs(values, known, exclusive=True)}
+    divided = [SolvedPart(solved, {"category": Mix(weight)}).divided("category", trained) for weight in (0.5, 1.0)]
+    assert [one.tolist() for one in divided] == [[False, True, False], [False] * 3], "an unknown class is theta's alone"
+
+
+def test_the_report_says_how_each_single_input_does(device: Device) -> None:
+    given = rows(60)
+    for row in given:
+        row["facts"] = {"kilograms": 10.0}  # says nothing
+    add(device, given)
+    report = device.train(settings=Settings(epochs=16, learning_rate=1e-2))
+    alone = report.by_input["category"]
+    assert set(alone) == {"word", "facts"}
+    assert alone["word"].accuracy > 0.9 > 0.6 > alone["facts"].accuracy
+    assert alone["word"].n == report.scores["category"].n
+    said = run(device, "train", "--epochs", 1)
+    assert "    theta from one input alone: word " in said

@@ -85,10 +85,11 @@ def inputs_of(examples: Sequence[Example], rows: np.ndarray) -> list[Mapping[Inp
 
 @dataclass
 class Dataset:
-    """Examples for one bundle, and what training reads of them as arrays."""
+    """Examples for one bundle, and what training reads of them as arrays. hidden: slots that count as absent."""
 
     manifest: Manifest
     examples: Sequence[Example]
+    hidden: frozenset[str] = frozenset()
     _packs: dict[str, list[Pack]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -96,7 +97,12 @@ class Dataset:
 
     def subset(self, rows: Sequence[int] | np.ndarray) -> Dataset:
         """The examples with these numbers."""
-        return Dataset(self.manifest, Subset(self.examples, np.asarray(rows, np.int32)))
+        return Dataset(self.manifest, Subset(self.examples, np.asarray(rows, np.int32)), self.hidden)
+
+    def only(self, slot: str) -> Dataset:
+        """The same examples with the inputs of one slot alone."""
+        others = frozenset(one.name for one in self.manifest.slots if one.name != slot)
+        return Dataset(self.manifest, self.examples, others)
 
     @cached_property
     def presence(self) -> np.ndarray:
@@ -104,7 +110,7 @@ class Dataset:
         presence = np.zeros((len(self), len(self.manifest.inputs)), np.float32)
         for row, example in enumerate(self.examples):
             for column, (slot, _, slot_index) in enumerate(self.manifest.inputs):
-                if (slot, slot_index) in example.inputs:
+                if slot not in self.hidden and (slot, slot_index) in example.inputs:
                     weight = example.input_weights.get((slot, slot_index), 1.0)
                     presence[row, column] = 1 + math.log(weight) / ABSENT_SCORE
         return presence
@@ -239,6 +245,7 @@ class Dataset:
         presence: float32 [rows, inputs], None for the dataset's own.
         """
         rows, graph = batch.rows, batch.graph
+        presence = self.presence[rows] if presence is None and self.hidden else presence  # which also masks tokens
         padded = np.zeros((graph.batch, len(self.manifest.inputs)), np.float32)
         padded[: len(rows)] = self.presence[rows] if presence is None else presence
         feeds: dict[str, np.ndarray] = {PRESENCE: padded}

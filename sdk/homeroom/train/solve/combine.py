@@ -94,6 +94,19 @@ class SolvedPart:
         mix = self.mixes.get(task)
         return answered(mix, trained, self.outputs[task]) if mix else self.outputs[task].values
 
+    def divided(self, task: str, trained: np.ndarray) -> np.ndarray:
+        """bool [n]: where both parts answer a solved task of exclusive classes, each another that the solved one knows.
+
+        trained: theta's outputs [n, width].
+        """
+        mix, solved = self.mixes.get(task), self.outputs[task]
+        if mix is None or not (0 < mix.solved < 1) or not solved.exclusive:
+            return np.zeros(len(trained), bool)
+        first = trained.argmax(1)
+        second = np.where(solved.known, solved.values, -np.inf).argmax(1)
+        known = np.take_along_axis(solved.known, first[:, None], 1)[:, 0]
+        return np.asarray((first != second) & known)
+
 
 NOT_SOLVED = SolvedPart({}, {})
 
