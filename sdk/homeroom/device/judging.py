@@ -61,6 +61,7 @@ def _judge(
         local_id=local.version_id,
         release=release_mark(store),
         mixes=dict(part.mixes),
+        priors=dict(part.priors),
         worse={**parts_ahead(now), **_behind(now, before)},
     )
 

@@ -41,6 +41,7 @@ class ModelInUse:
     trained: the tasks that theta ever learned; None if that is not known.
     heads: solved ones that answer too, by task; mixes: how they count beside theta, alone where there is none.
     projections: of the blocks that heads read.
+    others: heads of other schools' statistics alone, to be compared with.
     note: for each answer; empty, that a person has no model of their own, or that a training was cut short.
     doubts: why no answer of a task is sure, by task.
     """
@@ -53,6 +54,7 @@ class ModelInUse:
     heads: Mapping[str, TaskHead] = field(default_factory=dict)
     mixes: Mapping[str, Mix] = field(default_factory=dict)
     projections: Mapping[str, Projection] = field(default_factory=dict)
+    others: Mapping[str, TaskHead] = field(default_factory=dict)
     note: str = ""
     doubts: Mapping[str, str] = field(default_factory=dict)
 
@@ -73,12 +75,13 @@ class ModelInUse:
         room = buffer_bytes(len(samples))
         return examples(None, self.bundle, self.graphs, samples, weights=self.input_weights, room=room)
 
-    def part(self, samples: Sequence[StoredSample], ready: Sequence[Example]) -> SolvedPart:
-        """The solved part of the answers for samples and their examples."""
+    def part(self, samples: Sequence[StoredSample], ready: Sequence[Example], *, compared: bool = False) -> SolvedPart:
+        """The solved part of the answers for samples and their examples. compared: also what others' sums alone say."""
         if not self.heads or not ready:
             return NOT_SOLVED
         vectors = vectors_of(self.bundle.manifest, self.projections, samples, ready, lambda _, value: value)
-        return SolvedPart(outputs_by_task(self.heads, vectors), self.mixes)
+        others = outputs_by_task(self.others, vectors) if compared else {}
+        return SolvedPart(outputs_by_task(self.heads, vectors), self.mixes, others)
 
     def pull(self, task: str, sample: StoredSample, example: Example) -> SolvedPull | None:
         """What each input of a sample adds to the solved part of an answer; None where theta answers alone."""
@@ -99,7 +102,7 @@ class ModelInUse:
         manifest = self.bundle.manifest
         samples = [prediction_view(sample, manifest, self.input_weights).sample for sample in samples]
         ready = self.examples(samples)
-        dataset, part = Dataset(manifest, ready), self.part(samples, ready)
+        dataset, part = Dataset(manifest, ready), self.part(samples, ready, compared=True)
         return evaluate_both(self.graphs, dataset, self.theta, part, self.temperatures)
 
     def answer(self, samples: Sequence[Sample]) -> list[dict[str, Answer]]:
@@ -133,4 +136,5 @@ def model_in_use(store: Store, graphs: Graphs, solved: HeadsInUse, subject: str 
         heads={name: heads[name] for name in chosen},
         mixes={name: mix for name, mix in chosen.items() if mix},
         projections=projections,
+        others=solved.others,
     )

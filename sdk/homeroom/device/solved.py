@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,8 @@ from homeroom.train.features.cached import read_value
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.solve.combine import NOT_SOLVED, SOLVED_WEIGHT, Mix, SolvedPart
 from homeroom.train.solve.evaluate import choose_mixes
-from homeroom.train.solve.heads import TaskHead, outputs_by_task, solve, vectors_of
+from homeroom.train.solve.heads import TaskHead, discriminant_of, outputs_by_task, solve, solve_on_top, vectors_of
+from homeroom.train.solve.own import choose_prior
 from homeroom.train.solve.subjects import counted_rows, subject_sums, sums_of
 from homeroom.train.solve.vectors.projection import Projection, read_projections
 from homeroom.train.solve.vectors.samples import SampleVectors, covered, sums_id
@@ -50,9 +51,25 @@ class TaughtVectors:
         """Outputs for validation examples by heads of all others; how they count is to be chosen."""
         ids = {example.sample_id for example in validation.examples}
         held_out = np.array([sample_id in ids for sample_id in self.sample_ids])
-        total = sums_of(self.tasks, self.vectors, self.targets, self.counted, np.flatnonzero(~held_out))
-        heads = solve(self.bundle.manifest, add(total, self.others))
-        return SolvedPart(outputs_by_task(heads, self.vectors.subset(np.flatnonzero(held_out))), {})
+        rows, asked = np.flatnonzero(~held_out), self.vectors.subset(np.flatnonzero(held_out))
+        own, priors = sums_of(self.tasks, self.vectors, self.targets, self.counted, rows), self.priors(rows)
+        heads = solve_on_top(self.bundle.manifest, own, self.others, priors)
+        others = solve(self.bundle.manifest, self.others)
+        return SolvedPart(outputs_by_task(heads, asked), {}, outputs_by_task(others, asked), priors)
+
+    def priors(self, rows: np.ndarray | None = None) -> dict[str, float]:
+        """As how many samples a class the others' solution counts, by task, where that is clear; rows: else all."""
+        rows = np.arange(len(self.subjects)) if rows is None else rows
+        chosen = dict[str, float]()
+        for name, head in solve(self.bundle.manifest, self.others).items():
+            shared, counted = discriminant_of(head), rows[self.counted[name][rows]]
+            if shared is None or head.solver.classes is None or not len(counted):
+                continue
+            vectors, classes = self.vectors.of_task(head.task).subset(counted), self.targets[name][counted]
+            names = [self.subjects[row] for row in counted.tolist()]
+            if (prior := choose_prior(shared, vectors, head.solver.classes(classes), names)) is not None:
+                chosen[name] = prior
+        return chosen
 
 
 def teach(
@@ -104,16 +121,16 @@ def validated_part(
     known = [task.name for task in taught.tasks if taught.counted[task.name].any()]
     mixes = {name: Mix(first_weight(base, name in shared)) for name in known}
     if validation is None:
-        return SolvedPart({}, mixes)
+        return SolvedPart({}, mixes, priors=taught.priors())
     part = taught.part(validation)
     weights = {name: mixes[name].solved if name in mixes else SOLVED_WEIGHT for name in part.outputs}
-    return SolvedPart(part.outputs, mixes | choose_mixes(graphs, validation, theta, part, weights))
+    return replace(part, mixes=mixes | choose_mixes(graphs, validation, theta, part, weights))
 
 
 def mix_facts(part: SolvedPart, trained: Mapping[str, float]) -> dict[str, Any]:
     """The facts of a version on how its solved tasks count; none where no task is solved. trained: by theta."""
     mixes = {name: asdict(mix) for name, mix in part.mixes.items() if name in trained}
-    return {"mixes": mixes} if mixes else {}
+    return ({"mixes": mixes} if mixes else {}) | ({"priors": dict(part.priors)} if part.priors else {})
 
 
 def usable_others(store: Store, bundle: Bundle) -> Statistics:
@@ -140,12 +157,17 @@ class HeadsInUse:
 
     def __init__(self) -> None:
         self._held: tuple[object, Mapping[str, TaskHead], Mapping[str, Projection]] = (None, {}, {})
+        self.others: Mapping[str, TaskHead] = {}  # of other schools' sums alone, as of the last `read`
 
     def read(self, store: Store, bundle: Bundle) -> tuple[Mapping[str, TaskHead], Mapping[str, Projection]]:
         """The heads by task and the projections by block; none where the store has no sums for the bundle."""
-        state = bundle.bundle_id, store.sums_mark(), release_mark(store)
+        priors = versions.own_priors(store, store.versions.current())
+        state = bundle.bundle_id, store.sums_mark(), release_mark(store), priors
         if state != self._held[0]:
-            heads = solve(bundle.manifest, total_in_use(store, bundle)) if covered(bundle.manifest) else {}
+            heads, self.others = dict[str, TaskHead](), {}
+            if covered(bundle.manifest):
+                own, others = store.own_total(sums_id(bundle.manifest)), usable_others(store, bundle)
+                heads, self.others = solve_on_top(bundle.manifest, own, others, priors), solve(bundle.manifest, others)
             self._held = state, heads, read_projections(bundle) if heads else {}
         return self._held[1], self._held[2]
 

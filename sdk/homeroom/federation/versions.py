@@ -137,7 +137,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
 
     local_id: the newest local version, whose validation samples they are; without it nothing of this holds.
     release: of the statistics that came with it.
-    mixes: how solved heads count beside it, by task.
+    mixes: how solved heads count beside it, by task; priors: as of `own_priors`.
     worse: what it answers clearly worse than the newest local version, or than one part alone; a sentence by task.
     """
 
@@ -146,6 +146,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     release: int
     mixes: dict[str, Mix]
     worse: dict[str, str]
+    priors: dict[str, float] = {}
 
 
 JUDGED = json_record(JUDGED_RECORD, Judged, made_again=True)
@@ -170,6 +171,13 @@ def mixes(store: Store, version: StoredVersion | None) -> dict[str, Mix]:
     if local is None or (local is not version and local.base == 0):
         return {}
     return {name: msgspec.convert(mix, Mix) for name, mix in local.facts.get("mixes", {}).items()}
+
+
+def own_priors(store: Store, version: StoredVersion | None) -> dict[str, float]:
+    """As how many samples a class other schools' statistics count, by task, with a version; else own ones are added."""
+    if (found := judged(store, version)) is not None:
+        return found.priors
+    return dict(_local_facts(store, version).get("priors", {}))
 
 
 def worse_tasks(store: Store, version: StoredVersion | None) -> dict[str, str]:

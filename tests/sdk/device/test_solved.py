@@ -18,14 +18,14 @@ from homeroom.contract.manifest import Task
 from homeroom.contract.statistics import encoding
 from homeroom.contract.statistics.accumulate import BlockVectors
 from homeroom.contract.statistics.encoding import encode
-from homeroom.contract.statistics.sums import NOTHING, Statistics, add
+from homeroom.contract.statistics.sums import NOTHING, Statistics, add, merge
 from homeroom.device.solved import HeadsInUse, mixes_in_use, total_in_use
 from homeroom.federation.statistics import RELEASE, ReceivedRelease
 from homeroom.federation.sync import SyncReport
 from homeroom.federation.versions import JUDGED, version_facts
 from homeroom.train.settings import Settings
 from homeroom.train.solve.base import Strength
-from homeroom.train.solve.heads import TaskHead, _of_block, vectors_of
+from homeroom.train.solve.heads import TaskHead, _of_block, solve, vectors_of
 from homeroom.train.solve.kinds import SOLVERS
 from homeroom.train.solve.task_vectors import TaskVectors
 from homeroom.train.solve.vectors.samples import sums_id
@@ -279,6 +279,41 @@ def test_what_other_schools_share_is_added_exactly_and_teaches_what_nobody_here_
         RELEASE.write(here.store, ReceivedRelease(number=2, sums_id=meaning, others=encode(Statistics(without))))
         assert total_in_use(here.store, here.bundle).of_task("size") == own.of_task("size"), "whole or not at all"
         assert total_in_use(here.store, here.bundle).of_task("category") != own.of_task("category")
+
+
+def test_a_school_whose_classes_look_otherwise_moves_what_others_share_and_hears_what_that_gives(
+    solved_bundle: tiny.Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here_called = dict(zip(tiny.ANIMALS, [*tiny.ANIMALS[1:], tiny.ANIMALS[0]], strict=True))
+
+    def otherwise(count: int, seed: int) -> list[Sample]:
+        rows = tiny.samples(count, seed)
+        return [Sample(**row | {"labels": {"category": here_called[row["labels"]["category"]]}}) for row in rows]
+
+    with opened(tmp_path / "here", solved_bundle) as here, opened(tmp_path / "other", solved_bundle) as other:
+        other.add(*lesson(40, 4))
+        other.train(settings=Settings(epochs=1))
+        shared = merge([total_in_use(other.store, other.bundle)] * 8)
+        RELEASE.write(
+            here.store, ReceivedRelease(number=1, sums_id=sums_id(here.bundle.manifest), others=encode(shared))
+        )
+        here.add(*otherwise(60, 3))
+        report = here.train(settings=Settings(epochs=1))
+        scored = report.scores["category"]
+        assert "the others' statistics alone 0% right, with yours" in scored.by_part
+        version = here.store.versions.current()
+        assert version is not None
+        assert version.facts["priors"]["category"] <= 10
+        test, heads = otherwise(40, 9), here._model().heads
+        parts = here.score(*test)["category"].parts
+        assert not isinstance(parts, msgspec.UnsetType)
+        added = solve(here.bundle.manifest, total_in_use(here.store, here.bundle))["category"]
+        assert not np.allclose(heads["category"].head.discriminant.means, added.head.discriminant.means)  # type: ignore[attr-defined]
+        assert parts["solved"].skill > parts["others"].skill + 0.5
+        folder = tmp_path / "here"
+    sheet = tiny.write_samples(tmp_path / "test", tiny.samples(10, 5))
+    main(["device", "score", str(folder), str(sheet)])
+    assert "the others' statistics alone 100% right, with yours" in capsys.readouterr().out
 
 
 def test_an_explanation_is_exact_for_the_solved_part_and_says_where_it_is_not(device: Device) -> None:

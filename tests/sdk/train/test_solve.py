@@ -8,13 +8,13 @@ import pytest
 from homeroom.contract.manifest import Task
 from homeroom.contract.statistics.accumulate import BlockVectors, to_grid
 from homeroom.contract.statistics.pooling import OTHERS, Pooling, pairs_of, pool
-from homeroom.contract.statistics.sums import NOTHING, ONE, Statistics, check_total, merge, subtract
+from homeroom.contract.statistics.sums import NOTHING, ONE, Statistics, add, check_total, merge, subtract
 from homeroom.data.tasks import score, target
 from homeroom.train.solve.base import SolvedHead, Strength
 from homeroom.train.solve.combine import Mix, combined
 from homeroom.train.solve.discriminant import UNTAUGHT, ClassHead, solve_classes
 from homeroom.train.solve.kinds import SOLVERS, solver_of
-from homeroom.train.solve.own import Own
+from homeroom.train.solve.own import choose_prior, left_out, moved
 from homeroom.train.solve.ridge import evidence
 from homeroom.train.solve.task_vectors import TaskVectors, joined
 
@@ -267,43 +267,52 @@ def shifted(count: int, seed: int) -> tuple[TaskVectors, np.ndarray]:
     return TaskVectors(blocks(latent, seed, 0.2)), np.eye(4, dtype=np.float32)[labels]
 
 
-def own_head(fed: Statistics, vectors: TaskVectors, targets: np.ndarray) -> tuple[Own, ClassHead]:
+def own_head(fed: Statistics, vectors: TaskVectors, targets: np.ndarray) -> tuple[float | None, SolvedHead]:
+    """How the shared solution counts beside own samples of a person each, and the head of both."""
     shared = solve_classes(ANIMAL, fed, widths(vectors), STRENGTH)
-    own = Own.choose(shared, vectors, targets.argmax(1))
-    return own, ClassHead(own.head)
+    prior = choose_prior(shared, vectors, targets.argmax(1), [f"p-{row}" for row in range(len(vectors))])
+    mine = sums(ANIMAL, vectors, targets)
+    total = solve_classes(ANIMAL, add(fed, mine), widths(vectors), STRENGTH)
+    own = solve_classes(ANIMAL, mine, widths(vectors), STRENGTH).moments
+    return prior, ClassHead(total if prior is None else moved(total, shared, own, prior))
 
 
 def accuracy(head: SolvedHead, vectors: TaskVectors, targets: np.ndarray) -> float:
     return float((head.outputs(vectors).argmax(1) == targets.argmax(1)).mean())
 
 
-def test_own_samples_move_the_shared_solution_where_they_differ_and_leave_it_where_they_do_not() -> None:
+def test_own_samples_move_the_shared_solution_where_they_differ_and_are_added_where_they_do_not() -> None:
     vectors, targets = animals(600, 1)
     fed = sums(ANIMAL, vectors, targets)
-    shared = head(ANIMAL, fed, vectors)
-    mine, labels = shifted(120, 8)
+    mine, labels = shifted(40, 8)
     unseen, expected = shifted(300, 9)
-    own, moved = own_head(fed, mine, labels)
-    assert own.samples_of_prior < 30
-    assert accuracy(moved, unseen, expected) > accuracy(shared, unseen, expected) + 0.2
-    alike, same = animals(12, 10)
-    own, kept = own_head(fed, alike, same)
-    assert own.samples_of_prior == Own.default
-    test, answers = animals(300, 11)
-    assert accuracy(kept, test, answers) > accuracy(shared, test, answers) - 0.03
+    added = head(ANIMAL, add(fed, sums(ANIMAL, mine, labels)), mine)
+    prior, on_top = own_head(fed, mine, labels)
+    assert prior is not None
+    assert prior < 30
+    assert accuracy(on_top, unseen, expected) > accuracy(added, unseen, expected) + 0.2
+    for count in (12, 60):
+        assert own_head(fed, *animals(count, 10))[0] is None, "they are as those of others"
+    assert own_head(fed, *shifted(9, 8))[0] is None, "too few to tell"
 
 
-def test_few_own_samples_and_chance_do_not_change_how_the_shared_solution_counts() -> None:
+def test_own_samples_of_one_person_are_judged_by_what_the_others_taught() -> None:
     vectors, targets = animals(600, 1)
-    fed = sums(ANIMAL, vectors, targets)
-    few, _ = own_head(fed, *shifted(9, 8))
-    assert few.samples_of_prior == Own.default
-    shared = solve_classes(ANIMAL, fed, widths(vectors), STRENGTH)
-    mine, labels = animals(60, 12)
-    losses = {k: Own.left_out(shared, mine, labels.argmax(1), k) for k in Own.choices}
-    right = {k: float((logits.argmax(1) == labels.argmax(1)).mean()) for k, logits in losses.items()}
-    assert max(right.values()) - min(right.values()) < 0.1
-    assert Own.choose(shared, mine, labels.argmax(1)).samples_of_prior == Own.default
+    shared = solve_classes(ANIMAL, sums(ANIMAL, vectors, targets), widths(vectors), STRENGTH)
+    alike, same = animals(60, 12)
+    odd, labels = shifted(60, 8)
+    both = TaskVectors(
+        tuple(
+            BlockVectors(a.statistics_id, np.concatenate([a.values, b.values]), np.concatenate([a.present, b.present]))
+            for a, b in zip(alike.blocks, odd.blocks, strict=True)
+        )
+    )
+    classes = np.concatenate([same, labels]).argmax(1)
+    apart = ["odd" if row >= 60 else f"p-{row}" for row in range(120)]
+    assert choose_prior(shared, both, classes, apart) is None, "the odd one helps nobody else"
+    assert choose_prior(shared, odd, labels.argmax(1), ["odd"] * 60) is not None, "alone, sample by sample"
+    whole = left_out(shared, odd, labels.argmax(1), None, np.zeros(60, int))
+    assert np.allclose(whole, shared.logits(odd), atol=0.2), "what is left out does not count"
 
 
 def test_an_option_that_is_not_given_is_never_chosen_and_without_a_question_none_is_ahead() -> None:
@@ -332,12 +341,12 @@ def test_leave_one_out_is_what_leaving_each_out_gives() -> None:
     vectors, targets = animals(200, 1)
     shared = solve_classes(ANIMAL, sums(ANIMAL, vectors, targets), widths(vectors), STRENGTH)
     mine, labels = shifted(15, 3)
-    for prior in (1.0, 30.0):
-        quick = Own.left_out(shared, mine, labels.argmax(1), prior)
-        for row in range(15):
-            rest = np.setdiff1d(np.arange(15), [row])
-            head = Own.moved(shared, mine.subset(rest), labels[rest].argmax(1), prior)
-            assert np.allclose(head.logits(mine.subset(np.array([row])))[0], quick[row])
+    quick = [left_out(shared, mine, labels.argmax(1), prior, np.arange(15)) for prior in (1.0, 30.0)]
+    for row in range(15):
+        rest, alone = np.setdiff1d(np.arange(15), [row]), mine.subset(np.array([row]))
+        own = solve_classes(ANIMAL, sums(ANIMAL, mine.subset(rest), labels[rest]), widths(vectors), STRENGTH).moments
+        slow = [moved(shared, shared, own, prior).logits(alone)[0] for prior in (1.0, 30.0)]
+        assert np.allclose(quick[0][row] - quick[1][row], slow[0] - slow[1])
 
 
 def test_nothing_to_solve_from_is_all_masked() -> None:

@@ -24,6 +24,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     r2: share of the labels' variance that is explained; None where all labels are equal.
     unit: of numbers; None where the bundle does not say. skill, error: None where there is no sample.
     parts: of "theta" and "solved" alone, where solved heads answer with theta, and solved_weight of these; else absent.
+        "others": of what other schools' statistics would give without the own ones, where some are here.
     auc: area under the ROC curve; tracing only, None where all answers are right, or all wrong.
     """
 
@@ -71,10 +72,14 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
         """What theta and the solved heads do alone and together, and which of them answer; empty without the latter."""
         if self.parts is msgspec.UNSET or self.solved_weight is msgspec.UNSET:
             return ""
-        parts = ", ".join(f"{name} {score.brief}" for name, score in self.parts.items())
+        parts = ", ".join(f"{name} {self.parts[name].brief}" for name in ("theta", "solved"))
+        others = self.parts.get("others")
+        told = (
+            f"; the others' statistics alone {others.brief}, with yours {self.parts['solved'].brief}" if others else ""
+        )
         if 0 < self.solved_weight < 1:
-            return f"{parts}, both {self.brief}; both answer"
-        return f"{parts}; {'the solved head' if self.solved_weight else 'theta'} answers"
+            return f"{parts}, both {self.brief}{told}; both answer"
+        return f"{parts}{told}; {'the solved head' if self.solved_weight else 'theta'} answers"
 
     @property
     def detail(self) -> str:

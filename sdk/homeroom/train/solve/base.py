@@ -44,6 +44,7 @@ class Solver:
     taught: (task, statistics) -> bool [width], the outputs that the samples say anything of
     contributions: (head, vectors) -> float64 [n, blocks, width], which sum to the outputs but for a constant of the
         blocks that are present; None where outputs are no such sum
+    classes: targets -> int [n], the class of each sample, where the head has a `discriminant` between classes
     pairs: whether it compares two slots, the second of which may have several inputs
     exclusive: whether the outputs are logits of classes or options of which one is right
     """
@@ -53,5 +54,6 @@ class Solver:
     head: Callable[[Task, Statistics, Blocks, Strength], SolvedHead]
     taught: Callable[[Task, Statistics], np.ndarray] = _any_sample
     contributions: Callable[[Any, TaskVectors], np.ndarray] | None = None
+    classes: Callable[[np.ndarray], np.ndarray] | None = None
     pairs: bool = False
     exclusive: bool = False

@@ -9,7 +9,7 @@ have, an input that is not covered) theta answers alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -80,14 +80,21 @@ class SolvedPart:
     """The solved part of answers for some samples, by task.
 
     mixes: how outputs count beside theta's; where there is none, theta never learned the task, and they answer alone
+    others: outputs of the sums of other schools alone, to be compared with
+    priors: of `own.moved`, by task
     """
 
     outputs: Mapping[str, SolvedOutputs]
     mixes: Mapping[str, Mix]
+    others: Mapping[str, SolvedOutputs] = field(default_factory=dict)
+    priors: Mapping[str, float] = field(default_factory=dict)
 
     def subset(self, rows: np.ndarray) -> SolvedPart:
         """The part of the samples with these numbers."""
-        return SolvedPart({name: outputs.subset(rows) for name, outputs in self.outputs.items()}, self.mixes)
+        outputs, others = (
+            {name: one.subset(rows) for name, one in some.items()} for some in (self.outputs, self.others)
+        )
+        return replace(self, outputs=outputs, others=others)
 
     def answered(self, task: str, trained: np.ndarray) -> np.ndarray:
         """The calibrated outputs [n, width] of a task that is solved, beside theta's."""

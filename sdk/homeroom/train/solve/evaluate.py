@@ -41,6 +41,8 @@ def _with_parts(task: Task, trained: Score, outputs: np.ndarray, targets: np.nda
     both = score(task, part.answered(task.name, outputs), targets) if weight else trained
     solved = score(task, part.outputs[task.name].values, targets, mix.solved_temperature if mix else 1.0)
     parts = {"theta": trained, "solved": solved}
+    if task.name in part.others:
+        parts["others"] = score(task, part.others[task.name].values, targets)
     return msgspec.structs.replace(both, parts=parts, solved_weight=weight)
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from homeroom.contract.manifest import Manifest, Task
 from homeroom.contract.statistics.section import Section
-from homeroom.contract.statistics.sums import Statistics
+from homeroom.contract.statistics.sums import Statistics, add
 from homeroom.data.samples import StoredSample
 from homeroom.train.features.dataset import Example, inputs_of
 from homeroom.train.solve.base import SolvedHead, Solver, Strength
 from homeroom.train.solve.combine import SolvedOutputs
+from homeroom.train.solve.discriminant import ClassHead, Discriminant, LevelHead
 from homeroom.train.solve.kinds import solver_of
+from homeroom.train.solve.own import moved
 from homeroom.train.solve.task_vectors import TaskVectors
 from homeroom.train.solve.vectors.projection import Projection
 from homeroom.train.solve.vectors.samples import Read, SampleVectors, blocks_of, covered, sample_vectors
@@ -61,6 +63,31 @@ def solve(
             head = solver.head(task, part, ids, strength)
             heads[task.name] = TaskHead(task, solver, head, taught)
     return heads
+
+
+def solve_on_top(
+    manifest: Manifest, own: Statistics, others: Statistics, priors: Mapping[str, float]
+) -> dict[str, TaskHead]:
+    """The heads of own sums and those of others; class means as `own.moved` where a task has a prior, else added.
+
+    priors: samples that the others' solution counts as, by task
+    """
+    heads = solve(manifest, add(own, others))
+    if not priors or not others.cells:
+        return heads
+    shared, mine = solve(manifest, others), solve(manifest, own)
+    for name in priors.keys() & heads.keys() & shared.keys() & mine.keys():
+        total, theirs, ours = (discriminant_of(some[name]) for some in (heads, shared, mine))
+        if total and theirs and ours:
+            head = replace(heads[name].head, discriminant=moved(total, theirs, ours.moments, priors[name]))  # type: ignore[type-var]
+            heads[name] = replace(heads[name], head=head)
+    return heads
+
+
+def discriminant_of(head: TaskHead) -> Discriminant | None:
+    """Between the classes of the task; None of another kind."""
+    found = head.head
+    return found.discriminant if isinstance(found, ClassHead | LevelHead) else None
 
 
 def _of_block(part: Statistics, block: str) -> Statistics:

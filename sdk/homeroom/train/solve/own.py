@@ -1,97 +1,93 @@
-"""Own samples on top of a shared solution: class means moved towards their own, the weight by leave-one-out.
+"""Own samples on top of a shared solution: class means moved towards their own, as far as samples left out show.
 
 A class's mean is (k m + s) / (k + n) of the shared mean m and the own sum s of n samples: the shared solution counts as
-k samples (the posterior mean of a Gaussian with a Gaussian prior, Murphy 2012, section 4.6). Leaving one sample out
-changes its own class's mean alone, so all n answers without themselves have a closed form. The shared sums must not
-hold the own ones.
+k samples (the posterior mean of a Gaussian with a Gaussian prior, Murphy 2012, section 4.6). Added sums are the case
+that k is what the others have. Leaving some samples out only takes them from s and n, so nothing is solved again. The
+shared sums must not hold the own ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from homeroom.train.solve.discriminant import Discriminant
+from homeroom.train.solve.discriminant import MEAN_SAMPLES, Discriminant
+from homeroom.train.solve.moments import Moments
 from homeroom.train.solve.paired import clearly_lower
 from homeroom.train.solve.task_vectors import TaskVectors, by_presence, joined
 
-
-@dataclass(frozen=True)
-class Own:
-    """head: the discriminant with moved means; samples_of_prior: what the shared solution counts as."""
-
-    head: Discriminant
-    samples_of_prior: float
-
-    default: ClassVar[float] = 30.0
-    choices: ClassVar[tuple[float, ...]] = (1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)
-
-    @classmethod
-    def choose(cls, shared: Discriminant, vectors: TaskVectors, classes: np.ndarray) -> Own:
-        """The weight with the least log-loss over the samples, each left out; the default unless that is clearly worse.
-
-        classes: int [n]. Clearly: as of `paired`.
-        """
-        losses = {k: _losses(cls.left_out(shared, vectors, classes, k), classes) for k in cls.choices}
-        least = min(losses, key=lambda k: float(losses[k].sum()))
-        best = least if clearly_lower(losses[cls.default] - losses[least]) else cls.default
-        return cls(cls.moved(shared, vectors, classes, best), best)
-
-    @staticmethod
-    def moved(shared: Discriminant, vectors: TaskVectors, classes: np.ndarray, prior: float) -> Discriminant:
-        """The shared solution with means moved by the samples. prior: samples that it counts as."""
-        sums, counts = _own_sums(shared, vectors, classes)
-        moments = shared.moments
-        own = np.zeros_like(moments.counts)
-        own[:, range(len(moments.cuts)), range(len(moments.cuts))] = _block_counts(vectors, classes, len(sums))
-        taught = replace(moments, counts=moments.counts + own)
-        head = Discriminant(taught, shared.strength, (prior * shared.means + sums) / (prior + counts))
-        head.within = shared.within  # their own samples change the means alone
-        head.priors = shared.priors if not (shared.taught == 0).any() else head.priors
-        return head
-
-    @staticmethod
-    def left_out(shared: Discriminant, vectors: TaskVectors, classes: np.ndarray, prior: float) -> np.ndarray:
-        """float64 [n, classes]: each sample's logits by the means that the others moved."""
-        sums, counts = _own_sums(shared, vectors, classes)
-        means = (prior * shared.means + sums) / (prior + counts)
-        moved = Own.moved(shared, vectors, classes, prior)
-        logits = np.tile(moved.priors, (len(vectors), 1))
-        for numbers, rows, x in _parts(vectors):
-            columns = shared.moments.columns(numbers)
-            inverse, spread = shared.metric(numbers)
-            scaled, own = means[:, columns] / spread, classes[rows]
-            logits[rows] = (x / spread) @ inverse @ scaled.T - 0.5 * ((scaled @ inverse) * scaled).sum(1) + moved.priors
-            total = prior * shared.means[own][:, columns] + sums[own][:, columns] - x
-            without = total / (prior + counts[own][:, columns] - 1) / spread
-            along = without @ inverse
-            logits[rows, own] = ((x / spread - 0.5 * without) * along).sum(1) + moved.priors[own]
-        return logits
+CHOICES = (1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)
+MOST_PARTS = 50  # that are left out in turn
 
 
-def _own_sums(shared: Discriminant, vectors: TaskVectors, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums and counts [classes, D] of the samples' vectors."""
-    moments = shared.moments
-    one_hot = np.eye(len(moments.sums))[classes]
-    widths = [cut.stop - cut.start for cut in moments.cuts]
-    counts = np.repeat(_block_counts(vectors, classes, len(moments.sums)), widths, 1)
-    return one_hot.T @ joined(vectors.blocks), counts
+def choose_prior(
+    shared: Discriminant, vectors: TaskVectors, classes: np.ndarray, subjects: Sequence[str]
+) -> float | None:
+    """As how many samples a class the shared solution counts; None where added sums are not clearly worse (`paired`).
+
+    classes: int [n]. Judged on the samples of each person by what all others taught; of one person, sample by sample.
+    """
+    parts = _parts(subjects)
+    added = _losses(left_out(shared, vectors, classes, None, parts), classes)
+    losses = {k: _losses(left_out(shared, vectors, classes, k, parts), classes) for k in CHOICES}
+    least = min(losses, key=lambda k: float(losses[k].sum()))
+    return least if clearly_lower(added - losses[least]) else None
 
 
-def _block_counts(vectors: TaskVectors, classes: np.ndarray, number: int) -> np.ndarray:
-    """[classes, blocks]"""
+def moved(total: Discriminant, shared: Discriminant, own: Moments, prior: float) -> Discriminant:
+    """The discriminant of a total with its means moved. own: of the own samples, which the total holds too."""
+    means = _means(shared, own.sums, own.column_counts, prior)
+    return Discriminant(total.moments, total.strength, means)
+
+
+def left_out(
+    shared: Discriminant, vectors: TaskVectors, classes: np.ndarray, prior: float | None, parts: np.ndarray
+) -> np.ndarray:
+    """float64 [n, classes]: each sample's logits by the means that the own samples of other parts moved.
+
+    parts: int [n]. prior: None as for added sums. Covariance and shares are the shared ones.
+    """
+    x, one_hot = joined(vectors.blocks), np.eye(len(shared.means))[classes]
     present = np.stack([block.present for block in vectors.blocks], 1).astype(float)
-    return np.asarray(np.eye(number)[classes].T @ present)
+    widths = [cut.stop - cut.start for cut in shared.moments.cuts]
+    priors = _priors(shared, one_hot)
+    logits = np.tile(priors, (len(vectors), 1))
+    patterns = [(numbers, rows, *shared.metric(numbers)) for numbers, rows in by_presence(vectors.blocks) if numbers]
+    for part in np.unique(parts):
+        rest = one_hot * (parts != part)[:, None]
+        means = _means(shared, rest.T @ x, np.repeat(rest.T @ present, widths, 1), prior)
+        for numbers, every, inverse, spread in patterns:
+            rows, columns = every[parts[every] == part], shared.moments.columns(numbers)
+            scaled = means[:, columns] / spread
+            weights = inverse @ scaled.T
+            logits[rows] = (x[rows][:, columns] / spread) @ weights - 0.5 * (scaled.T * weights).sum(0) + priors
+    return logits
 
 
-def _parts(vectors: TaskVectors) -> Iterator[tuple[tuple[int, ...], np.ndarray, np.ndarray]]:
-    """(blocks, rows, their vectors) for each combination of inputs but none."""
-    for numbers, rows in by_presence(vectors.blocks):
-        if numbers:
-            yield numbers, rows, joined([vectors.blocks[number].subset(rows) for number in numbers])
+def _means(shared: Discriminant, sums: np.ndarray, counts: np.ndarray, prior: float | None) -> np.ndarray:
+    """[classes, D], moved by own sums and counts [classes, D]; never less than added sums would be.
+
+    Else of one own sample a class, which it is left out of, none would count. A class that only own samples have is as
+    if alone.
+    """
+    added = shared.moments.column_counts + MEAN_SAMPLES
+    weight = added if prior is None else np.minimum(prior, added)
+    weight = np.where(shared.moments.column_counts > 0, weight, float(MEAN_SAMPLES))
+    return np.asarray((weight * shared.means + sums) / (weight + counts))
+
+
+def _priors(shared: Discriminant, one_hot: np.ndarray) -> np.ndarray:
+    """[classes]: of the shared samples and the own ones."""
+    counts = shared.moments.counts + one_hot.sum(0)[:, None, None]
+    return Discriminant(replace(shared.moments, counts=counts), shared.strength, shared.means).priors
+
+
+def _parts(subjects: Sequence[str]) -> np.ndarray:
+    """int [n], a person in one of MOST_PARTS; a single person's samples in several."""
+    numbers = np.unique(np.array(subjects), return_inverse=True)[1]
+    return np.asarray((numbers if numbers.any() else np.arange(len(numbers))) % MOST_PARTS)
 
 
 def _losses(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
