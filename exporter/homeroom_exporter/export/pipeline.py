@@ -71,7 +71,9 @@ def export(
         encoders = stages.build_encoders(recipe, samples, scratch.path, start=start, progress=progress)
         progress("tracing the training step")
         provenance = stages.provenance_of(recipe_digest, encoders.choices, start)
-        contents = stages.contents_of(recipe, encoders, samples, scratch.path, provenance=provenance, threads=threads)
+        contents = stages.contents_of(
+            recipe, encoders, samples, scratch.path, provenance=provenance, threads=threads, progress=progress
+        )
         comparisons: tuple[RuntimeComparison, ...] = ()
         if for_litert:
             contents, comparisons = stages.with_litert(

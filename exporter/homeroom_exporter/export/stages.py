@@ -14,6 +14,7 @@ from homeroom.data.preprocess import Prepared, prepare
 from homeroom.data.samples import StoredSample
 from homeroom.errors import ExportError, InputError
 from homeroom.system import clock
+from homeroom_exporter.bundle.synthetic import synthetic_samples
 from homeroom_exporter.bundle.write import BundleContents
 from homeroom_exporter.check import linear_probe, tap_probe
 from homeroom_exporter.check.check import SelfCheck, check
@@ -108,6 +109,17 @@ def provenance_of(recipe_digest: str, choices: Sequence[TapChoice], start: Check
     return {"recipe": recipe_digest, **library_versions(), **taps, **(start.facts if start else {})}
 
 
+def golden_samples(
+    recipe: Recipe, backbones: Mapping[str, Backbone], samples: Sequence[StoredSample]
+) -> tuple[list[StoredSample], str]:
+    """The samples that travel in the bundle, and a sentence on whose they are."""
+    if recipe.golden_from == "synthetic":
+        return synthetic_samples(recipe, backbones), f"{recipe.golden} synthetic golden samples travel in the bundle"
+    chosen = choose_golden_samples(recipe, samples)
+    said = f"{len(chosen)} calibration samples travel in the bundle as golden samples, with their texts and media"
+    return chosen, f'{said}: whoever gets it can read them (golden_from = "synthetic" draws others)'
+
+
 def contents_of(
     recipe: Recipe,
     encoders: BuiltEncoders,
@@ -116,14 +128,17 @@ def contents_of(
     *,
     provenance: Mapping[str, str],
     threads: int,
+    progress: Progress,
 ) -> BundleContents:
     """The bundle's contents for onnxruntime: theta, step graphs, backbones and golden samples."""
     design = design_of(recipe, encoders.backbones, encoders.inside)
+    golden, sentence = golden_samples(recipe, encoders.backbones, samples)
+    progress(sentence)
     manifest = msgspec.structs.replace(draft(recipe), modalities=design.modalities)
     contents = assemble(
         design,
         encoders.backbones,
-        choose_golden_samples(recipe, samples),
+        golden,
         scratch=scratch,
         name=recipe.name,
         version=recipe.version,

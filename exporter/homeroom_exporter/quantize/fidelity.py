@@ -87,18 +87,18 @@ def unsteady(modality: Modality, path: Path, reference: Path, inputs: Sequence[P
     """
     messages, run, exact = list[str](), load(path, threads=threads), load(reference, threads=threads)
     chosen = spread(inputs, FEATURES_BATCH)
-    together, again = (list(_answers(modality, run, chosen, FEATURES_BATCH)) for _ in range(2))
+    together, again = (list(answers(modality, run, chosen, FEATURES_BATCH)) for _ in range(2))
     if not all(np.array_equal(a, b) for a, b in zip(together, again, strict=True)):
         messages.append("gives other features of the same batch the second time")
-    wanted = list(_answers(modality, exact, chosen, 1))
-    for name, answers in (("alone", list(_answers(modality, run, chosen, 1))), ("among others", together)):
-        mean, worst = similarity(wanted, answers)
+    wanted = list(answers(modality, exact, chosen, 1))
+    for name, given in (("alone", list(answers(modality, run, chosen, 1))), ("among others", together)):
+        mean, worst = similarity(wanted, given)
         if mean < modality.tolerance.mean or worst < modality.tolerance.worst:
             messages.append(f"gives other features of an input {name} (cosine {mean:.4f}, worst {worst:.4f})")
     return messages
 
 
-def _answers(modality: Modality, run: LoadedGraph, inputs: Sequence[Prepared], rows: int) -> Iterator[NDArray[np.int8]]:
+def answers(modality: Modality, run: LoadedGraph, inputs: Sequence[Prepared], rows: int) -> Iterator[NDArray[np.int8]]:
     """int8 [taps, valid tokens, dim] of each input, in their order, `rows` at once."""
     for start in range(0, len(inputs), rows):
         part = inputs[start : start + rows]

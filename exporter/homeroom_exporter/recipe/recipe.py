@@ -18,6 +18,7 @@ from homeroom_exporter.model.losses import Weighting
 from homeroom_exporter.model.tiers import TierName
 from homeroom_exporter.recipe import checks
 from homeroom_exporter.recipe.document import parse
+from homeroom_exporter.recipe.tables import GoldenSource
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +40,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     weighting: Weighting
     objectives: tuple[Objective, ...]
     golden: int
+    golden_from: GoldenSource
     encoders: tuple[EncoderSpec, ...]
     slots: tuple[Slot, ...]
     tasks: tuple[Task, ...]

@@ -12,6 +12,7 @@ from homeroom_exporter.model.tiers import TierName
 
 SKILL_LIMIT = 500  # of a sequence: each has two values in a token, and two rows of weights in theta
 
+GoldenSource = Literal["calibration", "synthetic"]
 Size = Annotated[int, msgspec.Meta(ge=8, le=1024)]
 Reads = Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=16)]
 
@@ -35,6 +36,7 @@ class RecipeHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     tiers: tuple[TierName, ...] = ()
     runtimes: tuple[Runtime, ...] = ("onnx",)
     golden: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
+    golden_from: GoldenSource = "calibration"
 
 
 class EncoderTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import resource
 import signal
 import subprocess
@@ -17,15 +18,21 @@ import pytest
 import tiny
 from click.testing import CliRunner
 
+from homeroom.contract.manifest import Column, Slot
+from homeroom.data.samples import Sample, digest_of
+from homeroom.data.validation import resolve
 from homeroom.errors import DiskFullError, ExportError, HomeroomError, StoreError
 from homeroom.inference import golden
 from homeroom.runtime.bundle import install, open_bundle, zip_bundle
 from homeroom.runtime.graphs import Graphs
+from homeroom_exporter.bundle import synthetic
 from homeroom_exporter.bundle.scratch import claim
 from homeroom_exporter.bundle.write import staging
 from homeroom_exporter.check import check, linear_probe
 from homeroom_exporter.cli import export_command, trial_keys
 from homeroom_exporter.encoders import backbone
+from homeroom_exporter.encoders.spec import EncoderSpec
+from homeroom_exporter.export import stages
 from homeroom_exporter.export.design import choose_golden_samples, draft
 from homeroom_exporter.export.pipeline import export
 from homeroom_exporter.recipe.recipe import Recipe, parse_recipe
@@ -157,7 +164,9 @@ def test_a_crash_while_writing_leaves_nothing(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from homeroom_exporter.bundle import synthetic
 from homeroom_exporter.bundle.scratch import claim
+from homeroom_exporter.bundle import synthetic
 from homeroom_exporter.bundle.scratch import claim
 from homeroom_exporter.bundle.write import staging
 work = claim(Path(sys.argv[1]), "homeroom-export-")
@@ -218,6 +227,47 @@ def test_golden_samples_show_every_slot(calibration: Path) -> None:
     chosen = choose_golden_samples(plan, list(read_samples(calibration, draft(plan))))
     assert len(chosen) >= plan.golden
     assert {slot for sample in chosen for slot in sample.inputs} == {"reference", "answer", "picture"}
+
+
+def test_synthetic_golden_samples_take_no_calibration_sample_along(calibration: Path, tmp_path: Path) -> None:
+    certificate, said = tiny.certify(tiny.ROOT, "exporter", tiny.EXPORTER, "tests"), list[str]()
+    plan = parse_recipe(RECIPE.replace("golden = 3", 'golden = 3\ngolden_from = "synthetic"'))
+    export(plan, calibration, tmp_path / "out", tiny.EXPORTER, certificate, threads=1, progress=said.append)
+    assert "3 synthetic golden samples travel in the bundle" in said
+    written = files(tmp_path / "out")
+    rows = [json.loads(line) for line in calibration.read_text().splitlines()]
+    for text in {row[slot] for row in rows for slot in ("reference", "answer") if slot in row}:
+        assert text.encode() not in written["golden/samples.jsonl"]
+    media = {path.read_bytes() for path in calibration.parent.rglob("*") if path.is_file()}
+    assert media.isdisjoint(written.values())
+    bundle = open_bundle(tmp_path / "out", root=tiny.fingerprint(tiny.public_hex(tiny.ROOT)))
+    assert golden.choose_precision(bundle, threads=1) == {"text": "int8", "image": "int8"}
+    assert all(set(sample.inputs) == {"reference", "answer", "picture"} for sample in golden.golden_samples(bundle))
+
+
+@pytest.mark.parametrize("modality", ["text", "image", "audio", "table", "sequence"])
+def test_a_synthetic_value_of_every_modality_is_one_that_a_device_reads(modality: Any) -> None:
+    spec = EncoderSpec(
+        modality=modality, source="x", columns=(Column("legs", 3.0, 1.0), Column("of", categories=("sea", "land"))),
+        skills=("add", "take"),
+    )  # fmt: skip
+    slot = Slot("it", modality)
+    plan = msgspec.structs.replace(recipe(), encoders=(spec,), slots=(slot,), tasks=(), golden=5)
+    samples = synthetic.synthetic_samples(plan, {})
+    assert samples == synthetic.synthetic_samples(plan, {})
+    checked = [resolve(Sample(it=sample.inputs["it"][0]), draft(plan)) for sample in samples]
+    assert all(
+        digest_of(a.inputs["it"][0]) == digest_of(b.inputs["it"][0]) for a, b in zip(samples, checked, strict=True)
+    )  # type: ignore[arg-type]
+    assert len({digest_of(sample.inputs["it"][0]) for sample in samples}) == 5  # type: ignore[arg-type]
+
+
+def test_what_travels_of_the_calibration_samples_is_said(calibration: Path, tmp_path: Path) -> None:
+    from homeroom.data.ingest import read_samples
+
+    plan = recipe()
+    _, said = stages.golden_samples(plan, {}, list(read_samples(calibration, draft(plan))))
+    assert "calibration samples travel in the bundle as golden samples, with their texts and media" in said
 
 
 def test_a_manifest_states_what_the_files_hold(tiny_bundle: tiny.Tiny) -> None:
