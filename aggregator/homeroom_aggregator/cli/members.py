@@ -151,7 +151,7 @@ def revoke(folder: Path, key: str) -> None:
     with officers.acting(folder) as enrolled:
         key = officers.revoke(enrolled, officers.OPERATOR, key)
     say(f"{key[:16]} is refused from now on, for ever; its updates that wait are erased")
-    say("its updates in a version stay there until `homeroom district withdraw`")
+    say("`homeroom district withdraw` takes those in a version out of the next one, but for private and secure rounds")
 
 
 @click.command()
