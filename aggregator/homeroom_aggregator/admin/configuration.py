@@ -179,8 +179,8 @@ class SimulationConfiguration(msgspec.Struct, frozen=True, kw_only=True):
 
 DERIVED = frozenset({"automatic_buffer", "round.format", "round.bundle_id", "round.earlier_codecs"})  # not for people
 FIELD_OF_OPTION = {
-    **{name: f"round.{name}" for name in ("buffer_size", "min_devices", "max_staleness", "codec", "by_school")},
-    **{name: f"round.{name}" for name in ("server_rate", "proximal")},
+    **{name: f"round.{name}" for name in ("buffer_size", "min_devices", "k_of", "max_staleness", "codec")},
+    **{name: f"round.{name}" for name in ("by_school", "server_rate", "proximal")},
     "statistics": "round.statistics.mode",
     "deadline": "round.cohort.deadline_s",
     **{name: f"round.cohort.{name}" for name in ("quorum", "over")},
@@ -346,9 +346,15 @@ def first_buffer(fields: Mapping[str, Any]) -> int:
     return max(least, AnyBundle.buffer_size) if fields.get("privacy") else least
 
 
-def first_configuration(base: DistrictConfiguration, options: Mapping[str, Any]) -> DistrictConfiguration:
-    """The configuration of a new folder: as `with_options`, with all addresses known and an automatic buffer's size."""
-    wanted = with_options(base, options)
+def first_configuration(base: DistrictConfiguration | None, options: Mapping[str, Any]) -> DistrictConfiguration:
+    """The configuration of a new folder: as `with_options`, with all addresses known and an automatic buffer's size.
+
+    base: of the folder's own file; where it is None, rounds that are neither secure nor private count schools.
+    """
+    wanted = with_options(base or DistrictConfiguration(automatic_buffer=True), options)
+    plain = not (wanted.round.secure or wanted.round.privacy)
+    if base is None and plain and "k_of" not in options:
+        wanted = msgspec.structs.replace(wanted, round=msgspec.structs.replace(wanted.round, k_of="schools"))
     server = msgspec.structs.replace(wanted.server, addresses=wanted.server.addresses or ())
     wanted = msgspec.structs.replace(wanted, server=server)
     if not wanted.automatic_buffer:

@@ -273,7 +273,8 @@ def waiting_note(configuration: RoundConfiguration) -> str:
     least, size = configuration.min_devices, configuration.buffer_size
     if configuration.secure or size >= least:
         return ""
-    return f"a release also needs min_devices = {least}: buffer_size = {size} is less, and updates wait until then"
+    of = f" {configuration.k_of}" if configuration.k_of == "schools" else ""
+    return f"a release also needs min_devices = {least}{of}: buffer_size = {size} is less, and updates wait until then"
 
 
 def statistics_note(configuration: RoundConfiguration) -> str:

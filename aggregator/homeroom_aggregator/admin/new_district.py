@@ -166,6 +166,18 @@ def invite_schools(
     return planned
 
 
+def few_schools_note(configuration: RoundConfiguration, schools: Sequence[InvitationRequest]) -> str:
+    """What to say where fewer schools are invited than a release needs; empty where they are enough."""
+    invited = [school for school in schools if school.role == "device"]
+    there = len({school.school for school in invited} - {""}) + sum(s.count for s in invited if not s.school)
+    if configuration.k_of == "devices" or there >= configuration.min_devices:
+        return ""
+    return (
+        f"a version needs devices of {configuration.min_devices} different schools, and {there} "
+        f"{'is' if there == 1 else 'are'} invited: invite more, or begin a folder with --k-of devices"
+    )
+
+
 def _check_own(folder: Path, paths: Iterable[Path]) -> None:
     """InputError where a file that would be written is another district's invitation, or none."""
     root = read_facts(folder).root

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from homeroom.contract.round import RoundConfiguration
 from homeroom.system.clock import now
+from homeroom_aggregator.merge.segment_sums import SchoolOf, count_fed, no_school
 from homeroom_aggregator.state.members import Members
 
 ACTIVE_DAYS = 30
@@ -42,7 +43,7 @@ class NextVersion:
     """The wait for the next version.
 
     updates: here of the `needed` ones. devices: that fed it already. active: of `active_devices`.
-    least: devices of a release.
+    least: of a release, of what `k_of` names. k_of, school_of: as of `count_fed`.
     """
 
     updates: int
@@ -50,6 +51,8 @@ class NextVersion:
     devices: Collection[str]
     active: Collection[str]
     least: int
+    k_of: str = "devices"
+    school_of: SchoolOf = no_school
 
     @property
     def reach(self) -> int:
@@ -64,10 +67,15 @@ class NextVersion:
     @property
     def hindrance(self) -> str:
         """Why it would never come with the devices there are, as a predicate of it; empty where it would."""
-        there = len(set(self.active) | set(self.devices))
-        came = f"only {there} came in the last {ACTIVE_DAYS} days, of schools that consent"
+        devices, k_of = set(self.active) | set(self.devices), self.k_of
+        there, last = (
+            count_fed(devices, k_of, self.school_of),
+            f"in the last {ACTIVE_DAYS} days, of schools that consent",
+        )
         if there < self.least:
-            return f"needs {self.least} different devices, and {came}"
+            devices_of = "devices of " if k_of == "schools" else ""
+            return f"needs {self.least} different {k_of}, and {devices_of}only {there} came {last}"
+        came = f"only {len(devices)} came {last}"
         return f"needs {self.needed} updates, and {came}" if self.reach < self.needed else ""
 
 
@@ -79,4 +87,5 @@ def next_version(
     pending: updates that are here. fed: the members who sent them. members, days: as for `active_devices`.
     """
     needed = configuration.cohort.quorum if configuration.cohort else configuration.buffer_size
-    return NextVersion(pending, needed, fed, active_devices(members, days), configuration.min_devices)
+    least, k_of = configuration.min_devices, configuration.k_of
+    return NextVersion(pending, needed, fed, active_devices(members, days), least, k_of, members.school)

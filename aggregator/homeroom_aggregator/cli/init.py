@@ -11,7 +11,7 @@ from homeroom.cli.options import say
 from homeroom.cli.parameters import FILE, OUT_FOLDER, PATH, Finite
 from homeroom.errors import InputError
 from homeroom.privacy.forecast import forecast_release
-from homeroom_aggregator.admin.configuration import DistrictConfiguration, ServerSection, first_configuration
+from homeroom_aggregator.admin.configuration import ServerSection, first_configuration
 from homeroom_aggregator.cli.privacy import privacy_options
 from homeroom_aggregator.cli.round_options import optimizer_options, round_options, secure_options, setting
 
@@ -75,8 +75,8 @@ def init(
     new_district.check_places(folder, keys, out)
     given = {option: value for option, value in options.items() if value is not None}
     given = given if address else {"host": EVERY_HOST} | given
-    server = ServerSection(addresses=(address,) if address else ())
-    wanted = first_configuration(DistrictConfiguration(automatic_buffer=True, server=server), given)
+    given |= {"addresses": (address,)} if address else {}
+    wanted = first_configuration(None, given)
     if new_district.check_same(folder, bundle, name, keys):
         typed = [option for option, value in options.items() if value is not None]
         new_district.check_made_so(folder, wanted, typed, policy)
@@ -90,7 +90,8 @@ def init(
     expected = forecast_release(facts.configuration, open_folder_bundle(folder, facts).layout)
     private = f"private rounds: {expected.words()}" if expected else ""
     statistics = statistics_note(wanted.round) or STATISTICS_OFF
-    for note in filter(None, (waiting_note(wanted.round), private, statistics)):
+    few = new_district.few_schools_note(wanted.round, schools)
+    for note in filter(None, (waiting_note(wanted.round), few, private, statistics)):
         say(note)
     count = sum(school.count for school in schools)
     say(f"{folder}: {name}, bundle {facts.bundle_id[:12]}, {count} invitations in {out}")

@@ -23,7 +23,8 @@ def setting(*names: str, **settings: Any) -> Decorator:
 BUFFER = f"follows the devices; {option_default('buffer_size')} with --secure or --deadline"
 round_options = add_options(
     setting("--buffer", "buffer_size", type=Whole(1), show_default=BUFFER, help="Updates a release."),
-    setting("--min-devices", type=Whole(1), help="Devices before a release."),
+    setting("--min-devices", type=Whole(1), help="Devices, or schools, before a release."),
+    setting("--k-of", type=click.Choice(["devices", "schools"]), help="What --min-devices counts."),
     setting("--max-staleness", type=Whole(0), help="Versions that an update may be behind."),
     setting(
         "--codec",

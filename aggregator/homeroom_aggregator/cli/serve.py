@@ -142,8 +142,8 @@ def _create(folder: Path, once: Mapping[str, Any], given: Mapping[str, Any]) -> 
         says = "--certificate says nothing with --root-key, which certifies the key here"
         raise InputError(says, where="options", remedy="leave one of them out")
     path = folder / CONFIGURATION_FILE
-    base = read_file(path) if path.exists() else DistrictConfiguration(automatic_buffer=True)
-    wanted = first_configuration(base, given)
+    file = read_file(path) if path.exists() else None
+    base, wanted = file or DistrictConfiguration(), first_configuration(file, given)
     root_key, key, certificate = (once.get(name) for name in ("root_key", "key", "certificate"))
     facts = create_folder(
         folder,

@@ -79,6 +79,8 @@ ROUND_FIELDS = {
     "by_school": _NEVER,
     "proximal": FieldRule("next", f"{_COUNT} It is for trainings to come."),
     "earlier_codecs": FieldRule("follows"),
+    # "devices" sorts before "schools": up is to schools, since who sent was told that so many schools are in a release
+    "k_of": FieldRule("up", "A segment waits until enough schools have fed it."),
     "statistics.mode": FieldRule(
         "next",
         f"{_COUNT} Each device sends plain statistics once a person there said yes; "

@@ -101,9 +101,14 @@ def _count(state: RoundState, updates: int, undo_sums: Undo) -> Undo:
     return undo
 
 
+def ready(state: RoundState, rules: MergeRules) -> list[str]:
+    """Keys of the sums that enough devices, or schools, fed for a release."""
+    return state.sums.ready(rules.configuration, rules.school)
+
+
 def release_due(state: RoundState, rules: MergeRules) -> bool:
-    """Whether enough updates came, and some segment was fed by enough devices."""
-    return state.pending >= rules.configuration.buffer_size and bool(state.sums.ready(rules.configuration))
+    """Whether enough updates came, and some segment was fed by enough devices or schools."""
+    return state.pending >= rules.configuration.buffer_size and bool(ready(state, rules))
 
 
 def release(state: RoundState, rules: MergeRules, body: bytes = b"") -> ReleaseResult:
@@ -111,7 +116,7 @@ def release(state: RoundState, rules: MergeRules, body: bytes = b"") -> ReleaseR
     before, sums, configuration = dataclasses.replace(state), state.sums, rules.configuration
     optimizer = OptimizerState(configuration, dict(state.moments))
     schools, undo_sums = dict[str, dict[str, int]](), list[Undo]()
-    for school in sorted({school_of_key(key) for key in sums.ready(configuration)} - {""}):
+    for school in sorted({school_of_key(key) for key in ready(state, rules)} - {""}):
         segments = state.own.get(school, {})
         start = rules.layout.join(segments, rules.start)
         theta, schools[school], undo_school = sums.release(start, rules.layout, configuration, optimizer, school)
@@ -123,7 +128,8 @@ def release(state: RoundState, rules: MergeRules, body: bytes = b"") -> ReleaseR
         state.clip = private_release.next_clip(state.clip, body, configuration)
         state.sums = SegmentSums()
     else:
-        state.theta, devices, undo_shared = sums.release(state.theta, rules.layout, configuration, optimizer)
+        moved = sums.release(state.theta, rules.layout, configuration, optimizer, school_of=rules.school)
+        state.theta, devices, undo_shared = moved
         undo_sums.append(undo_shared)
     state.version, state.pending, state.moments = state.version + 1, 0, optimizer.moments
 

@@ -227,7 +227,7 @@ class Rounds(LoggedState):
             discarded = any(self.log.withdrawn(update_id) for update_id in header.updates)
             if not discarded:
                 self._undos.append(round_state.add_secure_sum(self.state, total))
-            self._note(number, len(body), discarded or bool(self.state.sums.ready(self.configuration)))
+            self._note(number, len(body), discarded or bool(round_state.ready(self.state, self.rules)))
 
     def release_unchanged(self) -> None:
         """A new version with the present theta, so that devices whose update is spent may train anew."""
@@ -251,7 +251,7 @@ class Rounds(LoggedState):
         """Release what is ready although the buffer is not full; return the newest version."""
         with self.change():
             self.settle()
-            if self.state.sums.ready(self.configuration):
+            if round_state.ready(self.state, self.rules):
                 self._release()
         return self.state.version
 
@@ -384,7 +384,7 @@ class Rounds(LoggedState):
             self._keep_state()
             self.state, self.stale = state, False
             self._checkpoint_entry = max(self.log.checkpoints(), default=0)
-            secure_ready = self.configuration.secure and state.sums.ready(self.configuration)
+            secure_ready = self.configuration.secure and round_state.ready(state, self.rules)
             self._note(self.log.last(), 0, bool(secure_ready) or round_state.release_due(state, self.rules))
         return True
 

@@ -8,7 +8,7 @@ A school's own segments have sums of their own (`sum_key`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 
@@ -21,6 +21,17 @@ WEIGHT_LIMIT = 1 << 38  # in one segment; with values below 2**24 no int64 sum c
 MULTIPLIED_VALUES = 1 << 16  # at once: the only memory that adding takes
 
 Undo = Callable[[], None]
+SchoolOf = Callable[[str], str]  # the school of a member by its name; empty where it was invited without one
+
+
+def no_school(_: str) -> str:
+    """The school of members who have none."""
+    return ""
+
+
+def count_fed(fed: Collection[str], k_of: str, school_of: SchoolOf) -> int:
+    """How many of what `k_of` names, devices or schools, these members are; one without a school counts by itself."""
+    return len(fed) if k_of == "devices" else len({school_of(member) or ("", member) for member in fed})
 
 
 def sum_key(tier_slice: str, school: str) -> str:
@@ -123,9 +134,17 @@ class SegmentSums:
         """Everybody who is in a sum."""
         return set().union(*self.devices.values())
 
-    def ready(self, configuration: RoundConfiguration) -> list[str]:
-        """Keys of the sums that at least `min_devices` distinct devices fed, in alphabetical order."""
-        return sorted(name for name, fed in self.devices.items() if len(fed) >= configuration.min_devices)
+    def ready(self, configuration: RoundConfiguration, school_of: SchoolOf = no_school) -> list[str]:
+        """Keys of the sums that at least `min_devices` of what `k_of` names fed, in alphabetical order.
+
+        A sum of one school alone counts its devices.
+        """
+
+        def enough(key: str, fed: set[str]) -> bool:
+            k_of = "devices" if school_of_key(key) else configuration.k_of
+            return count_fed(fed, k_of, school_of) >= configuration.min_devices
+
+        return sorted(key for key, fed in self.devices.items() if enough(key, fed))
 
     def release(
         self,
@@ -134,17 +153,20 @@ class SegmentSums:
         configuration: RoundConfiguration,
         optimizer: OptimizerState | None = None,
         school: str = "",
+        school_of: SchoolOf = no_school,
     ) -> tuple[np.ndarray, dict[str, int], Undo]:
         """A new theta float32 [P]; by segment, how many devices fed it; what puts the sums back.
 
         theta: float32 [P], of a school's devices with its own segments.
         optimizer: keeps the server optimizer's moments, by key.
         school: release its own segments, or, where empty, the shared ones.
-        Sums that too few devices fed go on waiting.
+        school_of: of a member, where `min_devices` counts schools.
+        Sums that too few fed go on waiting.
         """
         optimizer = optimizer or OptimizerState(configuration, {})
         theta, devices = theta.copy(), dict[str, set[str]]()
-        taken = {name: self._pop(name) for name in self.ready(configuration) if school_of_key(name) == school}
+        ready = [name for name in self.ready(configuration, school_of) if school_of_key(name) == school]
+        taken = {name: self._pop(name) for name in ready}
         for name, (numerator, units, fed) in taken.items():
             mean = numerator.astype(np.float64)
             mean /= units * configuration.parts

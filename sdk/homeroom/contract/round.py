@@ -87,7 +87,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     keep: values of each 256 that `topk` sends.
     buffer_size: updates in a release; where `district.toml` does not set it, half of the devices that were here in the
         last 30 days, at least `min_devices`.
-    min_devices: least number of distinct devices before a segment is released.
+    min_devices: least number of distinct devices, or schools (`k_of`), before a segment is released.
     max_staleness: versions that an update's base may be behind.
     cap_examples: largest number of examples that counts in a weight.
     max_norm: largest L2 norm of an update, all segments together.
@@ -103,6 +103,8 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     proximal: FedProx's mu, with which devices train.
     earlier_codecs: of before a change of `codec`; updates that were made in one still come in.
     statistics: how heads are shared as sums.
+    k_of: what `min_devices` counts: `devices`, or `schools`, where a device that was invited without one counts by
+        itself. A school's own segments count its devices. New districts with plain rounds count schools.
 
     A field that is added later needs a default and is left out of `document` while it has it: older configurations, and
     the logs that belong to them, keep their identity.
@@ -130,6 +132,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     proximal: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     earlier_codecs: tuple[Codec, ...] = ()
     statistics: StatisticsRules = StatisticsRules()
+    k_of: Literal["devices", "schools"] = "devices"
 
     def __post_init__(self) -> None:
         if self.by_school and (self.secure or self.privacy or self.scope != "shared"):

@@ -53,6 +53,7 @@ PRIVATE = {"privacy": Privacy(clip_norm=1, noise_multiplier=2, epsilon=8, delta=
 EFFECTS: dict[str, tuple[dict[str, Any], list[str], Any]] = {
     "buffer_size": ({}, ["--buffer", "3"], 3),
     "min_devices": ({}, ["--min-devices", "3"], 3),
+    "k_of": ({}, ["--k-of", "schools"], "schools"),
     "max_staleness": ({}, ["--max-staleness", "3"], 3),
     "codec": ({}, ["--codec", "int8"], "int8"),
     "deadline": (SYNCHRONOUS, ["--deadline", "30"], 30.0),
@@ -100,6 +101,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
 }
 MORE_REFUSALS = [
     (PRIVATE, ["--min-devices", "1"], "--min-devices cannot be lowered"),
+    ({"k_of": "schools"}, ["--k-of", "devices"], "--k-of cannot be lowered"),
     ({"secure": SECURE}, ["--corrupt-rate", "0.05"], "--corrupt-rate cannot be lowered"),
     ({}, ["--epsilon", "8", "--clip-norm", "1", "--noise-multiplier", "2"], "--epsilon cannot change"),
     ({}, ["--over", "2"], "--over says nothing without --deadline and --quorum"),

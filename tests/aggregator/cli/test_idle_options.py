@@ -114,12 +114,12 @@ COUNTS = {
     "trust certify": "--root-key --name",
     "trust policy": "--key --certificate --out",
     "trust roster": "--key --device --devices --members --minimum --drop-rate --corrupt-rate --serial --institution",
-    "district init": "--bundle --name --schools --keys --out --days --policy --host --port --announce --min-devices"
-    " --max-staleness --codec --deadline --quorum --over --by-school --optimizer --server-rate --beta1 --beta2 --tau"
-    " --proximal --epsilon --delta --clip-norm --noise-multiplier --subjects --clip-quantile --bands --cohort"
-    " --drop-rate --corrupt-rate --phase-hours --statistics",  # of the same code as serve's
-    "district serve": "--min-devices --max-staleness --by-school --retain --optimizer --server-rate --proximal --policy"
-    " --secure --host --port --address --trusted-proxy --log-requests --statistics",
+    "district init": "--bundle --name --schools --keys --out --days --policy --host --port --announce"
+    " --min-devices --k-of --max-staleness --codec --deadline --quorum --over --by-school --optimizer --server-rate"
+    " --beta1 --beta2 --tau --proximal --epsilon --delta --clip-norm --noise-multiplier --subjects --clip-quantile"
+    " --bands --cohort --drop-rate --corrupt-rate --phase-hours --statistics",  # of the same code as serve's
+    "district serve": "--min-devices --k-of --max-staleness --by-school --retain --optimizer --server-rate --proximal"
+    " --policy --secure --host --port --address --trusted-proxy --log-requests --statistics",
     "district configure": "--check",
     "district invite": "--list --revoke",
     "district members": "--schools --json",

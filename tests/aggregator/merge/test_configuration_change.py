@@ -38,6 +38,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {  # by field: what the log was
     "keep": ({}, 16),
     "buffer_size": ({}, 4),
     "min_devices": ({}, 3),
+    "k_of": ({}, "schools"),
     "max_staleness": ({}, 3),
     "cap_examples": ({}, 3),
     "max_norm": ({}, 5.0),

@@ -18,7 +18,7 @@ from homeroom_aggregator.admin import learned_addresses, officers
 from homeroom_aggregator.admin.configuration import buffer_may_follow
 from homeroom_aggregator.admin.configuration_file import bring_into_force, read_configuration
 from homeroom_aggregator.admin.next_version import NextVersion
-from homeroom_aggregator.merge import rollback
+from homeroom_aggregator.merge import rollback, round_state
 from homeroom_aggregator.server.dashboard import formatting, queries
 from homeroom_aggregator.server.refusals import RefusedError
 from homeroom_aggregator.server.service import Service
@@ -203,14 +203,14 @@ def _set_buffer(service: Service, wanted: str, by: officers.Officer, why: str) -
 
 def _tells_release(service: Service, _: str) -> list[str]:
     waiting, rounds = _next(service), service.rounds
-    if not rounds.state.sums.ready(rounds.configuration):
-        says = f"no segment was fed by {waiting.least} different devices since the last version"
+    if not round_state.ready(rounds.state, rounds.rules):
+        says = f"no segment was fed by {waiting.least} different {rounds.configuration.k_of} since the last version"
         raise InputError(says, remedy="none is released that fewer fed")
     cost = ["Each device in it spends one release of its privacy budget."] if rounds.ledger else []
     newest = rounds.state.version
     return [
         f"Version {newest + 1} will be made at once, without waiting for a full buffer. Segments that fewer than "
-        f"{waiting.least} devices fed go on waiting.",
+        f"{waiting.least} {rounds.configuration.k_of} fed go on waiting.",
         *cost,
     ]
 

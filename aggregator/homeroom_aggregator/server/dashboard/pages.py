@@ -95,7 +95,7 @@ def overview(context: PageContext) -> str:
     """The page that shows what needs attention, the newest version and the next one."""
     recent = queries.versions(context.database, RECENT_VERSIONS)
     statuses = _schools(context)
-    configuration = context.rounds.configuration
+    configuration, least = context.rounds.configuration, context.rounds.configuration.min_devices
     return _page(
         context,
         "overview",
@@ -108,8 +108,9 @@ def overview(context: PageContext) -> str:
         secure=context.service.secure_rounds and context.service.secure_rounds.progress,
         automatic=context.service.configuration.automatic_buffer,
         settable=not context.service.configuration.automatic_buffer and not configuration.cohort,
-        short_of=[name for name, fed in context.waiting.fed.items() if len(fed) < configuration.min_devices],
-        min_devices=configuration.min_devices,
+        short_of=[n for n, fed in context.waiting.fed.items() if queries.counted(context.rounds, fed) < least],
+        min_devices=least,
+        k_of=configuration.k_of,
         waiting_schools=sorted((school.name, school.waiting) for school in statuses if school.waiting),
         status_counts=Counter(school.status for school in statuses),
         schools=statuses,
@@ -236,8 +237,9 @@ def all_schools(context: PageContext) -> str:
 def segments(context: PageContext) -> str:
     """The page of segments and the devices that fed them."""
     recent = queries.versions(context.database, RECENT_VERSIONS)
-    rows, least = queries.segments(context.rounds, recent, context.waiting), context.rounds.configuration.min_devices
-    return _page(context, "segments", rows=rows, shown=recent[:6], min_devices=least)
+    rows, configuration = queries.segments(context.rounds, recent, context.waiting), context.rounds.configuration
+    least, k_of = configuration.min_devices, configuration.k_of
+    return _page(context, "segments", rows=rows, shown=recent[:6], min_devices=least, k_of=k_of)
 
 
 def privacy(context: PageContext) -> str:

@@ -7,7 +7,7 @@ where it has none, the date is empty.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,9 @@ from homeroom.contract.layout import Segment, segment_of
 from homeroom.contract.policy import narrowed
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin.next_version import NextVersion, next_version
+from homeroom_aggregator.merge import round_state
 from homeroom_aggregator.merge.rounds import Rounds
+from homeroom_aggregator.merge.segment_sums import count_fed
 from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state import audit, secure_sum
 from homeroom_aggregator.state.schema import newest_version
@@ -48,7 +50,7 @@ class VersionRow:
 class PendingUpdates:
     """Updates that wait for the next version, of those it needs, and by segment who fed it.
 
-    next: the wait for it; None in secure rounds. ready: whether a segment was fed by enough devices.
+    next: the wait for it; None in secure rounds. ready: whether a segment was fed by enough devices or schools.
     statistics: how they stand, in words; empty where they are off.
     """
 
@@ -96,8 +98,13 @@ def pending_updates(service: Service) -> PendingUpdates:
     statistics = statistics_text(rounds)
     days = service.last_seen.days(rounds.log.database)
     wait = next_version(configuration, state.pending, frozenset().union(*fed.values()), rounds.members, days)
-    ready = bool(state.sums.ready(configuration))
+    ready = bool(round_state.ready(state, rounds.rules))
     return PendingUpdates(state.pending, configuration.buffer_size, fed, wait, ready, statistics)
+
+
+def counted(rounds: Rounds, fed: Collection[str]) -> int:
+    """How many of what `min_devices` counts, devices or schools, these members are."""
+    return count_fed(fed, rounds.configuration.k_of, rounds.rules.school)
 
 
 def statistics_text(rounds: Rounds) -> str:
@@ -156,7 +163,7 @@ def segments(rounds: Rounds, recent: Sequence[VersionRow], pending: PendingUpdat
     for segment in narrowed(rounds.rules.layout, rounds.configuration.scopes):
         changed = next((version for version in recent if segment.name in version.devices), None)
         history = [(version.number, version.devices.get(segment.name, 0)) for version in recent]
-        waits = len(pending.fed.get(segment.name, ()))
+        waits = counted(rounds, pending.fed.get(segment.name, ()))
         rows.append(SegmentRow(segment, segment.name in merged, waits, history, changed))
     return rows
 
