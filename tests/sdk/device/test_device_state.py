@@ -192,7 +192,7 @@ def test_costs_that_cannot_be_read_are_measured_again_and_other_records_are_not(
     store.bodies[COSTS.name] = b'{"of": "another version"}'
     assert COSTS.read(store) is None
     made_again = sorted(record.name for _, record in records().values() if record.made_again)
-    assert made_again == [COSTS.name, "digests"]
+    assert made_again == [COSTS.name, "digests", "judged"]
 
 
 def test_fields_of_a_newer_version_are_passed_over() -> None:
