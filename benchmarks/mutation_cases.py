@@ -47,7 +47,7 @@ SURVIVORS = (
     Removal(
         "least number of devices in each segment of a secure sum",
         "sdk/homeroom/privacy/secagg/client.py",
-        "len(fed[name] & set(slots)) < minimum",
+        "len(fed & set(slots)) < minimum",
         "False",
         "tests/sdk/privacy/test_secagg_adversary.py",
     ),

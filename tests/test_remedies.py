@@ -30,6 +30,7 @@ CALLERS = {  # modules that commands share: every one of these has each option t
     "aggregator/homeroom_aggregator/admin/new_district.py": ["district init"],
     "aggregator/homeroom_aggregator/admin/reach.py": ["district init", "district invite"],
     "aggregator/homeroom_aggregator/cli/privacy.py": ["district init", "district serve"],
+    "aggregator/homeroom_aggregator/cli/round_options.py": ["district init", "district serve"],
     "aggregator/homeroom_aggregator/server/dashboard/pages.py": ["district serve"],
     "aggregator/homeroom_aggregator/server/serve.py": ["district serve"],
     "aggregator/homeroom_aggregator/simulation/schools.py": ["research simulate"],

@@ -19,7 +19,7 @@ from homeroom.contract.statistics.pooling import (
     positive,
     rows_of_moments,
 )
-from homeroom.contract.statistics.sums import Cell, Statistics, check_total
+from homeroom.contract.statistics.sums import NUMBER_LIMIT, ONE, Cell, Statistics, check_total
 from homeroom.errors import UpdateError
 
 LEAST_SAMPLES = LEAST_SUBJECTS = 3
@@ -43,6 +43,11 @@ def rows_of(task: Task) -> frozenset[str]:
     if task.kind in ("choice", "matching"):
         return frozenset({"true", "false"})
     return frozenset({*task.labels, OTHERS}) if task.kind in POOLED_KINDS else frozenset({""})
+
+
+def largest_of_a_sample(tasks: Iterable[Task]) -> int:
+    """The largest integer that one sample adds to a sum of any of these tasks."""
+    return ONE**2 * (NUMBER_LIMIT**2 if any(task.kind == "regression" for task in tasks) else 1)
 
 
 def check_release(total: Statistics, manifest: Manifest) -> None:

@@ -18,10 +18,9 @@ from homeroom.contract.canonical_json import identity
 from homeroom.contract.manifest import Manifest
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import SecureRules
-from homeroom.contract.statistics.limits import rows_of
+from homeroom.contract.statistics.limits import largest_of_a_sample, rows_of
 from homeroom.contract.statistics.pooling import NOT_SHARED, OTHERS, Pair, Pooling, plan
 from homeroom.contract.statistics.secure import StatisticsSegment, StatisticsSegments, StatisticsTerms, segment_of
-from homeroom.contract.statistics.sums import NUMBER_LIMIT, ONE
 from homeroom.errors import TrustError
 from homeroom.privacy.secagg.encoding import SumLayout, ring_bytes
 from homeroom.privacy.secagg.masks import ring_dtype
@@ -106,8 +105,7 @@ class StatisticsShape:
 
     def width(self, devices: int) -> int:
         """Bytes of a ring element that holds the changes of so many devices' largest totals."""
-        numbers = any(task.kind == "regression" for task in self.segments.tasks.values())
-        largest = ONE**2 * (NUMBER_LIMIT**2 if numbers else 1)
+        largest = largest_of_a_sample(self.segments.tasks.values())
         return ring_bytes(2 * devices * self.configuration.statistics.sample_limit * largest)
 
 
