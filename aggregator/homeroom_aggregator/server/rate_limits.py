@@ -21,7 +21,7 @@ Daily = Literal["withdrawals", "audit_entries"]
 
 
 @dataclass(frozen=True)
-class Holder:
+class MemoryHolder:
     """Who holds memory: a device and its school; both empty for a stranger, whose bodies are short."""
 
     member: str = ""
@@ -36,7 +36,7 @@ class MemoryBudget:
     used_bytes: int = 0
     _held: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def take(self, size_bytes: int, holder: Holder, held_bytes: int = 0, *, common: bool = False) -> bool:
+    def take(self, size_bytes: int, holder: MemoryHolder, held_bytes: int = 0, *, common: bool = False) -> bool:
         """Reserve bytes until they are given back; False if they do not fit, or pass the holder's share.
 
         held_bytes: of the same body, reserved before; a single body may fill more than a share.
@@ -50,14 +50,14 @@ class MemoryBudget:
         self._count(size_bytes if fits else 0, holder)
         return fits
 
-    def give_back(self, size_bytes: int, holder: Holder) -> None:
+    def give_back(self, size_bytes: int, holder: MemoryHolder) -> None:
         """Free bytes that were taken."""
         self._count(-size_bytes, holder)
 
-    def _uses(self, holder: Holder) -> list[int]:
+    def _uses(self, holder: MemoryHolder) -> list[int]:
         return [self._held[kind, name] if (name := getattr(holder, kind)) else 0 for kind in SHARES]
 
-    def _count(self, size_bytes: int, holder: Holder) -> None:
+    def _count(self, size_bytes: int, holder: MemoryHolder) -> None:
         self.used_bytes += size_bytes
         for kind in SHARES:
             if size_bytes and (name := getattr(holder, kind)):

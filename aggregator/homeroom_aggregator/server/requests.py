@@ -22,7 +22,7 @@ from homeroom.contract import http_signatures
 from homeroom.errors import TrustError
 from homeroom_aggregator.admin.configuration import RequestLimits
 from homeroom_aggregator.server import connections
-from homeroom_aggregator.server.rate_limits import Holder, MemoryBudget
+from homeroom_aggregator.server.rate_limits import MemoryBudget, MemoryHolder
 from homeroom_aggregator.server.refusals import RefusedError
 from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state.members import Member, Members, Role
@@ -31,7 +31,7 @@ Named = TypeVar("Named")
 BODY_LIMIT_BYTES = 1 << 16  # of all bodies but updates
 BUSY_RETRY_S = 10.0
 SIGNATURE_LIMITS_BYTES = {"signature-input": 1024, "signature": 256, "content-digest": 256}  # parsed no longer ones
-STRANGER = Holder("strangers")
+STRANGER = MemoryHolder("strangers")
 _SIGNED_BY = re.compile(rb'\nsignature-input:[^\r\n]{0,1024}?;keyid="([0-9a-f]{64})"', re.IGNORECASE)
 _NONCE = re.compile(rb';nonce="([\w=-]{1,64})"')
 
@@ -78,7 +78,7 @@ async def read_body(
     limit_bytes: int,
     limits: RequestLimits,
     room: MemoryBudget | None = None,
-    holder: Holder = STRANGER,
+    holder: MemoryHolder = STRANGER,
 ) -> bytes:
     """The body as it was sent, never more than the limit in memory, and not slower than the limits allow.
 
@@ -127,7 +127,7 @@ async def drop_body(request: Request, limits: RequestLimits) -> bool:
     return False
 
 
-def hold_answer(service: Service, request: Request, response: Response, holder: Holder) -> None:
+def hold_answer(service: Service, request: Request, response: Response, holder: MemoryHolder) -> None:
     """Count a long answer for its holder until it is sent; RefusedError where others of its answers fill its share."""
     connection, size_bytes = request.scope.get(connections.SCOPE_KEY), len(getattr(response, "body", b""))
     if size_bytes <= BODY_LIMIT_BYTES or connection is None:

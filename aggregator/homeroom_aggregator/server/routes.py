@@ -28,7 +28,7 @@ from homeroom_aggregator.server import (
 from homeroom_aggregator.server.downloads import DeferredResponse, range_response
 from homeroom_aggregator.server.metrics import LOGGER
 from homeroom_aggregator.server.openapi import document
-from homeroom_aggregator.server.rate_limits import Holder
+from homeroom_aggregator.server.rate_limits import MemoryHolder
 from homeroom_aggregator.server.refusals import RefusedError
 from homeroom_aggregator.server.requests import SignedRequest
 from homeroom_aggregator.server.service import Service
@@ -331,7 +331,7 @@ async def _answer_signed(service: Service, route: ApiRoute, request: Request) ->
     call = requests.authenticate(service, request, opened=not route.roles)
     if route.roles:
         requests.limited(service, call, route.roles)
-    holder = Holder(call.who.name, call.who.school) if call.member else requests.STRANGER
+    holder = MemoryHolder(call.who.name, call.who.school) if call.member else requests.STRANGER
     with requests.place(service, call):
         limits = service.configuration.request_limits
         request.state.authenticated = False  # until the body turns out to be the one that was signed

@@ -19,7 +19,7 @@ from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.quantize import fidelity
 from homeroom_exporter.recipe.recipe import Recipe
 
-WORDS = (
+TEXT_WORDS = (
     "the a one two red blue green small large old new cat dog bird tree river house road sun water light stone wheel "
     "is has sees makes turns moves opens falls grows because when under over with without then not often never"
 )
@@ -68,7 +68,7 @@ def _agreeing(built: Backbone, values: Sequence[StoredInput], wanted: int) -> li
 def _value(spec: EncoderSpec, draw: np.random.Generator) -> StoredInput:
     match spec.modality:
         case "text":
-            return " ".join(draw.choice(WORDS.split(), int(draw.integers(3, 12))))
+            return " ".join(draw.choice(TEXT_WORDS.split(), int(draw.integers(3, 12))))
         case "image":
             return _picture(draw)
         case "audio":

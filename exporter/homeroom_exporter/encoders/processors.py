@@ -47,7 +47,7 @@ IDLE_OF_SOUNDS = {  # the window is the recipe's; filters are computed from the 
     LOG_MEL: ("chunk_length", "n_samples", "nb_max_frames", "mel_filters", "return_attention_mask"),
 }
 COMPARED_INPUTS = 4
-LEAST_SAMPLES = 400  # of a sound that is compared: one frame
+LEAST_WAVE_SAMPLES = 400  # of a sound that is compared: one frame
 SAME = 1e-4  # by which values may differ: float32 in another order
 
 Original = Callable[[Any], np.ndarray]
@@ -177,7 +177,7 @@ def _prepared(modality: Modality, value: Any, file: Callable[[str], Path]) -> It
         case AudioPreprocess() as made:
             plain_sound = msgspec.structs.replace(made, form="waveform", normalize=False, gain=1.0)
             wave = audio.prepare(plain_sound, *audio.decode_stored(value, made.version), 1).arrays[AUDIO]
-            wave = wave[: max(LEAST_SAMPLES, min(len(np.trim_zeros(wave, "b")), made.samples * 3 // 4))]
+            wave = wave[: max(LEAST_WAVE_SAMPLES, min(len(np.trim_zeros(wave, "b")), made.samples * 3 // 4))]
             whole = msgspec.structs.replace(made, version=1)
             yield audio.prepare(whole, wave, made.rate, 1).arrays[AUDIO], wave
 

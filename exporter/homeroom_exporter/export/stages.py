@@ -36,7 +36,7 @@ from homeroom_exporter.recipe.recipe import Recipe
 
 Progress = Callable[[str], None]
 CALIBRATION_LIMIT_BYTES = 2 << 30  # all samples are held at once
-SAMPLE_BYTES = 1000  # of each, beside its texts and files
+CALIBRATION_SAMPLE_BYTES = 1000  # of each, beside its texts and files
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def read_calibration(recipe: Recipe, path: Path, progress: Progress = lambda sta
             continue
         samples.append(sample)
         values = (value for each in sample.inputs.values() for value in each)
-        size_bytes += SAMPLE_BYTES + sum(len(value) for value in values if isinstance(value, bytes | str))
+        size_bytes += CALIBRATION_SAMPLE_BYTES + sum(len(value) for value in values if isinstance(value, bytes | str))
         if size_bytes > CALIBRATION_LIMIT_BYTES:
             says = f"holds more than {CALIBRATION_LIMIT_BYTES >> 20:,} MB of samples"
             raise InputError(says, where=str(path), remedy="some hundreds of them are enough: give a part")

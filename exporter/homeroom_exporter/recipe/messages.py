@@ -23,7 +23,7 @@ REQUIRED = {  # by table and field without a default: what it is, and how it is 
     "AdapterPlan.family": ("what stands inside the encoder", 'family = "lora"'),
     "Column.name": ("what the column is called", '{name = "hours", mean = 3.0, std = 2.0}'),
 }
-WORDS: dict[type, str] = {
+TYPE_WORDS: dict[type, str] = {
     int: "a whole number",
     float: "a number",
     str: "text in quotes",
@@ -70,8 +70,8 @@ def _check(value: Any, kind: inspect.Type, others: Sequence[str] = ()) -> Fault 
     fitting = next((one for one in kinds if _accepts(PYTHON_TYPES[type(one)], value)), None)
     match fitting:
         case None:
-            wanted = " or ".join(WORDS[PYTHON_TYPES[type(one)]] for one in kinds)
-            return Fault(f"must be {wanted}, not {WORDS.get(type(value), type(value).__name__)}")
+            wanted = " or ".join(TYPE_WORDS[PYTHON_TYPES[type(one)]] for one in kinds)
+            return Fault(f"must be {wanted}, not {TYPE_WORDS.get(type(value), type(value).__name__)}")
         case inspect.LiteralType(values=choices):
             return None if value in choices else Fault(f"{value!r} is no choice", remedy=_one_of(choices))
         case inspect.IntType() | inspect.FloatType():
@@ -89,7 +89,7 @@ def _check(value: Any, kind: inspect.Type, others: Sequence[str] = ()) -> Fault 
 
 
 def _accepts(wanted: type, value: Any) -> bool:
-    """Whether a value is of a type of WORDS, whatever its bounds."""
+    """Whether a value is of a type of TYPE_WORDS, whatever its bounds."""
     return type(value) in {float: (int, float), list: (list, tuple)}.get(wanted, (wanted,))
 
 

@@ -23,7 +23,7 @@ STAYS = "What was learned before stays in the model, and with who has it, until 
 
 
 @dataclass(frozen=True)
-class Question:
+class Confirmation:
     """What the second step will do. action: its address. seen: what it rests on; it is refused where that changed."""
 
     title: str
@@ -34,7 +34,7 @@ class Question:
     fields: Mapping[str, str]
 
 
-def consent_question(device: Device, fields: Mapping[str, str]) -> Question:
+def consent_question(device: Device, fields: Mapping[str, str]) -> Confirmation:
     """What setting a consent would do; InputError where the form does not say by whom, or means no sample."""
     consent, (subject, text) = read_consent(fields), whose_consent(device, fields)
     held = consent_holders(device.store, subject, text)
@@ -48,7 +48,7 @@ def consent_question(device: Device, fields: Mapping[str, str]) -> Question:
     if consent.state in FORBIDDING:
         sentences.append(f"They are kept and never trained on from now; updates not sent yet are dropped. {STAYS}")
     sent = {name: fields[name] for name in CONSENT_FORM if name in fields}
-    return Question("Set this consent?", tuple(sentences), "/consent", "Set it", seen_of(held), sent)
+    return Confirmation("Set this consent?", tuple(sentences), "/consent", "Set it", seen_of(held), sent)
 
 
 def set_consent(device: Device, fields: Mapping[str, str], seen: str) -> str:
@@ -83,7 +83,7 @@ def whose_consent(device: Device, fields: Mapping[str, str]) -> tuple[str | None
     return None, words.text
 
 
-def removal_question(device: Device, sample_id: str) -> Question:
+def removal_question(device: Device, sample_id: str) -> Confirmation:
     """What removing a sample would do; InputError where it is not there any more."""
     sample = device.store.sample(sample_id)
     if sample is None:
@@ -94,7 +94,7 @@ def removal_question(device: Device, sample_id: str) -> Question:
         "updates that were sent are asked to be unlearned.",
         "Not taken back: releases that others hold already, answers that were given, copies outside this device.",
     )
-    return Question("Remove this sample?", sentences, "/remove", "Remove it", sample_id, {"sample": sample_id})
+    return Confirmation("Remove this sample?", sentences, "/remove", "Remove it", sample_id, {"sample": sample_id})
 
 
 def remove_sample(device: Device, sample_id: str, seen: str) -> str:

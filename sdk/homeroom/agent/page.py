@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from homeroom.agent.acceptance import accept
-from homeroom.agent.decisions import Question, consent_question, removal_question, remove_sample, set_consent
+from homeroom.agent.decisions import Confirmation, consent_question, removal_question, remove_sample, set_consent
 from homeroom.agent.inbox import LeftEntries, left_entries, refuse_entry, refused_entries
 from homeroom.agent.label_form import is_asked, is_in_form, read_labels
 from homeroom.agent.loop import Agent
@@ -166,7 +166,7 @@ class PageHandler(BaseHTTPRequestHandler):
         outcome = self.server.agent.ask(lambda device: work(self, device, fields), AGENT_TIMEOUT_S)
         return self._page(0, outcome) if isinstance(outcome, str) else self._ask_again(outcome)
 
-    def _ask_again(self, question: Question) -> None:
+    def _ask_again(self, question: Confirmation) -> None:
         """The second step of a decision."""
         html = render(QUESTION_TEMPLATE, question=question, token=self.server.address.token)
         self._send(HTTPStatus.OK, html, "text/html")
@@ -256,13 +256,13 @@ def label(_: PageHandler, device: Device, fields: Fields) -> str:
     return "The labels are saved; the next training learns from them."
 
 
-def decide_consent(_: PageHandler, device: Device, fields: Fields) -> str | Question:
+def decide_consent(_: PageHandler, device: Device, fields: Fields) -> str | Confirmation:
     """Asks what a consent shall be, then sets it."""
     given = {name: values[0] for name, values in fields.items()}
     return set_consent(device, given, given["seen"]) if "seen" in given else consent_question(device, given)
 
 
-def remove(_: PageHandler, device: Device, fields: Fields) -> str | Question:
+def remove(_: PageHandler, device: Device, fields: Fields) -> str | Confirmation:
     """Asks whether a sample shall go, then removes it."""
     sample_id = first(fields, "sample")
     if "seen" in fields:
@@ -275,7 +275,7 @@ def first(fields: Fields, name: str) -> str:
     return fields.get(name, [""])[0]
 
 
-POSTS: dict[str, Callable[[PageHandler, Device, Fields], str | Question]] = {
+POSTS: dict[str, Callable[[PageHandler, Device, Fields], str | Confirmation]] = {
     "/label": label,
     "/put-back": put_back,
     "/accept": lambda page, device, fields: page.decide(device, fields, yes=True),

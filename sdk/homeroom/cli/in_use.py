@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from homeroom.cli.options import say
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from homeroom.device.reader import DeviceReader
@@ -16,6 +19,19 @@ def lines_on_use(device: DeviceReader, directory: Path) -> list[str]:
     status = device.status()
     answers = [f"answers now: {line}" for line in status.solved]
     return [f"in use now: {_version(status)}", *answers, f"next: {_next(status, directory)}"]
+
+
+def say_judgement(lines: Sequence[str], worse: Mapping[str, str]) -> None:
+    """Says what validation samples say of the newest global version.
+
+    lines: of `lines_on_use` where it was refused, else none; worse: a sentence by task.
+    """
+    if lines:
+        say("  the new shared version is clearly worse on this device's validation samples, so it does not answer here")
+    for line in lines:
+        say(f"  {line}")
+    for task, sentence in worse.items():
+        say(f"  worse here, {task}: {sentence}")
 
 
 def _version(status: Status) -> str:

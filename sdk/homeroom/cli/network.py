@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from homeroom.cli.in_use import lines_on_use
+from homeroom.cli.in_use import lines_on_use, say_judgement
 from homeroom.cli.options import as_json, json_text, opened, plain, say, with_bundle
 from homeroom.cli.parameters import FOLDER, INVITATION, PATH
 from homeroom.cli.receipt import counted
@@ -154,12 +154,7 @@ def sync(directory: Path, machine: bool) -> None:
         here, needed = report.waiting
         say(f"{here} of {needed} updates for the next version are here")
     say(f"global version {report.version or 0}; in use: {report.in_use}")
-    if told:
-        say("  the new shared version is clearly worse on this device's validation samples, so it does not answer here")
-    for line in told:
-        say(f"  {line}")
-    for task, sentence in report.worse.items():
-        say(f"  worse here, {task}: {sentence}")
+    say_judgement(told, report.worse)
     days_off = abs(report.clock_off_s or 0) / 86_400
     if days_off > 1:
         click.echo(f"this machine's clock is {days_off:.0f} days off: retention dates depend on it")

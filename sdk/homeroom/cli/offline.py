@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from homeroom.cli.in_use import lines_on_use
+from homeroom.cli.in_use import lines_on_use, say_judgement
 from homeroom.cli.options import opened, say
 from homeroom.cli.parameters import FOLDER, INVITATION
 
@@ -59,9 +59,4 @@ def offline_in(directory: Path, stick: Path) -> None:
     for update_id, reason in answer.refused.items():
         say(f"  {update_id[:8]}: {reason}")
     say(f"global version {version}; in use: {answer.fetched.in_use}")
-    if told:
-        say("  the new shared version is clearly worse on this device's validation samples, so it does not answer here")
-    for line in told:
-        say(f"  {line}")
-    for task, sentence in answer.worse.items():
-        say(f"  worse here, {task}: {sentence}")
+    say_judgement(told, answer.worse)

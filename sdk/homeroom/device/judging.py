@@ -18,7 +18,7 @@ from homeroom.train.features.dataset import Dataset
 from homeroom.train.settings import Settings
 from homeroom.train.solve.combine import SolvedPart
 from homeroom.train.solve.evaluate import evaluate_both
-from homeroom.train.solve.paired import LEAST_SAMPLES
+from homeroom.train.solve.paired import LEAST_PAIRS
 
 
 def judge_in_use(store: Store, bundle: Bundle, graphs: Graphs) -> dict[str, str]:
@@ -39,7 +39,7 @@ def judge_in_use(store: Store, bundle: Bundle, graphs: Graphs) -> dict[str, str]
 
 def _judge(
     store: Store, bundle: Bundle, graphs: Graphs, version: StoredVersion, local: StoredVersion
-) -> versions.Judged | None:
+) -> versions.JudgedVersion | None:
     """None where no subject was kept for validation."""
     samples = training_samples(store, bundle)
     if not samples:
@@ -56,7 +56,7 @@ def _judge(
     now = evaluate_both(graphs, validation, theta, part, calibrated)
     own = versions.theta_of(store, bundle, local)
     before = evaluate_both(graphs, validation, own, _beside(store, local, part), calibrated)
-    return versions.Judged(
+    return versions.JudgedVersion(
         version_id=version.version_id,
         local_id=local.version_id,
         release=release_mark(store),
@@ -89,7 +89,7 @@ def parts_ahead(scores: Mapping[str, Score]) -> dict[str, str]:
     for name, score in scores.items():
         for part, alone in {} if isinstance(score.parts, msgspec.UnsetType) else score.parts.items():
             if clearly_worse({name: score}, {name: alone}):
-                few = "; so few samples change nothing" if score.n < LEAST_SAMPLES else ""
+                few = "; so few samples change nothing" if score.n < LEAST_PAIRS else ""
                 whose = f"{score.n} validation samples of this device"
                 sentences[name] = f"{score.brief} on {whose}, where the part {part} alone has {alone.brief}{few}"
     return sentences

@@ -11,7 +11,7 @@ import numpy as np
 
 from homeroom.contract.manifest import Task
 from homeroom.contract.statistics.section import Section
-from homeroom.contract.statistics.sums import Cell, Statistics, add
+from homeroom.contract.statistics.sums import Cell, Statistics
 from homeroom.data.samples import StoredSample
 from homeroom.federation import versions
 from homeroom.federation.statistics import others_total, release_mark
@@ -145,11 +145,6 @@ def usable_others(store: Store, bundle: Bundle) -> Statistics:
         if cell.kind == "count" and Cell(cell.task, "moment", "", cell.blocks) not in others.cells
     }
     return Statistics({cell: values for cell, values in others.cells.items() if cell.task not in lacking})
-
-
-def total_in_use(store: Store, bundle: Bundle) -> Statistics:
-    """The sums that heads are solved from: those of this device's subjects, and what other schools share."""
-    return add(store.own_total(sums_id(bundle.manifest)), usable_others(store, bundle))
 
 
 class HeadsInUse:

@@ -132,7 +132,7 @@ def doubts(store: Store, version: StoredVersion | None) -> dict[str, str]:
     return dict(version.facts.get("doubts", {})) if version and is_own else {}
 
 
-class Judged(msgspec.Struct, frozen=True, kw_only=True):
+class JudgedVersion(msgspec.Struct, frozen=True, kw_only=True):
     """What this device's validation samples say of a global version.
 
     local_id: the newest local version, whose validation samples they are; without it nothing of this holds.
@@ -149,10 +149,10 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     priors: dict[str, float] = {}
 
 
-JUDGED = json_record(JUDGED_RECORD, Judged, made_again=True)
+JUDGED = json_record(JUDGED_RECORD, JudgedVersion, made_again=True)
 
 
-def judged(store: Store, version: StoredVersion | None) -> Judged | None:
+def judged(store: Store, version: StoredVersion | None) -> JudgedVersion | None:
     """What validation samples say of a version; None where they were not asked, or not since the newest training."""
     found, local = JUDGED.read(store), store.versions.newest_local()
     if found is None or version is None or local is None:

@@ -24,7 +24,7 @@ from homeroom.federation.network.client import Client
 from homeroom_aggregator.admin.configuration import DeviceLimits, DistrictConfiguration, RequestLimits
 from homeroom_aggregator.merge.replay import Replayed
 from homeroom_aggregator.server.auth import Nonces
-from homeroom_aggregator.server.rate_limits import Holder, MemoryBudget, RateMeter
+from homeroom_aggregator.server.rate_limits import MemoryBudget, MemoryHolder, RateMeter
 from homeroom_aggregator.server.service import Service, open_service
 from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.log import Log
@@ -91,7 +91,7 @@ def test_a_nonce_opens_one_body(service: Service, address: str, attack: Attack) 
 @pytest.mark.attack("bounds", "a device that fills the bodies' memory")
 def test_a_device_and_a_school_have_a_share_of_the_memory(attack: Attack) -> None:
     room = MemoryBudget(1000)
-    device, neighbour, other = Holder("a", "Hill"), Holder("b", "Hill"), Holder("c", "Dale")
+    device, neighbour, other = MemoryHolder("a", "Hill"), MemoryHolder("b", "Hill"), MemoryHolder("c", "Dale")
     assert room.take(600, device), "a single body may be as long as it may be"
     assert room.take(100, device, 600), "and goes on"
     assert not room.take(100, device)

@@ -19,10 +19,12 @@ from homeroom.contract.statistics import encoding
 from homeroom.contract.statistics.accumulate import BlockVectors
 from homeroom.contract.statistics.encoding import encode
 from homeroom.contract.statistics.sums import NOTHING, Statistics, add, merge
-from homeroom.device.solved import HeadsInUse, mixes_in_use, total_in_use
+from homeroom.device.solved import HeadsInUse, mixes_in_use, usable_others
 from homeroom.federation.statistics import RELEASE, ReceivedRelease
 from homeroom.federation.sync import SyncReport
 from homeroom.federation.versions import JUDGED, version_facts
+from homeroom.runtime.bundle import Bundle
+from homeroom.store import Store
 from homeroom.train.settings import Settings
 from homeroom.train.solve.base import Strength
 from homeroom.train.solve.heads import TaskHead, _of_block, solve, vectors_of
@@ -32,6 +34,11 @@ from homeroom.train.solve.vectors.samples import sums_id
 
 SETTINGS = Settings(epochs=4)
 ASKED = tiny.samples(24, seed=9)
+
+
+def total_in_use(store: Store, bundle: Bundle) -> Statistics:
+    """The sums that heads are solved from: those of this device's subjects, and what other schools share."""
+    return add(store.own_total(sums_id(bundle.manifest)), usable_others(store, bundle))
 
 
 @pytest.fixture(autouse=True)

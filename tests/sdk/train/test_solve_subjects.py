@@ -20,7 +20,7 @@ from homeroom.train.solve.combine import (
     choose_weight,
     combined,
 )
-from homeroom.train.solve.paired import LEAST_SAMPLES, clearly_lower
+from homeroom.train.solve.paired import LEAST_PAIRS, clearly_lower
 from homeroom.train.solve.subjects import counted_rows, subject_sums
 from homeroom.train.solve.vectors.samples import SampleVectors, blocks_of
 
@@ -99,8 +99,8 @@ def test_of_few_validation_samples_nearly_all_must_agree_before_the_weight_moves
         told[:wrong] = told[:wrong, ::-1]
         return choose_weight(ANIMAL, np.zeros((count, 2)), known(told), targets, least).solved
 
-    assert weight(LEAST_SAMPLES - 1, 0) == 0.0, "nothing is known of so few"
-    assert weight(LEAST_SAMPLES, 0) > 0.5
+    assert weight(LEAST_PAIRS - 1, 0) == 0.0, "nothing is known of so few"
+    assert weight(LEAST_PAIRS, 0) > 0.5
     assert weight(12, 1) > 0.5
     assert weight(12, 3) == 0.0, "9 of 12 may be chance"
     assert weight(49, 12) > 0.5

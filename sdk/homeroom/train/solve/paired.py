@@ -7,7 +7,7 @@ from math import comb
 import numpy as np
 
 ENOUGH_SAMPLES = 50  # where the standard error of the difference decides
-LEAST_SAMPLES = 10  # below that nothing does
+LEAST_PAIRS = 10  # below that nothing does
 FEW_CHANCE = 0.01  # of the sign test, of fewer than ENOUGH_SAMPLES
 
 
@@ -19,7 +19,7 @@ def clearly_lower(gain: np.ndarray) -> bool:
     the error is itself uncertain, and a single one can make it. It does not hold for other people than these samples
     are of: those of one person are not independent.
     """
-    if len(gain) < LEAST_SAMPLES or gain.mean() <= gain.std(ddof=1) / len(gain) ** 0.5:
+    if len(gain) < LEAST_PAIRS or gain.mean() <= gain.std(ddof=1) / len(gain) ** 0.5:
         return False
     return len(gain) >= ENOUGH_SAMPLES or _sign_chance(int((gain > 0).sum()), int((gain < 0).sum())) <= FEW_CHANCE
 
