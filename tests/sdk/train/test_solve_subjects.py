@@ -111,6 +111,16 @@ def test_of_few_validation_samples_nearly_all_must_agree_before_the_weight_moves
     assert not clearly_lower(gain), "one great loss outweighs many small gains"
 
 
+@pytest.mark.parametrize(
+    ("better", "worse", "clear"),
+    [(9, 0, False), (10, 0, True), (9, 1, False), (11, 1, True), (12, 3, False), (34, 15, True), (33, 16, False)],
+)
+def test_of_few_samples_nearly_all_must_agree(better: int, worse: int, clear: bool) -> None:
+    gain = np.array([1.0] * better + [-0.01] * worse)
+    assert gain.mean() > gain.std(ddof=1) / len(gain) ** 0.5
+    assert clearly_lower(gain) == clear
+
+
 def known(values: np.ndarray) -> SolvedOutputs:
     return SolvedOutputs(values, np.ones(values.shape, bool), exclusive=True)
 
