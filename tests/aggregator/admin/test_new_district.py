@@ -79,6 +79,27 @@ def test_the_help_says_where_it_listens_and_what_a_release_waits_for(tmp_path: P
     assert made["secure"].round.buffer_size == 5
 
 
+@pytest.mark.parametrize(
+    ("rows", "more", "told"),
+    [
+        ("Hill,4\n", (), "a version needs devices of 3 different schools, and 1 is invited"),
+        ("Hill,4\nLake,1\n", (), "a version needs devices of 3 different schools, and 2 are invited"),
+        ("Hill,4\nLake,1\nMill,1\n", (), ""),
+        ("Hill,4\n", ("--k-of", "devices"), ""),
+    ],
+)
+def test_who_invites_fewer_schools_than_a_version_needs_is_told_so(
+    rows: str, more: tuple[str, ...], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, schools = write_bundle(tmp_path / "bundle"), tmp_path / "schools.csv"
+    schools.write_text("school,devices\n" + rows)
+    always = ["--bundle", str(bundle), "--name", "D", "--schools", str(schools), "--min-devices", "3"]
+    assert main(["district", "init", str(tmp_path / "d"), *always, *more]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert told in said
+    assert ("different schools" in said) == bool(told)
+
+
 def test_statistics_of_a_bundle_without_any_are_refused_before_a_key_is_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
