@@ -3,8 +3,8 @@
 A connection waits for its client (TLS, a head, a body, the client's reading of an answer) or works (a request is being
 answered). Waiting has deadlines; where all places are taken, those that wait make room, the idlest of the greediest
 address first, and never one that works. A head is gathered here and costs next to nothing until it is whole; then one
-request at a time goes to the parser (h11), a member's at once, those of others one a turn (`strangers`). A body has a
-declared length: chunks, their extensions and their trailers are refused.
+request at a time goes to the parser (h11), a member's that only reads at once, others one a turn (`lanes`). A body has
+a declared length: chunks, their extensions and their trailers are refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from homeroom_aggregator.admin.configuration import RequestLimits
 from homeroom_aggregator.server.eviction import EvictionOrder
 from homeroom_aggregator.server.heads import NO_HTTP, RequestHead, read_head, refusal
-from homeroom_aggregator.server.strangers import StrangersLane
+from homeroom_aggregator.server.lanes import SendersLane, StrangersLane
 
 try:
     import resource
@@ -142,8 +142,10 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._refuse(head.refusal)
         elif head:
             self._next = head
-            if self.member:
+            if self.member and head.only_reads:
                 self.proceed()
+            elif self.member:
+                self._all.senders.add(self)
             else:
                 self._take_turn(bytes(self._come[: head.end]))
 
@@ -151,9 +153,9 @@ class ClientConnection(asyncio.BufferedProtocol):
         wait_s = self._turn_s + STRANGERS_PAUSE_S - time.monotonic()
         rank = 0 if self._all.names_member(head) else 1 + self._asked
         if wait_s > 0:
-            asyncio.get_running_loop().call_later(wait_s, self._all.lane.add, self, rank)
+            asyncio.get_running_loop().call_later(wait_s, self._all.strangers.add, self, rank)
         else:
-            self._all.lane.add(self, rank)
+            self._all.strangers.add(self, rank)
 
     def _refuse(self, answer: bytes) -> None:
         if self._transport:
@@ -306,7 +308,8 @@ class Connections:
         self._idle_strangers = EvictionOrder[ClientConnection](lambda one: one.waits)
         self._idle_members = EvictionOrder[ClientConnection](lambda one: one.waits)
         self._members_under_way = 0
-        self.lane = StrangersLane(lambda: self._members_under_way > 0)
+        self.strangers = StrangersLane(lambda: self._members_under_way > 0)
+        self.senders = SendersLane()
         self._sweeping = False
 
     def protocol(self, parser: Callable[..., asyncio.Protocol]) -> Callable[..., asyncio.BaseProtocol]:
@@ -335,7 +338,8 @@ class Connections:
         """A connection is closed."""
         self._open.discard(connection)
         self.works(connection)
-        self.lane.discard(connection)
+        self.strangers.discard(connection)
+        self.senders.discard(connection)
         if self._by_client.get(connection.client) is connection:
             del self._by_client[connection.client]
         self._part(connection)

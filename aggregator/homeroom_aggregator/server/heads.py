@@ -31,11 +31,15 @@ CHUNKED = refusal(
 
 @dataclass(frozen=True)
 class RequestHead:
-    """A whole head: where it ends, and how many bytes of body follow; or the refusal of one that is none."""
+    """A whole head: where it ends, and how many bytes of body follow; or the refusal of one that is none.
+
+    only_reads: whether its method is GET.
+    """
 
     end: int = 0
     body_bytes: int = 0
     refusal: bytes = b""
+    only_reads: bool = False
 
 
 def read_head(data: bytes | bytearray, searched: int, limit_bytes: int) -> RequestHead | None:
@@ -57,4 +61,4 @@ def read_head(data: bytes | bytearray, searched: int, limit_bytes: int) -> Reque
     length = fields[0][1].rstrip() if fields else b"0"
     if len(fields) > 1 or not length.isdigit() or len(length) > 18:
         return RequestHead(refusal=NO_LENGTH)
-    return RequestHead(end, int(length))
+    return RequestHead(end, int(length), only_reads=data.startswith(b"GET "))

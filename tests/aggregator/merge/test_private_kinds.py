@@ -173,12 +173,12 @@ def test_the_number_that_the_clip_follows_is_noised_like_the_rest(tmp_path: Path
     rounds.update(update_of(rounds, A, 0.1), A.name)
     state = rounds.state.copy()
     drawn = []
-    for _ in range(200):
+    for _ in range(1000):
         body = private_release.pack_noised(state.sums, rounds.rules.layout, rounds.configuration)
         found = envelope.tensors(body, where="release", error=UpdateError)
         drawn.append(int(found[private_release.SIGNAL_KEY][0]) - state.sums.signal)
-    assert 0.85 < np.std(drawn) / ADAPTS.noise_grid(20) < 1.15
-    assert len(set(drawn)) == 200
+    assert 0.85 < np.std(drawn) / ADAPTS.noise_grid(20) < 1.15, "6.7 standard errors"
+    assert len(set(drawn)) > 990
     rounds.close()
 
 
@@ -221,7 +221,7 @@ def test_in_a_stream_fresh_noise_is_added_to_the_banded_sums_and_much_of_it_canc
     sigma = STREAM.noise_grid(20) / 1024
     assert 0.97 < fresh.std() / sigma < 1.03
     across = np.corrcoef(fresh)
-    assert np.abs(across[~np.eye(steps, dtype=bool)]).max() < 0.15, "it is drawn anew for each release"
+    assert np.abs(across[~np.eye(steps, dtype=bool)]).max() < 0.2, "it is drawn anew for each release"
     prefix = (made - exact).cumsum(0).std(1)
     wanted = sigma * np.sqrt(np.square(np.tril(np.ones((steps, steps))) @ np.linalg.inv(matrix(steps, 4))).sum(1))
     np.testing.assert_allclose(prefix, wanted, rtol=0.12)

@@ -95,8 +95,8 @@ def test_noise_is_drawn_anew_and_has_the_promised_scale(tmp_path: Path) -> None:
     values = np.array(moved, np.float64)
     assert len({row.tobytes() for row in values}) == 100
     scale = PROMISE.noise_multiplier * PROMISE.clip_norm / 2  # over a buffer of 2
-    assert 0.9 < values.std() / scale < 1.1
-    assert np.abs(values.mean(0) - 0.1).max() < 5 * scale / 100**0.5
+    assert 0.8 < values.std() / scale < 1.2, "7 standard errors"
+    assert np.abs(values.mean(0) - 0.1).max() < 7 * scale / 100**0.5
     rounds.close()
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import Attack
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from aggregator.institution import School, enrol, make_folder, running
 from aggregator.server.test_server import head_of
@@ -22,9 +23,10 @@ from homeroom.federation.network.client import Client
 from homeroom_aggregator.server import requests
 from homeroom_aggregator.server.connections import ClientConnection
 from homeroom_aggregator.server.eviction import EvictionOrder
+from homeroom_aggregator.server.lanes import StrangersLane
 from homeroom_aggregator.server.service import Service, open_service
-from homeroom_aggregator.server.strangers import StrangersLane
 
+NONCE = http_signatures.NONCE_HEADER
 ASK = b"GET /v1/health HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
@@ -59,6 +61,46 @@ def test_members_are_answered_before_strangers_that_wait(
         assert answered["strangers"] < 500, "800 wait"
         attack.got += answered["strangers"] >= 500
         attack.noticed = f"eleven answers, while {answered['strangers']} of 800 strangers' were given"
+    service.close()
+
+
+def signed(key: Ed25519PrivateKey, address: str, method: str, nonce: str) -> bytes:
+    """A signed request without a body."""
+    path = {"GET": "/v1/versions/latest", "POST": "/v1/nothing"}[method]
+    request = http_signatures.Request(method, address + path, {"Host": address.removeprefix("http://")})
+    http_signatures.sign_request(request, b"", key, nonce)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    return f"{method} {path} HTTP/1.1\r\n{lines}content-length: 0\r\n\r\n".encode()
+
+
+def test_a_poll_does_not_wait_for_all_who_send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, begun, senders = open_service(make_folder(tmp_path)), list[str](), 20
+    proceed = ClientConnection.proceed
+
+    def slow(self: ClientConnection) -> None:
+        begun.append("POST" if self._come.startswith(b"POST") else "GET")
+        time.sleep(0.01)
+        proceed(self)
+
+    with running(service) as address, contextlib.ExitStack() as stack:
+        lines, posts = [], list[bytes]()
+        for key in [enrol(service, address).key for _ in range(senders + 1)]:
+            line = stack.enter_context(connect(address))
+            line.sendall(signed(key, address, "GET", httpx.get(f"{address}/v1/keys").headers[NONCE]))
+            answer = line.recv(4096).decode("latin-1")
+            lines.append(line)
+            posts.append(
+                signed(
+                    key, address, "GET" if len(lines) > senders else "POST", answer.split(f"{NONCE}: ")[1].split()[0]
+                )
+            )
+        monkeypatch.setattr(ClientConnection, "proceed", slow)
+        for line, request in zip(lines, posts, strict=True):
+            line.sendall(request)
+        lines[-1].recv(4096)
+        assert begun.index("GET") < senders / 2, "twenty members sent before it"
+        for line in lines[:-1]:
+            assert line.recv(4096), "nobody is forgotten"
     service.close()
 
 
