@@ -14,11 +14,13 @@ from __future__ import annotations
 import base64
 import datetime
 import hashlib
+import re
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from http_message_signatures import HTTPMessageSigner, HTTPMessageVerifier, HTTPSignatureKeyResolver
 from http_message_signatures.algorithms import ED25519
@@ -38,6 +40,14 @@ ANSWER_COMPONENTS = (
     *('"@status"', f'"{NONCE_HEADER}"', '"@method";req', '"@authority";req', '"@path";req'),
     f'"{CHALLENGE_HEADER}";req',
 )
+_LABEL = r"(?P<label>[a-z][a-z0-9]{0,15})="
+_SIGNED_HERE = re.compile(
+    _LABEL + r'(?P<params>\("@method" "@authority" "@path" "content-digest"(?P<instance> "homeroom-instance")?\)'
+    r';created=0;keyid="(?P<key>[0-9a-f]{64})";alg="ed25519";nonce="(?P<nonce>[A-Za-z0-9_=-]{1,64})";tag="homeroom")'
+)
+_SIGNATURE_HERE = re.compile(_LABEL + r":(?P<signature>[A-Za-z0-9+/]{86}==):")
+_PLAIN_URL = re.compile(r"https?://(?P<authority>[a-z0-9.-]+(?::[1-9][0-9]{0,4})?)(?P<path>(?:/[A-Za-z0-9_-]+)+)")
+_PLAIN_VALUE = re.compile(r"[!-~]+")
 NO_CLOCK = datetime.datetime.fromtimestamp(0, tz=datetime.UTC)
 
 
@@ -117,6 +127,8 @@ def verify_request(message: Request, body: bytes | None) -> RequestSigner:
     body: None before it has arrived: its signed digest is then not compared.
     The caller checks that the key is enrolled and the nonce fresh.
     """
+    if body is None and (signer := _as_signed_here(message)):
+        return signer
     verifier = HTTPMessageVerifier(signature_algorithm=ED25519, key_resolver=_KeyResolver())
     try:
         (result,) = verifier.verify(
@@ -129,6 +141,31 @@ def verify_request(message: Request, body: bytes | None) -> RequestSigner:
         raise TrustError("the request's signature names no key or nonce", where="request")
     has_instance = f'"{INSTANCE_HEADER}"' in result.covered_components
     return RequestSigner(key, nonce, message.headers.get(INSTANCE_HEADER, "")[:64] if has_instance else "")
+
+
+def _as_signed_here(message: Request) -> RequestSigner | None:
+    """The signer of a request in the very form that `sign_request` gives it, where its signature holds, else None.
+
+    Written out (RFC 9421, section 2.5), since `http_message_signatures` takes thrice as long, and decides all others.
+    """
+    given, headers = _SIGNED_HERE.fullmatch(message.headers.get("signature-input", "")), message.headers
+    url, value = _PLAIN_URL.fullmatch(message.url), _SIGNATURE_HERE.fullmatch(headers.get("signature", ""))
+    if not given or not value or given["label"] != value["label"]:
+        return None
+    if not url or url["authority"].endswith((":80", ":443")) or not message.method.isupper():
+        return None
+    covered = {"@method": message.method, "@authority": url["authority"], "@path": url["path"]}
+    for name in ("content-digest", *((INSTANCE_HEADER,) if given["instance"] else ())):
+        if not _PLAIN_VALUE.fullmatch(headers.get(name, "")):
+            return None
+        covered[name] = headers[name]
+    base = "".join(f'"{name}": {text}\n' for name, text in covered.items()) + f'"@signature-params": {given["params"]}'
+    try:
+        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(given["key"]))
+        key.verify(base64.b64decode(value["signature"]), base.encode("ascii"))
+    except (InvalidSignature, ValueError):
+        return None
+    return RequestSigner(given["key"], given["nonce"], covered.get(INSTANCE_HEADER, "")[:64])
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 from homeroom.privacy import discrete_gaussian
 
 stats = pytest.importorskip("scipy.stats")
-SURE = 1e-6  # a true sampler fails one run in a million: what fails here is wrong
+SURE = 1e-9  # a true sampler fails one run in a thousand million: what fails here is wrong
 
 
 @pytest.mark.parametrize("sigma", [1, 2, 30])
