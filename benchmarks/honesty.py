@@ -1,13 +1,14 @@
 """Benchmark of honest answers: figures that hold, nothing sure of nothing, single inputs, new questions.
 
     python benchmarks/honesty.py --json honesty.json --data DATA
-    python benchmarks/honesty.py --only easy,unsure,small      on the tests' tiny bundle, without data: two minutes
+    python benchmarks/honesty.py --only easy,unsure,small   on the tests' tiny bundle, without data: two minutes
 
-`easy`: a lesson that is soon learned, three seeds, and how each single input alone does afterwards. `unsure`: empty and
-poor inputs of sixty kinds and strengths. `small`: two samples, and one label alone. `beetle`, `scientsbank`: a device
-with short answers (Dzikovska et al. 2013, CC BY-SA 3.0) whose recipe names the reference as `group`; a quarter of the
-questions is held out from the device. What its report says is compared with what new questions get, and its own `score`
-with figures computed from its answers. Thresholds of `sure` are the product's, and were fixed on none of these.
+`epochs`: five lessons with today's choice of the epoch and with that of 0.1.0 (`honesty_epochs`). `easy`: a lesson that
+is soon learned, three seeds, and how each single input alone does afterwards. `unsure`: empty and poor inputs of sixty
+kinds and strengths. `small`: two samples, and one label alone. `beetle`, `scientsbank`: a device with short answers
+(Dzikovska et al. 2013, CC BY-SA 3.0) whose recipe names the reference as `group`; a quarter of the questions is held
+out from the device. What its report says is compared with what new questions get, and its own `score` with figures
+computed from its answers. Thresholds of `sure` are the product's, and were fixed on none of these.
 
 Not shown yet: noise, reverberation, blur and turned pictures by strength; articles; the release of before.
 Runs to its end whether or not the targets are met.
@@ -31,11 +32,12 @@ from PIL import Image, ImageFilter
 
 from homeroom import Device, Sample
 from homeroom.train.settings import Settings
+from honesty_epochs import epochs
 from peers.verdict import finish, limited, target
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / ".." / "shared" / "data"
-SECTIONS = ("easy", "unsure", "small", "beetle", "scientsbank")
+SECTIONS = ("epochs", "easy", "unsure", "small", "beetle", "scientsbank")
 MOST_WRONG_SURE, SUREST_SHARE = 0.15, 0.4
 LEAST_SURE = {"beetle": 0.50, "scientsbank": 0.12}
 LEAST_SUREST_RIGHT = {"beetle": 0.91, "scientsbank": 0.80}
@@ -282,7 +284,10 @@ def main() -> int:
     for name in args.only.split(","):
         with TemporaryDirectory() as work:
             local = {"easy": easy, "unsure": unsure, "small": small}
-            part = local[name](Path(work)) if name in local else questions(Path(work), args.data, name)
+            if name == "epochs":
+                part = epochs(Path(work), args.data)
+            else:
+                part = local[name](Path(work)) if name in local else questions(Path(work), args.data, name)
         document[name], targets = part
         document["targets"] += targets
     document["minutes"] = round((time.monotonic() - began) / 60, 1)

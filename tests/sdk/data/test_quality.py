@@ -75,6 +75,8 @@ def test_a_good_picture_passes(picture: Image.Image) -> None:
         (Image.new("RGB", (200, 200), (120, 120, 120)), "without content", True),
         (drawing(1).filter(ImageFilter.GaussianBlur(8)), "blurred", False),
         (drawing(2).filter(ImageFilter.BoxBlur(12)), "blurred", False),
+        (drawing(2).filter(ImageFilter.BoxBlur(60)), "blurred", False),
+        (drawing(3).filter(ImageFilter.GaussianBlur(45)), "blurred", False),
     ],
 )
 def test_a_poor_picture_is_told(picture: Image.Image, says: str, empty: bool) -> None:

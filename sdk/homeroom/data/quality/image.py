@@ -13,6 +13,9 @@ BURNT_OUT_LEVEL = 249.0  # of 255: 99.9 % of a burnt-out or empty picture's pixe
 LEAST_SPREAD = 1.5  # standard deviation of the grey levels; below it there is no content
 MOST_BLUR_EFFECT = 0.8
 BLUR_WINDOW_PIXELS = 11
+LEAST_EDGE = 0.15  # share of the contrast by which the steepest edge rises from a pixel to the next, at either size
+EDGE_SIDES_PIXELS = (224, 56)  # fine texture shows in the one, edges that only look soft when enlarged in the other
+EDGE_SHARE = 0.001  # of the pixels, or steps, that are brighter, darker or steeper: single ones tell nothing
 
 
 def assess(picture: Image.Image) -> QualityFinding | None:
@@ -30,7 +33,27 @@ def assess(picture: Image.Image) -> QualityFinding | None:
     effect = blur_effect(grey)
     if effect > MOST_BLUR_EFFECT:
         return QualityFinding(f"blurred (blur effect {effect:.2f}, over {MOST_BLUR_EFFECT:g})")
+    steepest = max(edge_steepness(grey, side) for side in EDGE_SIDES_PIXELS)
+    if steepest < LEAST_EDGE:
+        return QualityFinding(f"blurred (no edge rises by {LEAST_EDGE:.0%} of the contrast within a pixel)")
     return None
+
+
+def edge_steepness(grey: np.ndarray, side: int) -> float:
+    """Steepest rise between neighbouring pixels, as a share of the contrast; 0 where there is none.
+
+    It sees what the blur effect does not: in a picture that is very blurred whole numbers make steps of the slopes,
+    which a further blur takes away. grey: float32 [height, width]. side: to which the longer side is reduced, pixels.
+    """
+    factor = max(1, min(round(max(grey.shape) / side), *grey.shape))
+    height, width = (size // factor for size in grey.shape)
+    cut = grey[: height * factor, : width * factor].astype(np.float64)
+    small = cut.reshape(height, factor, width, factor).mean((1, 3))
+    contrast = float(np.quantile(small, 1 - EDGE_SHARE) - np.quantile(small, EDGE_SHARE))
+    rises = [np.abs(np.diff(small, axis=axis)) for axis in (0, 1) if small.shape[axis] > 1]
+    return (
+        max((float(np.quantile(rise, 1 - EDGE_SHARE)) for rise in rises), default=0.0) / contrast if contrast else 0.0
+    )
 
 
 def blur_effect(grey: np.ndarray) -> float:
