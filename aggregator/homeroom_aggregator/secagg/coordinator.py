@@ -223,10 +223,8 @@ class SecureRounds:
         if live.phase == "keys":
             return self._close_cohort(live, over)
         gone = self._gone(live)
-        if live.phase in ("consent", "reveal"):
-            if not self.sums.opens_anyway and gone & set(live.survivors):
-                return self._fail(live, "an update in it was withdrawn")
-            over = over and not self.sums.opens_anyway
+        if live.phase in ("consent", "reveal") and not self.sums.opens_anyway and gone & set(live.survivors):
+            return self._fail(live, "an update in it was withdrawn")
         if live.phase == "reveal":
             if not self._unmasking_of(live).missing:
                 return self._sum(live)

@@ -23,10 +23,7 @@ from homeroom_aggregator.state.statistics_totals import SecureTotal, StatisticsT
 
 
 class StatisticsSums:
-    """Sums of statistics, merged into one total. `durable` sees only what cannot be lost any more.
-
-    A round whose survivors have signed is not given up: who signed sends this change never again.
-    """
+    """Sums of statistics, merged into one total. `durable` sees only what cannot be lost any more."""
 
     opens_anyway = True
 
@@ -78,7 +75,7 @@ class StatisticsSums:
         return "durably" if StatisticsTotals(self.durable.database).secure().round_id == round_id else "here"
 
     def let_go(self, version: int) -> bool:
-        """At once: who signed waits for a new total."""
+        """At once: who signed offers its change to the next round."""
         return True
 
     def merge(self, opened: OpenedSum) -> None:

@@ -44,7 +44,7 @@ class OpenedSum:
 class Sums(Protocol):
     """One kind of sums.
 
-    opens_anyway: a round whose survivors are agreed on is waited for without an end, whoever leaves meanwhile.
+    opens_anyway: a round whose survivors are agreed on is opened, whoever of them leaves meanwhile.
     """
 
     opens_anyway: bool

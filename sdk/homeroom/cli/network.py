@@ -167,6 +167,7 @@ def statistics_lines(report: StatisticsReport) -> list[str]:
         lines = [f"statistics: {'taken back' if report.why_not else 'sent what changed'}"]
     lines += [f"statistics stay here: {report.why_not}"] if report.why_not else []
     lines += [f"statistics{f' of {task}' if task else ''} wait here: {why}" for task, why in report.held.items()]
+    lines += [f"statistics of {task}: {why}" for task, why in report.nameless.items()]
     lines += [f"statistics of all schools: release {report.release}"] if report.release else []
     return lines + ([f"statistics wait at the aggregator: {report.waits}"] if report.waits else [])
 

@@ -32,6 +32,9 @@ def _statistics(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"stay here: {facts['why_not']}"
     for task, why in facts["held"].items():
         yield f"{f'of {task} ' if task else ''}wait here: {why}"
+    yield from (f"of {task}: {why}" for task, why in facts["nameless"].items())
+    if facts["round"]:
+        yield f"in the secure round: {facts['round']}"
     if facts["to_subtract_since"]:
         yield f"what was taken away here waits since {facts['to_subtract_since']} to be subtracted there"
     if facts["waits"]:

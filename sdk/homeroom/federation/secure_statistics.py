@@ -1,8 +1,11 @@
 """Statistics of this device in secure rounds: offers the change of its total, and notes which of it is in the sum.
 
 The aggregator never has this device's total, so it cannot be replaced: a device that does not know what the sum holds
-of it (restored from an older copy, cloned, or left alone by a round that it had signed) waits for a new total, to which
-every device sends its whole sums.
+of it (restored from an older copy, or cloned) waits for a new total, to which every device sends its whole sums.
+
+A round that too few devices open in time ends without a sum; what was offered to it goes into the next one. When it
+does not hold: an aggregator that opened such a sum in secret, and asks again without one device, learns that one's
+change by subtraction; so it does by two totals, one after another.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from homeroom.privacy.secagg.client import ClientState, CohortView
 from homeroom.privacy.secagg.encoding import SumLayout
 from homeroom.privacy.secagg.statistics_shape import HOLDS, StatisticsShape, encode_statistics
 from homeroom.store import Store
-from homeroom.store.device_state import json_record, msgpack_record, text_record
+from homeroom.store.device_state import msgpack_record, text_record
 from homeroom.train.solve.vectors.samples import sums_id
 
 OFFERED, LEFT_ROUND = text_record("secure.statistics_offered"), text_record("secure.statistics_left")
@@ -53,6 +56,7 @@ class SummedTotal(msgspec.Struct, frozen=True, kw_only=True):
     names: of the subjects in it, which only this device can tell.
     waits_since: the day since when somebody who was forgotten here waits to be taken away.
     left_out: tasks whose change was not in that sum.
+    nameless: tasks and rows of this device that the total has under no name of their own.
     """
 
     place: str
@@ -66,29 +70,37 @@ class SummedTotal(msgspec.Struct, frozen=True, kw_only=True):
     salt: bytes
     waits_since: str = ""
     left_out: tuple[str, ...] = ()
+    nameless: tuple[tuple[str, str], ...] = ()
 
 
 class OfferedTotal(msgspec.Struct, frozen=True, kw_only=True):
     """A total whose change is offered to a round. whole, prints: before rows are added up; empty once it is masked.
 
-    signed: whether this device agreed to the survivors. after: what is in the sum of this device if the round succeeds.
+    masked: whether `after` is what is in the sum of this device if the round succeeds; older releases did not note it.
+    signed: whether this device agreed to the survivors.
     """
 
     round_id: str
     after: SummedTotal
     whole: bytes
     prints: Fingerprints
+    masked: bool = True
     signed: bool = False
 
 
 SUMMED = msgpack_record("identity.statistics_summed", SummedTotal)
 OFFER = msgpack_record("identity.statistics_offer", OfferedTotal)
-LOST = json_record("identity.statistics_lost", tuple[str, int])  # place and number of a total
 
 BEHIND = (
-    "what the sum holds of this device is not known here (it was restored, copied, or a round failed after it signed): "
+    "what the sum holds of this device is not known here (it was restored or copied): "
     "it waits for a new total, `homeroom district new-total` on the server"
 )
+NOT_OPENED = "the round that this device had agreed to ended without a sum: its change goes into the next one"
+NAMELESS = (
+    "{} in the sum's row without a name, since too few schools taught that when the total began: once more do, "
+    "`homeroom district new-total` on the server gives it one"
+)
+MOST_ROWS_NAMED = 6  # in a sentence
 LEFT_OUT = "too few devices changed the same rows in the newest round: it goes with a later one"
 
 
@@ -105,6 +117,7 @@ class StatisticsContribution:
         self.allowed, self.device = allowed, context.key.public_key().public_bytes_raw()
         self.held: dict[str, str] = {}
         self.joined = False
+        self.not_opened = False  # a round that this device had agreed to ended without a sum
         self._made: OfferedTotal | None = None
 
     def shape(self, announced: Announcement) -> StatisticsShape:
@@ -137,6 +150,7 @@ class StatisticsContribution:
             ),
             whole=encode(whole),
             prints=prints,
+            masked=False,
         )
         return offered, changed | holds
 
@@ -144,7 +158,7 @@ class StatisticsContribution:
         """What is in the sum of this device; None where that is not known here."""
         summed, known = announced.status.summed, SUMMED.read(self.store)
         here = known is not None and (known.place, known.number) == (self.place, terms.total)
-        if LOST.read(self.store) == (self.place, terms.total) or summed != ((known.offered,) if known and here else ()):
+        if summed != ((known.offered,) if known and here else ()):
             self.held[""] = BEHIND
             return None
         if known is not None and here:
@@ -220,20 +234,23 @@ class StatisticsContribution:
         cells |= {cell: values for cell, values in read(old.sums).cells.items() if cell.task not in tasks}
         subjects = [Support(*segment, number) for segment, number in counts.items() if number]
         subjects += [support for support in old.subjects if support.task not in tasks]
+        whole, rest = read(offer.whole), tuple(one for one in old.nameless if one[0] not in tasks)
+        nameless = {(task, row) for task in tasks for row in {*whole.rows(task)} - {*after.rows(task)}}
         noted = msgspec.structs.replace(
             offer.after,
             sums=encode(Statistics(cells)),
             subjects=tuple(subjects),
             waits_since=offer.after.waits_since or (old.waits_since if left_out else ""),
             left_out=left_out,
+            nameless=(*sorted(nameless), *rest),
         )
-        OFFER.write(self.store, msgspec.structs.replace(offer, after=noted))
+        OFFER.write(self.store, msgspec.structs.replace(offer, after=noted, masked=True))
 
     def will_sign(self, state: ClientState) -> None:
         """Nothing: a sum of statistics costs nothing of a promise."""
 
     def signed(self, state: ClientState) -> None:
-        """A round that ends without this sum leaves this device behind: the aggregator may have opened it."""
+        """Nobody's part is needed any more; what is in the sum of this device stays noted."""
         offer = OFFER.read(self.store)
         if offer is not None and offer.after.offered == offered_id(state) and not offer.signed:
             OFFER.write(self.store, msgspec.structs.replace(offer, signed=True, whole=encode(NOTHING), prints={}))
@@ -247,16 +264,16 @@ class StatisticsContribution:
         offer = OFFER.read(self.store)
         if offer is None:
             return
-        if offer.after.offered in announced.status.summed:
+        if offer.after.offered in announced.status.summed and not offer.masked:
+            OFFER.write(self.store, None)  # a copy of before it was masked: what went into the sum is not known here
+        elif offer.after.offered in announced.status.summed:
             with self.store.step("statistics summed"):
                 SUMMED.write(self.store, offer.after)
                 statistics.keep_for_releases(self.store, offer.after.sequence, offer.after.sums)
                 OFFER.write(self.store, None)
         elif offer.round_id != announced.notice.round_id:
-            with self.store.step("statistics not summed"):
-                if offer.signed and announced.terms and announced.terms.total == offer.after.number:
-                    LOST.write(self.store, (offer.after.place, offer.after.number))
-                OFFER.write(self.store, None)
+            OFFER.write(self.store, None)
+            self.not_opened = offer.signed
 
 
 def pool_settled(whole: Statistics, poolings: Mapping[str, Pooling]) -> Statistics:
@@ -289,6 +306,9 @@ def exchange_secure_statistics(context: SecureRoundContext, folder: Path) -> Sta
     statistics.fetch_release(store, bundle, client, status, context.root, folder)
     summed = SUMMED.read(store)
     held = dict.fromkeys(summed.left_out if summed else (), LEFT_OUT) | part.held
+    words = "; ".join(filter(None, (NOT_OPENED if part.not_opened else "", words)))
+    rows = summed.nameless if summed else ()
+    nameless = {task: NAMELESS.format(_are([row for of_task, row in rows if of_task == task])) for task, _ in rows}
     text = StatisticsText(
         sent=bool(summed and read(summed.sums).cells),
         why_not=reason,
@@ -296,10 +316,17 @@ def exchange_secure_statistics(context: SecureRoundContext, folder: Path) -> Sta
         waits=status.waits,
         to_subtract_since=summed.waits_since if summed else "",
         round=words,
+        nameless=nameless,
     )
     statistics.put_text(store, text)
     release = statistics.release_mark(store) or None
-    return StatisticsReport(part.joined, release, reason, held, status.waits, words)
+    return StatisticsReport(part.joined, release, reason, held, status.waits, words, nameless)
+
+
+def _are(rows: list[str]) -> str:
+    """`a is`, `a, b are`; of many rows how many."""
+    names = ", ".join(rows) if len(rows) <= MOST_ROWS_NAMED else f"{len(rows)} rows"
+    return f"{names} {'is' if len(rows) == 1 else 'are'}"
 
 
 def forget_summed(store: Store) -> None:

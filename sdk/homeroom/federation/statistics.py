@@ -79,7 +79,8 @@ class ReceivedRelease(msgspec.Struct, frozen=True, kw_only=True):
 class StatisticsText(msgspec.Struct, frozen=True, kw_only=True):
     """How it stands, for people: what was sent, by task what is held and why, and what the next release waits for.
 
-    round: how the secure round stands, where statistics are summed in one.
+    round: how the secure round stands, where statistics are summed in one. nameless: by task, which rows of this
+    device have no name in its sum.
     """
 
     sent: bool = False
@@ -88,6 +89,7 @@ class StatisticsText(msgspec.Struct, frozen=True, kw_only=True):
     waits: str = ""
     to_subtract_since: str = ""
     round: str = ""
+    nameless: dict[str, str] = {}
 
 
 NO = bytes_record("identity.statistics_no")  # there where a person said no
@@ -104,7 +106,7 @@ TEXT = json_record("identity.statistics_text", StatisticsText)
 class StatisticsReport:
     """What a sync did with statistics. sent: whether a change was. release: number of the newest that is here.
 
-    round: how the secure round stands, where they are summed in one.
+    round: how the secure round stands, where they are summed in one. nameless: as in `StatisticsText`.
     """
 
     sent: bool = False
@@ -113,6 +115,7 @@ class StatisticsReport:
     held: Mapping[str, str] = field(default_factory=dict)
     waits: str = ""
     round: str = ""
+    nameless: Mapping[str, str] = field(default_factory=dict)
 
 
 def agree(store: Store, *, yes: bool, mode: Literal["plain", "secure"] = "plain") -> StatisticsRules:

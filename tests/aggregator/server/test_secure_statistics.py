@@ -14,6 +14,8 @@ import pytest
 from aggregator.institution import ROOT, make_folder, running
 from aggregator.server.test_statistics import teach
 from homeroom import Device
+from homeroom.cli.network import statistics_lines
+from homeroom.cli.status_lines import status_lines
 from homeroom.contract.policy import Policy
 from homeroom.contract.roster import make_roster
 from homeroom.contract.round import StatisticsRules
@@ -34,6 +36,7 @@ from homeroom_aggregator.admin.folder import (
 )
 from homeroom_aggregator.secagg.coordinator import SecureRounds
 from homeroom_aggregator.secagg.statistics_sums import StatisticsSums, new_total
+from homeroom_aggregator.server.dashboard import queries
 from homeroom_aggregator.server.service import Service, open_service
 from homeroom_aggregator.state.statistics_totals import SecureTotal
 
@@ -180,6 +183,49 @@ def test_a_server_that_starts_again_in_every_phase_makes_the_same_sum(district: 
     assert encode(district.sum) == encode(merge(one for sums in taught for one in sums.values()))
 
 
+@pytest.mark.parametrize("phase", ["consent", "reveal"])
+def test_a_round_that_too_few_open_in_time_ends_and_the_next_one_takes_the_same_changes(
+    district: District, phase: str
+) -> None:
+    taught = teach_all(district)
+    district.until(phase)
+    offers = [secure_statistics.OFFER.read(device.store) for device in district.devices]
+    agreed = [bool(offer and offer.signed) for offer in offers]
+    assert any(agreed)
+    district.later_s += RULES.phase_s + 1
+    words = district.visit(0, 1, 2)
+    assert district.phase == "keys"
+    assert ["ended without a sum" in one for one in words] == agreed[:3]
+    assert ["ended without a sum" in said(device) for device in district.devices[:3]] == agreed[:3]
+    assert district.service.secure_statistics
+    progress = district.service.secure_statistics.progress
+    assert progress
+    assert "too few devices" in progress.last_failure
+    district.summed()
+    assert encode(district.sum) == encode(merge(one for sums in taught for one in sums.values()))
+    assert not any("ended without a sum" in said(device) for device in district.devices)
+
+
+def test_a_copy_from_before_its_change_was_masked_is_never_counted_twice(district: District) -> None:
+    taught = teach_all(district)
+    district.until("shares")
+    device = district.devices[0]
+    before = secure_statistics.OFFER.read(device.store)
+    district.summed()
+    secure_statistics.OFFER.write(device.store, before)  # as in a copy of before
+    secure_statistics.SUMMED.write(device.store, None)
+    taught[0] = teach(device, 100, 101, 102)
+    assert "new-total" in district.visit(0)[0]
+    new_total(district.service.rounds, "Ms Lee", "a device was restored")
+    district.summed()
+    assert encode(district.sum) == encode(merge(one for sums in taught for one in sums.values()))
+
+
+def said(device: Device) -> str:
+    """What `homeroom device status` prints of statistics."""
+    return "\n".join(status_lines({"statistics": device.status().statistics}))
+
+
 @pytest.mark.parametrize("phase", ["input", "reveal"])
 def test_a_device_that_drops_out_before_it_is_agreed_on_sends_its_change_with_a_later_sum(
     district: District, phase: str
@@ -204,6 +250,13 @@ def test_a_row_that_few_teach_is_in_the_sum_without_a_name(district: District) -
         teach(device, *range(10 * number, 10 * number + 5), labels=("a", "b", "c") if number else ("a", "b", "d"))
     district.summed()
     assert "d" not in district.sum.rows("grade")
+    assert "of grade: d is in the sum's row without a name" in said(district.devices[0])
+    assert "grade: d is" not in said(district.devices[1])
+    report = district.devices[0].sync().statistics
+    assert report
+    assert any("district new-total" in line for line in statistics_lines(report))
+    page = queries.statistics_text(district.service.rounds)
+    assert "Rows without a name hold samples of grade of 4 devices: once more schools teach a class" in page
     whole = merge(one for device in district.devices for _, one in device.store.each_subjects_sums(meaning(device)))
     assert encode(district.sum) == encode(pool(whole, district.secure.terms.poolings))
 

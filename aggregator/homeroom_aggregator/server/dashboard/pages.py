@@ -106,6 +106,7 @@ def overview(context: PageContext) -> str:
         round_kind=round_kind(configuration),
         waiting=context.waiting,
         secure=context.service.secure_rounds and context.service.secure_rounds.progress,
+        secure_statistics=context.service.secure_statistics and context.service.secure_statistics.progress,
         automatic=context.service.configuration.automatic_buffer,
         settable=not context.service.configuration.automatic_buffer and not configuration.cohort,
         short_of=[n for n, fed in context.waiting.fed.items() if queries.counted(context.rounds, fed) < least],

@@ -7,12 +7,14 @@ where it has none, the date is empty.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from homeroom.contract.layout import Segment, segment_of
 from homeroom.contract.policy import narrowed
+from homeroom.contract.statistics.pooling import OTHERS
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin.next_version import NextVersion, next_version
 from homeroom_aggregator.merge import round_state
@@ -21,6 +23,7 @@ from homeroom_aggregator.merge.segment_sums import count_fed
 from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state import audit, secure_sum
 from homeroom_aggregator.state.schema import newest_version
+from homeroom_aggregator.state.statistics_totals import StatisticsTotals
 
 VERSION_EVENTS = ("released", "rolled back", "restored")  # audit events that made a version
 
@@ -116,8 +119,23 @@ def statistics_text(rounds: Rounds) -> str:
     waits = f"; the next waits: {status.waits}" if status.waits else ""
     if rounds.configuration.statistics.mode == "secure":
         total = rounds.statistics.totals.secure().terms.total
-        return f"Total {total} holds sums of {here} {'device' if here == 1 else 'devices'}, {served}{waits}."
+        said = f"Total {total} holds sums of {here} {'device' if here == 1 else 'devices'}, {served}{waits}."
+        return f"{said} {words}" if (words := nameless_words(rounds.statistics.totals)) else said
     return f"Sums of {here} {'device is' if here == 1 else 'devices are'} here, {served}{waits}."
+
+
+def nameless_words(totals: StatisticsTotals) -> str:
+    """Which tasks of the secure total have rows without a name, and what gives them one; empty where none has."""
+    holders = Counter(task for known in totals.each() for task in {s.task for s in known.subjects if s.row == OTHERS})
+    if not holders:
+        return ""
+    tasks = ", ".join(
+        f"{task} of {devices} {'device' if devices == 1 else 'devices'}" for task, devices in sorted(holders.items())
+    )
+    return (
+        f"Rows without a name hold samples of {tasks}: once more schools teach a class than when the total "
+        "began, `homeroom district new-total` gives it one."
+    )
 
 
 def versions(database: Database, most: int, before: int | None = None) -> list[VersionRow]:
