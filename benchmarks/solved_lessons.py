@@ -35,7 +35,7 @@ from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import examples
 from homeroom.train.fit import fit
 from homeroom.train.settings import Settings
-from homeroom.train.solve.base import SolvedHead, Strength
+from homeroom.train.solve.base import Blocks, SolvedHead, Strength
 from homeroom.train.solve.combine import SolvedOutputs, answered, choose_weight
 from homeroom.train.solve.kinds import SOLVERS
 from homeroom.train.solve.task_vectors import TaskVectors
@@ -250,7 +250,7 @@ def solve(made: Ready, rows: np.ndarray, strength: Strength) -> SolvedHead:
     """A head of the samples with these numbers."""
     solver = SOLVERS[made.task.kind]
     sums: Statistics = solver.sums(made.task, made.vectors.subset(rows), made.targets[rows])
-    blocks = [(block.statistics_id, block.values.shape[1]) for block in made.vectors.blocks]
+    blocks = Blocks([(block.statistics_id, block.values.shape[1]) for block in made.vectors.blocks])
     return solver.head(made.task, sums, blocks, strength)
 
 

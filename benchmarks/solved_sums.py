@@ -21,7 +21,7 @@ from homeroom.contract.statistics.accumulate import BlockVectors, to_grid
 from homeroom.contract.statistics.encoding import encode, read
 from homeroom.contract.statistics.sums import ONE, Statistics, check_total, merge, subtract
 from homeroom.privacy.discrete_gaussian import discrete_gaussian
-from homeroom.train.solve.base import Strength
+from homeroom.train.solve.base import Blocks, Strength
 from homeroom.train.solve.discriminant import solve_classes, sum_classes
 from homeroom.train.solve.kinds import SOLVERS
 from homeroom.train.solve.moments import standardized
@@ -61,8 +61,8 @@ class Digits:
         return accuracy(total, *self.test, self.strength)
 
 
-def widths(vectors: TaskVectors) -> list[tuple[str, int]]:
-    return [(block.statistics_id, block.values.shape[1]) for block in vectors.blocks]
+def widths(vectors: TaskVectors) -> Blocks:
+    return Blocks([(block.statistics_id, block.values.shape[1]) for block in vectors.blocks])
 
 
 def accuracy(total: Statistics, vectors: TaskVectors, classes: np.ndarray, strength: Strength) -> float:

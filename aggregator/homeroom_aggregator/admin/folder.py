@@ -36,6 +36,7 @@ from homeroom.contract.roster import ROSTER_LIMIT_BYTES, Roster, read_roster
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import MOST_SEGMENT_BITS
 from homeroom.contract.signing import Certificate, fingerprint, public_hex, read_key, write_key
+from homeroom.contract.statistics.limits import letter_tasks
 from homeroom.contract.statistics.secure import StatisticsTerms
 from homeroom.errors import InputError, StoreError, TrustError
 from homeroom.privacy.secagg.statistics_shape import StatisticsShape
@@ -141,6 +142,9 @@ def check_statistics(configuration: RoundConfiguration, bundle: Bundle, where: P
     if configuration.statistics.mode != "off" and bundle.manifest.statistics is msgspec.UNSET:
         what, remedy = "statistics.mode: the bundle has no statistics", "set it to off, or export the bundle anew"
         raise InputError(what, where=str(where), remedy=remedy)
+    if configuration.statistics.mode == "plain" and (tasks := letter_tasks(bundle.manifest)):
+        what = f"statistics.mode: {', '.join(tasks)} read the letters of texts, which plain statistics would show"
+        raise InputError(what, where=str(where), remedy="sum them in secure rounds, or export without `letters`")
     if configuration.statistics.mode == "secure":
         names = len(StatisticsShape(bundle.manifest, configuration, StatisticsTerms()).announced)
         if names > MOST_SEGMENT_BITS:

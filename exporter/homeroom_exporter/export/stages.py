@@ -153,7 +153,7 @@ def contents_of(
         inside=encoders.inside,
         tiers=make_tiers(design, recipe.tiers),
     )
-    fitted = fit_statistics(manifest, encoders.backbones, samples, threads=threads)
+    fitted = fit_statistics(manifest, encoders.backbones, samples, threads=threads, letters=recipe.letters)
     return replace(contents, statistics=fitted)
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 
 import numpy as np
 import safetensors.numpy
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from homeroom.contract.manifest import Manifest, Modality, TablePreprocess, Task
 from homeroom.contract.statistics.section import (
     BLOCK_LIMIT,
     DIMENSION_LIMIT,
+    LETTERS_DIMENSION_LIMIT,
     OF_TWO_TEXTS,
     Block,
     BlockKind,
@@ -23,6 +25,7 @@ from homeroom.data.preprocess import hashed_content, prepare
 from homeroom.data.samples import StoredInput, StoredSample
 from homeroom.runtime.backend import load
 from homeroom.train.solve.kinds import solver_of
+from homeroom.train.solve.vectors import letters as letter_numbers
 from homeroom.train.solve.vectors import overlap, surface
 from homeroom.train.solve.vectors.projection import Projection
 from homeroom.train.solve.vectors.raw import table_width
@@ -32,6 +35,7 @@ from homeroom_exporter.bundle.write import Fitted
 from homeroom_exporter.check.check import compute
 from homeroom_exporter.encoders.backbone import Backbone
 from homeroom_exporter.encoders.spec import SENTENCE
+from homeroom_exporter.export.spelling import make_spelling
 from homeroom_exporter.quantize import fidelity
 from homeroom_exporter.quantize.compress import truncate
 
@@ -46,40 +50,58 @@ Group = tuple[int, float | NDArray[np.float64] | None]  # width, and its unit; N
 
 
 def fit_statistics(
-    manifest: Manifest, backbones: Mapping[str, Backbone], samples: Sequence[StoredSample], *, threads: int
+    manifest: Manifest,
+    backbones: Mapping[str, Backbone],
+    samples: Sequence[StoredSample],
+    *,
+    threads: int,
+    letters: Collection[str] = (),
 ) -> Fitted | None:
     """Fits the projections of all blocks; None where no task can be solved, or samples are too few.
 
     manifest: the draft, with the backbones' own modalities
+    letters: tasks that read the letters of their texts too
     """
     chosen = fidelity.spread(samples, FITTED_SAMPLES)
     features_of = _features(manifest, backbones, chosen, threads)
     blocks, arrays = [], dict[str, np.ndarray]()
-    for kind, slots in _wanted(manifest, backbones):
+    for kind, slots in _wanted(manifest, backbones, letters):
         modality = manifest.modality(manifest.slot(slots[0]).modality)
-        rows = raw_rows(manifest, slots, kind, zip(chosen, features_of, strict=True), lambda _, value: value)
+        spelling = make_spelling() if kind == "letters" else None
+        pairs = zip(chosen, features_of, strict=True)
+        rows = raw_rows(manifest, slots, kind, pairs, lambda _, value: value, spelling)
         raw = [numbers for _, _, numbers in rows]
         groups = _groups(kind, modality, backbones[modality.name].scale.astype(np.float64))
-        projection = fit_projection(np.array(raw), groups) if len(raw) >= 2 * SAMPLES_A_DIMENSION else None
+        most = LETTERS_DIMENSION_LIMIT if kind == "letters" else DIMENSION_LIMIT
+        projection = fit_projection(np.array(raw), groups, most) if len(raw) >= 2 * SAMPLES_A_DIMENSION else None
         if projection is None:
             continue
-        features = tuple(manifest.modality(manifest.slot(slot).modality).features_id for slot in slots)
+        features = (spelling.sha256,) if spelling else _features_ids(manifest, slots)
         width, dimension = projection.matrix.shape
         identity = statistics_id(kind, slots, features, projection.sha256)
         inputs = manifest.slot(slots[0]).count
         block = Block(statistics_id=identity, kind=kind, slots=slots, inputs=inputs, width=width, dimension=dimension)
         blocks.append(block)
-        arrays |= {f"{block.name}.{name}": values for name, values in vars(projection).items()}
+        parts = {"mean": projection.mean, "weight": projection.weight, "matrix": projection.matrix}
+        arrays |= {f"{block.name}.{name}": values for name, values in parts.items()}
+        if spelling:
+            arrays |= {letter_numbers.CODES: spelling.codes, letter_numbers.WRITTEN: spelling.written}
     if not blocks:
         return None
-    section = Section(file=FILE, blocks=tuple(blocks[:BLOCK_LIMIT]))
+    lettered = {slot for block in blocks if block.kind == "letters" for slot in block.slots}
+    reading = tuple(task.name for task in manifest.tasks if task.name in letters and lettered & set(task.reads))
+    section = Section(file=FILE, blocks=tuple(blocks[:BLOCK_LIMIT]), letters=reading or UNSET)
     return Fitted(section, safetensors.numpy.save(dict(sorted(arrays.items()))))
 
 
-def fit_projection(raw: NDArray[np.float32], groups: Sequence[Group]) -> Projection | None:
+def _features_ids(manifest: Manifest, slots: Sequence[str]) -> tuple[str, ...]:
+    return tuple(manifest.modality(manifest.slot(slot).modality).features_id for slot in slots)
+
+
+def fit_projection(raw: NDArray[np.float32], groups: Sequence[Group], most: int = DIMENSION_LIMIT) -> Projection | None:
     """Principal components of raw numbers [n, width]; None where nothing varies.
 
-    Groups of numbers first get the same variance in all. At most DIMENSION_LIMIT components and one for
+    Groups of numbers first get the same variance in all. At most `most` components and one for
     SAMPLES_A_DIMENSION samples, scaled so that KEPT_QUANTILE of the vectors are within norm 1.
     """
     values = raw.astype(np.float64)
@@ -96,7 +118,7 @@ def fit_projection(raw: NDArray[np.float32], groups: Sequence[Group]) -> Project
     weight = truncate(np.concatenate(parts))
     values *= weight
     variances, vectors = np.linalg.eigh(values.T @ values / len(values))
-    most = min(DIMENSION_LIMIT, len(values) // SAMPLES_A_DIMENSION)
+    most = min(most, len(values) // SAMPLES_A_DIMENSION)
     kept = np.flatnonzero(variances[::-1] > variances[-1] * 1e-8)[:most]
     if not len(kept) or variances[-1] <= 0:
         return None
@@ -110,6 +132,8 @@ def _groups(kind: BlockKind, modality: Modality, scale: NDArray[np.float64]) -> 
     if SENTENCE in modality.taps:  # which says of the text's meaning what a mean over tokens says less well
         scale = scale * (np.array(modality.taps) == SENTENCE)[:, None]
     taps, unit = scale.size, scale.ravel()
+    if kind == "letters":
+        return [(letter_numbers.WIDTH, 1.0)]
     if kind == "overlap":
         return [(overlap.WIDTH, None)]
     if kind == "pair":
@@ -121,13 +145,19 @@ def _groups(kind: BlockKind, modality: Modality, scale: NDArray[np.float64]) -> 
     return [(taps, unit), *([(surface.WIDTH, None)] if kind == "text" else [])]
 
 
-def _wanted(manifest: Manifest, backbones: Mapping[str, Backbone]) -> Iterator[tuple[BlockKind, tuple[str, ...]]]:
-    """Kind and slots of every block: the last two texts of a task, and each slot that a solved task reads otherwise."""
+def _wanted(
+    manifest: Manifest, backbones: Mapping[str, Backbone], letters: Collection[str]
+) -> Iterator[tuple[BlockKind, tuple[str, ...]]]:
+    """Kind and slots of every block: the last two texts of a task, each slot that a solved task reads otherwise, and
+    letters of the texts of some.
+    """
     tasks = [task for task in manifest.tasks if solver_of(task)]
     read = {slot for task in tasks for slot in set(task.reads).difference(*_text_pairs(manifest, task))}
     for slot in manifest.slots:
         if slot.name in read and slot.modality in BLOCK_KINDS and slot.modality in backbones:
             yield BLOCK_KINDS[slot.modality], (slot.name,)
+            if slot.modality == "text" and any(task.name in letters and slot.name in task.reads for task in tasks):
+                yield "letters", (slot.name,)
     for pair in dict.fromkeys(chain.from_iterable(_text_pairs(manifest, task) for task in tasks)):
         if "text" in backbones:
             yield from ((kind, pair) for kind in OF_TWO_TEXTS)

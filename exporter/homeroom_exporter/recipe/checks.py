@@ -23,6 +23,7 @@ from homeroom_exporter.recipe.tables import EncoderTable, ObjectiveTable, Recipe
 
 TABLE_NAMES = ("encoders", "slots", "tasks", "objectives", "training", "adapter", "scopes")
 SLOT = re.compile(r"^(?P<modality>text|image|audio|table|sequence)(\[(?P<count>\d{1,2})\])?$")
+PAIR_KINDS = ("choice", "matching")  # they compare two slots
 BEGIN = "begin from one of examples/recipes, or from what `homeroom bundle export --help` shows"
 
 
@@ -181,6 +182,23 @@ def _head(document: Document, name: str, table: TaskTable, slots: Mapping[str, S
     if not head.fits([slots[read] for read in table.reads]):
         raise document.refusal(head.rule, *path, "reads", remedy=head.remedy)
     return head.name
+
+
+def read_letters(
+    document: Document, header: RecipeHeader, tables: Mapping[str, TaskTable], slots: Mapping[str, Slot]
+) -> tuple[str, ...]:
+    """The tasks whose sums hold the letters of their texts."""
+    named = tuple(name for name, table in tables.items() if table.letters)
+    for name in named:
+        path, texts = ("tasks", name, "letters"), [s for s in tables[name].reads if slots[s].modality == "text"]
+        if tables[name].kind not in PAIR_KINDS:
+            raise document.refusal(f"only a {' or a '.join(PAIR_KINDS)} task reads letters", *path, remedy="remove it")
+        if not texts:
+            raise document.refusal("it reads no text that could have letters", *path, remedy="remove it")
+        if header.golden_from != "calibration":
+            what = "the bundle shows letters of the calibration samples, which golden_from says are not to be published"
+            raise document.refusal(what, *path, remedy="remove it, or calibrate on published texts")
+    return named
 
 
 def read_objectives(document: Document, slots: Mapping[str, Slot], tasks: tuple[Task, ...]) -> tuple[Objective, ...]:

@@ -23,7 +23,7 @@ from homeroom_exporter.recipe.tables import GoldenSource
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """A recipe that holds together. `heads`: the head of each task; `adapter`: LoRA, its modality filled in; `scopes`:
-    of the segments that are not shared.
+    of the segments that are not shared; `letters`: tasks whose sums hold the letters of their texts.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     training: Training
     adapter: AdapterPlan | None = None
     scopes: dict[str, Scope] = {}
+    letters: tuple[str, ...] = ()
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -77,6 +78,7 @@ def parse_recipe(text: str, file: str = "recipe") -> Recipe:
         training=Training(**training, task_weights={name: table.weight for name, table in tables.items()}),
         adapter=checks.read_adapter(document, encoders),
         scopes=checks.read_scopes(document, segments),
+        letters=checks.read_letters(document, header, tables, slots),
     )
 
 

@@ -116,6 +116,10 @@ def _faults_of_statistics(manifest: Manifest) -> Iterator[str]:
     if section.file not in manifest.files:
         yield f"{section.file} is named but not listed among the files"
     modalities = {slot.name: slot.modality for slot in manifest.slots}
+    kinds = {task.name: task.kind for task in manifest.tasks}
+    for name in section.letter_tasks:
+        if kinds.get(name) not in ("choice", "matching"):
+            yield f"{name} of statistics is no task that letters serve"
     names = [block.name for block in section.blocks]
     if len(set(names)) != len(names) or len({block.statistics_id for block in section.blocks}) != len(names):
         yield "two blocks of statistics are the same"

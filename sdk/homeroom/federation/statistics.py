@@ -20,7 +20,7 @@ from homeroom.contract.canonical_json import digest
 from homeroom.contract.manifest import Task
 from homeroom.contract.round import RoundConfiguration, StatisticsRules
 from homeroom.contract.statistics.encoding import encode, read
-from homeroom.contract.statistics.limits import check_release
+from homeroom.contract.statistics.limits import check_release, letter_tasks
 from homeroom.contract.statistics.messages import (
     StatisticsStatus,
     Support,
@@ -99,6 +99,7 @@ PENDING = msgpack_record("identity.statistics_pending", SentTotal)
 PENDING_MESSAGE = bytes_record("identity.statistics_message")
 EARLIER = msgpack_record("identity.statistics_earlier", dict[int, bytes])  # totals that a release may still hold
 RELEASE = msgpack_record("identity.statistics_release", ReceivedRelease)
+LETTERS_STAY = "it reads the letters of texts, which leave a device in secure rounds alone"
 TEXT = json_record("identity.statistics_text", StatisticsText)
 
 
@@ -172,9 +173,10 @@ def _weaker(rules: StatisticsRules, yes: StatisticsRules) -> bool:
 
 
 def shared_tasks(store: Store, bundle: Bundle, configuration: RoundConfiguration) -> dict[str, Task]:
-    """The tasks whose sums may leave: covered ones whose head is shared."""
+    """The tasks whose sums may leave: covered ones whose head is shared; with letters in secure rounds alone."""
     kept = set(kept_segments(local_layout(store, bundle.manifest.layout), configuration))
     kept_tasks = {segment.task for segment in bundle.manifest.layout if segment.name in kept and segment.task}
+    kept_tasks |= {*(letter_tasks(bundle.manifest) if configuration.statistics.mode != "secure" else ())}
     tasks = [task for task in covered(bundle.manifest) if task.kind in SHARED_KINDS]
     return {task.name: task for task in tasks if task.name not in kept_tasks}
 
@@ -244,7 +246,8 @@ def _send(
         since = (since or today.isoformat()) if removed else ""
         if accepted and accepted.waits_since != since:
             ACCEPTED.write(store, accepted := msgspec.structs.replace(accepted, waits_since=since))
-        after, held = keep_tasks(before, after, waiting), held | waiting
+        lettered = dict.fromkeys(letter_tasks(bundle.manifest), LETTERS_STAY)
+        after, held = keep_tasks(before, after, waiting), held | waiting | lettered
     nothing_here = not status.sequence or status.total == digest_of(NOTHING)
     if after.total == before.total and (accepted or nothing_here):
         return False, held

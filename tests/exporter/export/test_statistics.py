@@ -21,7 +21,7 @@ from homeroom.errors import BundleError
 from homeroom.runtime.bundle import Bundle, open_bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.examples import examples
-from homeroom.train.solve.base import Strength
+from homeroom.train.solve.base import Blocks, Strength
 from homeroom.train.solve.kinds import SOLVERS
 from homeroom.train.solve.vectors.overlap import overlap_numbers
 from homeroom.train.solve.vectors.projection import read_projections
@@ -69,7 +69,7 @@ def test_every_slot_of_a_solved_task_has_a_block_and_texts_that_are_read_togethe
     assert [block.kind for block in blocks_of(section, bundle.manifest.task("grade"))[0]] == ["pair", "overlap"]
     choice = bundle.manifest.task("which_picture")
     asked, options = blocks_of(section, choice)
-    assert ([block.name for block in asked], options and options.name) == (["word"], "pictures")
+    assert ([block.name for block in asked], [block.name for block in options]) == (["word"], ["pictures"])
 
 
 def test_calibration_samples_choose_the_dimension(bundle: Bundle) -> None:
@@ -105,7 +105,8 @@ def test_heads_are_solved_from_a_bundles_own_vectors(bundle: Bundle) -> None:
         targets = np.stack([target(task, stored[row].labels[task.name]) for row in rows])
         mine, theirs = (found.of_task(task) for found in (vectors, unseen))
         solver = SOLVERS[task.kind]
-        blocks = [(b.statistics_id, b.values.shape[1]) for b in (*mine.blocks, *mine.options[:1])]
+        options = mine.options[0] if mine.options else ()
+        blocks = Blocks(*([(b.statistics_id, b.values.shape[1]) for b in some] for some in (mine.blocks, options)))
         head = solver.head(task, solver.sums(task, mine.subset(np.array(rows)), targets), blocks, Strength())
         outputs = head.outputs(theirs)
         assert outputs.shape == (60, task.width)

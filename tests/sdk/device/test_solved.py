@@ -26,7 +26,7 @@ from homeroom.federation.versions import JUDGED, version_facts
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
 from homeroom.train.settings import Settings
-from homeroom.train.solve.base import Strength
+from homeroom.train.solve.base import Blocks, Strength
 from homeroom.train.solve.heads import TaskHead, _of_block, solve, vectors_of
 from homeroom.train.solve.kinds import SOLVERS
 from homeroom.train.solve.task_vectors import TaskVectors
@@ -376,7 +376,7 @@ def test_a_corrected_label_no_longer_counts_and_the_next_training_learns_it(devi
     assert device.predict(Sample(word="the cat"))["category"].best is not None
     device.train(settings=SETTINGS)
     counts = total_in_use(device.store, device.bundle)
-    block = device.bundle.manifest.statistics.of_slot("word").statistics_id  # type: ignore[union-attr]
+    block = device.bundle.manifest.statistics.blocks[0].statistics_id  # type: ignore[union-attr]
     labels = [counts.count("category", label, block, block) for label in tiny.ANIMALS]
     assert sum(labels) == 30
 
@@ -409,7 +409,7 @@ def test_an_input_that_no_labelled_sample_had_is_theta_s_to_answer() -> None:
     )
     taught = TaskVectors((first.subset(np.array([0])), second.subset(np.array([0]))))
     total = solver.sums(task, taught, np.array([[1.0, 0.0]], np.float32))
-    head = solver.head(task, total, [("a" * 64, 3), ("b" * 64, 3)], Strength())
+    head = solver.head(task, total, Blocks([("a" * 64, 3), ("b" * 64, 3)]), Strength())
     by_block = np.stack([solver.taught(task, _of_block(total, name * 64)) for name in "ab"])
     assert by_block.tolist() == [[True, False], [False, False]]
     known = TaskHead(task, solver, head, by_block).outputs(TaskVectors((first, second))).known

@@ -10,7 +10,7 @@ from homeroom.contract.statistics.accumulate import BlockVectors, to_grid
 from homeroom.contract.statistics.pooling import OTHERS, Pooling, pairs_of, pool
 from homeroom.contract.statistics.sums import NOTHING, ONE, Statistics, add, check_total, merge, subtract
 from homeroom.data.tasks import score, target
-from homeroom.train.solve.base import SolvedHead, Strength
+from homeroom.train.solve.base import Blocks, SolvedHead, Strength
 from homeroom.train.solve.combine import Mix, combined
 from homeroom.train.solve.discriminant import UNTAUGHT, ClassHead, solve_classes
 from homeroom.train.solve.kinds import SOLVERS, solver_of
@@ -41,9 +41,9 @@ def blocks(latent: np.ndarray, seed: int, absent: float = 0.0, noise: float = 0.
     return tuple(views)
 
 
-def widths(vectors: TaskVectors) -> list[tuple[str, int]]:
-    found = [(b.statistics_id, b.values.shape[1]) for b in (*vectors.blocks, *vectors.options[:1])]
-    return found
+def widths(vectors: TaskVectors) -> Blocks:
+    options = vectors.options[0] if vectors.options else ()
+    return Blocks(*([(b.statistics_id, b.values.shape[1]) for b in some] for some in (vectors.blocks, options)))
 
 
 def head(task: Task, statistics: Statistics, vectors: TaskVectors, strength: Strength = STRENGTH) -> SolvedHead:
@@ -161,7 +161,7 @@ def choices(count: int, seed: int) -> tuple[TaskVectors, np.ndarray]:
     options = np.stack([right.values, wrong[0].values, wrong[1].values], 1)
     order = np.stack([np.roll([0, 1, 2], k) for k in at])
     mixed = np.take_along_axis(options, order[:, :, None], 1)
-    given = tuple(BlockVectors(SECOND, mixed[:, k], np.ones(count, bool)) for k in range(3))
+    given = tuple((BlockVectors(SECOND, mixed[:, k], np.ones(count, bool)),) for k in range(3))
     return TaskVectors((asked,), given), np.eye(3, dtype=np.float32)[order.argmin(1)]
 
 
@@ -318,9 +318,9 @@ def test_own_samples_of_one_person_are_judged_by_what_the_others_taught() -> Non
 def test_an_option_that_is_not_given_is_never_chosen_and_without_a_question_none_is_ahead() -> None:
     vectors, targets = choices(200, 1)
     found = head(WHICH, sums(WHICH, vectors, targets), vectors)
-    asked, (first, *others) = vectors.blocks[0], vectors.options
+    asked, ((first,), *others) = vectors.blocks[0], vectors.options
     absent = BlockVectors(SECOND, first.values * 0, first.present & False)
-    outputs = found.outputs(TaskVectors((asked,), (absent, *others)))
+    outputs = found.outputs(TaskVectors((asked,), ((absent,), *others)))
     assert (outputs[:, 0] < -5000).all()
     assert (outputs[:, 1:] > -5000).all()
     unasked = BlockVectors(FIRST, asked.values * 0, asked.present & False)
@@ -331,7 +331,7 @@ def test_two_views_that_agree_fully_are_finite() -> None:
     rng = np.random.default_rng(1)
     grid, every = to_grid(rng.normal(0, 0.3, (300, 4))), np.ones(300, bool)
     both = BlockVectors(FIRST, grid, every), BlockVectors(SECOND, grid, every)
-    pairs, right = TaskVectors(both[:1], both[1:]), np.ones((300, 1), np.float32)
+    pairs, right = TaskVectors(both[:1], (both[1:],)), np.ones((300, 1), np.float32)
     outputs = head(SAME, sums(SAME, pairs, right), pairs, Strength(1e-9, 0.0)).outputs(pairs)
     assert np.isfinite(outputs).all()
     assert 3 < outputs.mean() < 12

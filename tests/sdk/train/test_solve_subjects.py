@@ -176,11 +176,11 @@ def test_texts_read_as_a_pair_are_not_read_one_by_one_and_several_inputs_serve_c
     picture, pictures = block(5, "taps", "picture"), block(6, "taps", "pictures", inputs=4)
     section = Section(file="f", blocks=(one, two, pair, words, picture, pictures))
 
-    def read(kind: str, *reads: str) -> tuple[tuple[Block, ...], Block | None]:
+    def read(kind: str, *reads: str) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
         return blocks_of(section, Task(name="t", kind=kind, reads=reads, width=4))
 
-    assert read("classification", "question", "answer", "picture") == ((pair, words, picture), None)
-    assert read("classification", "answer", "picture", "pictures") == ((two, picture), None)
-    assert read("choice", "question", "pictures") == ((one,), pictures)
-    assert read("matching", "question", "sound") == ((), None)
-    assert read("spans", "question") == ((), None)
+    assert read("classification", "question", "answer", "picture") == ((pair, words, picture), ())
+    assert read("classification", "answer", "picture", "pictures") == ((two, picture), ())
+    assert read("choice", "question", "pictures") == ((one,), (pictures,))
+    assert read("matching", "question", "sound") == ((), ())
+    assert read("spans", "question") == ((), ())

@@ -38,6 +38,16 @@ def widths_of(manifest: Manifest) -> dict[str, int]:
     return {block.statistics_id: block.dimension for block in section.blocks} if section else {}
 
 
+def _widths(manifest: Manifest, task: Task) -> dict[str, int]:
+    section = manifest.statistics
+    return {b.statistics_id: b.dimension for b in section.read_by(task.name, task.reads)} if section else {}
+
+
+def letter_tasks(manifest: Manifest) -> tuple[str, ...]:
+    """The tasks whose sums hold letters of texts: they leave a device in secure rounds alone."""
+    return manifest.statistics.letter_tasks if manifest.statistics else ()
+
+
 def rows_of(task: Task) -> frozenset[str]:
     """The names that rows of a task have."""
     if task.kind in ("choice", "matching"):
@@ -52,9 +62,10 @@ def largest_of_a_sample(tasks: Iterable[Task]) -> int:
 
 def check_release(total: Statistics, manifest: Manifest) -> None:
     """UpdateError unless samples of this bundle's tasks and blocks can have such sums."""
-    widths, tasks = widths_of(manifest), {task.name: task for task in manifest.tasks if task.kind in SHARED_KINDS}
+    tasks = {task.name: task for task in manifest.tasks if task.kind in SHARED_KINDS}
+    widths = {name: _widths(manifest, task) for name, task in tasks.items()}
     for cell, values in total:
-        _check_cell(cell, len(values), tasks.get(cell.task), widths)
+        _check_cell(cell, len(values), tasks.get(cell.task), widths.get(cell.task, {}))
     check_total(total)
     for name in sorted({cell.task for cell in total.cells}):
         if not positive(total, name, tasks[name].kind):
@@ -67,6 +78,9 @@ def check_shared(total: Statistics, subjects: Iterable[Support], manifest: Manif
     subjects: as the device attests them. sample_limit: of a device in a task.
     """
     check_release(total, manifest)
+    for name in letter_tasks(manifest):
+        if total.of_task(name).cells:
+            raise UpdateError("letters of texts leave a device in secure rounds alone", code="malformed", where=name)
     attested = {(s.task, s.row, s.first, s.last): s.subjects for s in subjects}
     for cell, values in total:
         if cell.kind == "count":

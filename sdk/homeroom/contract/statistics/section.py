@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 import msgspec
@@ -14,8 +15,10 @@ DIMENSION_LIMIT = 96  # of a block, and a quarter of the calibration samples tha
 RAW_FORMAT = 1  # of the numbers before projection (`homeroom.train.solve.vectors`); a change of them raises it
 
 Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
-BlockKind = Literal["taps", "text", "table", "pair", "overlap"]
+BlockKind = Literal["taps", "text", "table", "pair", "overlap", "letters"]
 OF_TWO_TEXTS: tuple[BlockKind, ...] = ("pair", "overlap")
+NAMED_KINDS: tuple[BlockKind, ...] = (*OF_TWO_TEXTS, "letters")  # beside another block of the same slots
+LETTERS_DIMENSION_LIMIT = 32
 
 
 class Block(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +26,7 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: taps: the features of one slot, picture or sound. text: those and surface numbers. table: the columns.
         pair: the features of two texts, read together. overlap: how much of one is in the other.
+        letters: the letters of one slot of texts, without their number.
     slots: that it reads
     inputs: of each slot
     width: numbers before projection
@@ -38,16 +42,17 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """The name of its arrays: of its slots, and the kind where it is one of OF_TWO_TEXTS."""
-        return ".".join((*self.slots, *([self.kind] if self.kind in OF_TWO_TEXTS else [])))
+        """The name of its arrays: of its slots, and the kind where it is one of NAMED_KINDS."""
+        return ".".join((*self.slots, *([self.kind] if self.kind in NAMED_KINDS else [])))
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True):
     """Statistics of a bundle; an older bundle has none, and its heads are trained alone.
 
     file: safetensors; for each block `{name}.mean` and `{name}.weight` float32 [width] and `{name}.matrix` float32
-        [width, dimension], see `homeroom.train.solve.vectors.projection`
-    blocks: each with slots of its own
+        [width, dimension], see `homeroom.train.solve.vectors.projection`; `homeroom.train.solve.vectors.letters`
+    blocks: each with slots of its own, but for letters
+    letters: tasks that read blocks of letters; a later field, absent where none does
     subject_limit: samples of one subject that count in a task
     shrinkage: of the shared covariance, and prior_power of the classes' shares, where a device starts
     """
@@ -58,15 +63,23 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
     shrinkage: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 1.0
     prior_power: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
 
-    def of_slot(self, slot: str) -> Block | None:
-        """The block that reads this slot alone."""
-        return next((block for block in self.blocks if block.slots == (slot,)), None)
+    letters: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] | msgspec.UnsetType = msgspec.UNSET
+
+    def read_by(self, task: str, reads: Collection[str]) -> list[Block]:
+        """The blocks that samples of a task may have, of letters only where it reads them. reads: its slots."""
+        letters = task in self.letter_tasks
+        return [b for b in self.blocks if set(b.slots) <= set(reads) and (b.kind != "letters" or letters)]
+
+    @property
+    def letter_tasks(self) -> tuple[str, ...]:
+        """The tasks that read blocks of letters."""
+        return () if self.letters is msgspec.UNSET else self.letters
 
 
 def statistics_id(kind: BlockKind, slots: tuple[str, ...], features: tuple[str, ...], projection_sha256: str) -> str:
     """The identity of a block: sums merge where slots, features and projection are the same.
 
-    features: the `features_id` of each slot
+    features: the `features_id` of each slot; of letters the digest of their spelling
     projection_sha256: of the block's mean, weight and matrix, float32, one after another
     """
     return identity(

@@ -89,10 +89,9 @@ class StatisticsSegments:
     @cached_property
     def pairs(self) -> dict[str, list[Pair]]:
         """The pairs of blocks that samples of a task may have, by task."""
-        blocks = self._section.blocks if self._section else ()
-        found = {}
+        found, section = {}, self._section
         for name, task in self.tasks.items():
-            ids = sorted(block.statistics_id for block in blocks if set(block.slots) <= set(task.reads))
+            ids = sorted(block.statistics_id for block in (section.read_by(name, task.reads) if section else ()))
             found[name] = list(combinations_with_replacement(ids, 2))
         return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -12,7 +12,12 @@ from homeroom.contract.manifest import Task
 from homeroom.contract.statistics.sums import Statistics
 from homeroom.train.solve.task_vectors import TaskVectors
 
-Blocks = Sequence[tuple[str, int]]  # `statistics_id` and dimension; of choice and matching that of the options last
+
+class Blocks(NamedTuple):
+    """`statistics_id` and dimension of the blocks that a head reads. options: of choice and matching, compared with."""
+
+    asked: Sequence[tuple[str, int]]
+    options: Sequence[tuple[str, int]] = ()
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,17 @@ analysis, Ioffe 2006, for two views).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from homeroom.contract.manifest import Task
 from homeroom.contract.statistics.accumulate import BlockVectors, sum_samples
-from homeroom.contract.statistics.sums import ONE, Statistics
+from homeroom.contract.statistics.sums import Statistics
 from homeroom.train.solve.base import Blocks, Solver, Strength
 from homeroom.train.solve.moments import read_moments, standardized
-from homeroom.train.solve.task_vectors import TaskVectors
+from homeroom.train.solve.task_vectors import TaskVectors, all_present, joined
 
 RIGHT, WRONG = "true", "false"
 PAIRS = 24  # canonical pairs at most
@@ -27,7 +28,7 @@ UNGIVEN = -1e4  # logit of an option that is not given
 
 @dataclass(frozen=True)
 class PairHead:
-    """Canonical coordinates are (x - mean) @ matrix. offset: added to every ratio."""
+    """Canonical coordinates are (x - mean) @ matrix of the blocks side by side. offset: added to every ratio."""
 
     first: tuple[np.ndarray, np.ndarray]
     second: tuple[np.ndarray, np.ndarray]
@@ -36,12 +37,11 @@ class PairHead:
 
     def outputs(self, vectors: TaskVectors) -> np.ndarray:
         """float64 [n, options]: logits; 0 where there is nothing to compare with, UNGIVEN for an absent option."""
-        asked = _coordinates(vectors.blocks[0], self.first)
-        columns = []
+        asked = _coordinates(vectors.blocks, self.first)
+        columns, there = [], all_present(vectors.blocks)
         for option in vectors.options:
             ratio = self.ratio(asked, _coordinates(option, self.second))
-            known = np.where(vectors.blocks[0].present, ratio, 0.0)
-            columns.append(np.where(option.present, known, UNGIVEN))
+            columns.append(np.where(all_present(option), np.where(there, ratio, 0.0), UNGIVEN))
         return np.stack(columns, 1)
 
     def ratio(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -51,19 +51,20 @@ class PairHead:
         return np.asarray(terms.sum(1) + self.offset)
 
 
-def _coordinates(block: BlockVectors, projection: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    return np.asarray((block.values / ONE - projection[0]) @ projection[1])
+def _coordinates(blocks: Sequence[BlockVectors], projection: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    return np.asarray((joined(blocks) - projection[0]) @ projection[1])
 
 
 def _head(task: Task, statistics: Statistics, blocks: Blocks, strength: Strength) -> PairHead:
-    moments = read_moments(statistics, task.name, (RIGHT, WRONG), blocks)
-    asked, other = moments.cuts
+    moments = read_moments(statistics, task.name, (RIGHT, WRONG), (*blocks.asked, *blocks.options))
+    border = sum(width for _, width in blocks.asked)
+    asked, other = slice(border), slice(border, None)
     covariance = moments.covariance([0])
     whitening = [_whitening(covariance[cut, cut], strength.shrinkage) for cut in (asked, other)]
     cross = whitening[0].T @ covariance[asked, other] @ whitening[1]
     left, correlations, right = np.linalg.svd(cross, full_matrices=False)
     kept = slice(min(PAIRS, len(correlations)))
-    counts = moments.counts[:, 0, 1]
+    counts = moments.counts[:, 0, -1]  # a pair has all blocks or counts in none
     odds = strength.prior_power * float(np.log((counts[0] + 1) / (counts[1] + 1))) if counts[1] else 0.0
     return PairHead(
         (moments.means[0, asked], whitening[0] @ left[:, kept]),
@@ -82,15 +83,22 @@ def _whitening(covariance: np.ndarray, shrinkage: float) -> np.ndarray:
 
 def _choice_sums(task: Task, vectors: TaskVectors, targets: np.ndarray) -> Statistics:
     chosen = targets.argmax(1)
-    values = np.stack([option.values for option in vectors.options], 1)[np.arange(len(chosen)), chosen]
-    present = np.stack([option.present for option in vectors.options], 1)[np.arange(len(chosen)), chosen]
-    right = BlockVectors(vectors.options[0].statistics_id, values, present)
-    return _pair_sums(task, vectors.blocks[0], right, np.ones(len(chosen), bool))
+    right = [_chosen(blocks, chosen) for blocks in zip(*vectors.options, strict=True)]
+    return _pair_sums(task, (*vectors.blocks, *right), np.ones(len(chosen), bool))
 
 
-def _pair_sums(task: Task, asked: BlockVectors, other: BlockVectors, right: np.ndarray) -> Statistics:
-    both = asked.present & other.present  # a pair counts whole or not at all
-    blocks = [BlockVectors(b.statistics_id, b.values * both[:, None], both) for b in (asked, other)]
+def _chosen(options: Sequence[BlockVectors], chosen: np.ndarray) -> BlockVectors:
+    """One block of the options with these numbers. options: that block of each option."""
+    values, present = (
+        np.stack(parts)[chosen, np.arange(len(chosen))]
+        for parts in zip(*((o.values, o.present) for o in options), strict=True)
+    )
+    return BlockVectors(options[0].statistics_id, values, present)
+
+
+def _pair_sums(task: Task, pair: Sequence[BlockVectors], right: np.ndarray) -> Statistics:
+    both = all_present(pair)  # a pair counts whole or not at all
+    blocks = [BlockVectors(b.statistics_id, b.values * both[:, None], both) for b in pair]
     rows = {RIGHT: right, WRONG: ~right}
     return sum_samples(task.name, blocks, rows, moments=right)
 
@@ -102,7 +110,7 @@ def _right_pairs(task: Task, statistics: Statistics) -> np.ndarray:
 SOLVE_CHOICE = Solver(kind="choice", sums=_choice_sums, head=_head, taught=_right_pairs, pairs=True, exclusive=True)
 SOLVE_MATCHING = Solver(
     kind="matching",
-    sums=lambda task, vectors, targets: _pair_sums(task, vectors.blocks[0], vectors.options[0], targets[:, 0] > 0.5),
+    sums=lambda task, vectors, targets: _pair_sums(task, (*vectors.blocks, *vectors.options[0]), targets[:, 0] > 0.5),
     head=_head,
     taught=_right_pairs,
     pairs=True,

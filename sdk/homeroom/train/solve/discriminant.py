@@ -134,7 +134,7 @@ def class_means(moments: Moments) -> np.ndarray:
 
 def solve_classes(task: Task, statistics: Statistics, blocks: Blocks, strength: Strength) -> Discriminant:
     """The discriminant of a task's labels."""
-    moments = read_moments(statistics, task.name, (*task.labels, OTHERS), blocks)
+    moments = read_moments(statistics, task.name, (*task.labels, OTHERS), blocks.asked)
     if OTHERS in statistics.rows(task.name):
         moments = moments.without_last_row()
     else:

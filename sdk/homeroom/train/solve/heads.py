@@ -12,12 +12,12 @@ from homeroom.contract.statistics.section import Section
 from homeroom.contract.statistics.sums import Statistics, add
 from homeroom.data.samples import StoredSample
 from homeroom.train.features.dataset import Example, inputs_of
-from homeroom.train.solve.base import SolvedHead, Solver, Strength
+from homeroom.train.solve.base import Blocks, SolvedHead, Solver, Strength
 from homeroom.train.solve.combine import SolvedOutputs
 from homeroom.train.solve.discriminant import ClassHead, Discriminant, LevelHead
 from homeroom.train.solve.kinds import solver_of
 from homeroom.train.solve.own import moved
-from homeroom.train.solve.task_vectors import TaskVectors
+from homeroom.train.solve.task_vectors import TaskVectors, all_present
 from homeroom.train.solve.vectors.projection import Projection
 from homeroom.train.solve.vectors.samples import Read, SampleVectors, blocks_of, covered, sample_vectors
 
@@ -38,7 +38,7 @@ class TaskHead:
         there = np.stack([block.present for block in vectors.blocks], 1)
         known = (there[:, :, None] & self.taught).any(1)
         if self.solver.pairs:
-            known &= np.any([option.present for option in vectors.options], axis=0)[:, None]
+            known &= np.any([all_present(option) for option in vectors.options], axis=0)[:, None]
         return SolvedOutputs(self.head.outputs(vectors), known, self.solver.exclusive)
 
 
@@ -58,9 +58,9 @@ def solve(
         assert solver
         taught = np.stack([solver.taught(task, _of_block(part, block.statistics_id)) for block in blocks])
         if taught.any():
-            ids = [(block.statistics_id, block.dimension) for block in (*blocks, *([options] if options else []))]
+            read = Blocks(*([(block.statistics_id, block.dimension) for block in some] for some in (blocks, options)))
             strength = (strengths or {}).get(task.name) or Strength(section.shrinkage, section.prior_power)
-            head = solver.head(task, part, ids, strength)
+            head = solver.head(task, part, read, strength)
             heads[task.name] = TaskHead(task, solver, head, taught)
     return heads
 

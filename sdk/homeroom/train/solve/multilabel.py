@@ -38,7 +38,7 @@ def _sums(task: Task, vectors: TaskVectors, targets: np.ndarray) -> Statistics:
 
 
 def _head(task: Task, statistics: Statistics, blocks: Blocks, strength: Strength) -> LabelHead:
-    moments = read_moments(statistics, task.name, ("", *task.labels), blocks)
+    moments = read_moments(statistics, task.name, ("", *task.labels), blocks.asked)
     discriminants = []
     for number in range(1, len(task.labels) + 1):
         counts = np.stack([moments.counts[0] - moments.counts[number], moments.counts[number]])

@@ -112,10 +112,10 @@ def _sums(task: Task, vectors: TaskVectors, targets: np.ndarray) -> Statistics:
 
 def solve_number(task: Task, statistics: Statistics, blocks: Blocks, strength: Strength) -> Ridge:
     """The head of a task of numbers; the evidence takes the place of `strength`."""
-    moments = read_moments(statistics, task.name, ("",), blocks)
-    numbers = np.zeros((len(blocks), 2))
+    moments = read_moments(statistics, task.name, ("",), blocks.asked)
+    numbers = np.zeros((len(blocks.asked), 2))
     products = np.zeros(moments.sums.shape[1])
-    for number, (block, _) in enumerate(blocks):
+    for number, (block, _) in enumerate(blocks.asked):
         if (found := statistics.cells.get(Cell(task.name, "number", "", (block,)))) is not None:
             numbers[number] = found / np.array([ONE, ONE**2])
         if (found := statistics.cells.get(Cell(task.name, "product", "", (block,)))) is not None:

@@ -15,21 +15,25 @@ from homeroom.contract.statistics.sums import ONE
 class TaskVectors:
     """Vectors of n samples.
 
-    blocks: one vector a sample each; of choice and matching the one that is asked with
-    options: of choice and matching what is compared with it, one an option, all of one block
+    blocks: one vector a sample each; of choice and matching what is asked with
+    options: of choice and matching what is compared with it: for each option its vectors, of the same blocks
     """
 
     blocks: tuple[BlockVectors, ...]
-    options: tuple[BlockVectors, ...] = ()
+    options: tuple[tuple[BlockVectors, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.blocks[0].present) if self.blocks else 0
 
     def subset(self, rows: np.ndarray) -> TaskVectors:
         """The vectors of the samples with these numbers."""
-        return TaskVectors(
-            tuple(block.subset(rows) for block in self.blocks), tuple(option.subset(rows) for option in self.options)
-        )
+        options = tuple(tuple(block.subset(rows) for block in option) for option in self.options)
+        return TaskVectors(tuple(block.subset(rows) for block in self.blocks), options)
+
+
+def all_present(blocks: Sequence[BlockVectors]) -> np.ndarray:
+    """bool [n]: the samples that have each of the blocks."""
+    return np.asarray(np.logical_and.reduce([block.present for block in blocks]))
 
 
 def by_presence(blocks: Sequence[BlockVectors]) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:

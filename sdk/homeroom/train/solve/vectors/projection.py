@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import safetensors.numpy
@@ -14,15 +14,20 @@ from homeroom.contract.statistics.accumulate import to_grid
 from homeroom.contract.statistics.section import Block, Section
 from homeroom.errors import BundleError
 from homeroom.runtime.bundle import Bundle
+from homeroom.train.solve.vectors.letters import Spelling, read_spelling
 
 
 @dataclass(frozen=True)
 class Projection:
-    """mean, weight: float32 [width]; matrix: float32 [width, dimension], the scale to norm 1 in it."""
+    """mean, weight: float32 [width]; matrix: float32 [width, dimension], the scale to norm 1 in it.
+
+    spelling: of a block of letters
+    """
 
     mean: np.ndarray
     weight: np.ndarray
     matrix: np.ndarray
+    spelling: Spelling | None = None
 
     def __call__(self, raw: np.ndarray) -> np.ndarray:
         """int64 [n, dimension] on the grid, of raw numbers [n, width]: (raw - mean) * weight @ matrix, in float64."""
@@ -48,7 +53,12 @@ def read_projections(bundle: Bundle) -> dict[str, Projection]:
         arrays = safetensors.numpy.load_file(bundle.file(section.file))
     except (SafetensorError, OSError) as problem:
         raise BundleError(f"holds no projections: {problem}", where=section.file) from None
-    return {block.name: _projection(block, arrays, section.file) for block in section.blocks}
+    found = {block.name: _projection(block, arrays, section.file) for block in section.blocks}
+    lettered = [block.name for block in section.blocks if block.kind == "letters"]
+    if lettered:
+        spelling = read_spelling(arrays, section.file)
+        found |= {name: replace(found[name], spelling=spelling) for name in lettered}
+    return found
 
 
 def _projection(block: Block, arrays: Mapping[str, np.ndarray], where: str) -> Projection:
@@ -59,4 +69,4 @@ def _projection(block: Block, arrays: Mapping[str, np.ndarray], where: str) -> P
         if values is None or values.dtype != np.float32 or values.shape != shape or not np.isfinite(values).all():
             raise BundleError(f"{block.name}.{name} is not float32 {list(shape)} and finite", where=where)
         parts[name] = values
-    return Projection(**parts)
+    return Projection(parts["mean"], parts["weight"], parts["matrix"])

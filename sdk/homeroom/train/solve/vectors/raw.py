@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from homeroom.contract.graph_io import TABLE_ROW
-from homeroom.contract.manifest import Modality, TablePreprocess
-from homeroom.data.preprocess import table
+from homeroom.contract.manifest import Modality, TablePreprocess, TextPreprocess
+from homeroom.data.preprocess import table, text
 from homeroom.train.solve.vectors import overlap, surface
+from homeroom.train.solve.vectors.letters import Spelling, letter_numbers
 
 
 def mean_of_taps(features: np.ndarray) -> np.ndarray:
@@ -52,13 +53,19 @@ def reads_values(kind: str) -> bool:
 
 
 def raw_numbers(
-    kind: str, modality: Modality, features: Sequence[np.ndarray], values: Sequence[Any], language: str = ""
+    kind: str,
+    modality: Modality,
+    features: Sequence[np.ndarray],
+    values: Sequence[Any],
+    language: str = "",
+    spelling: Spelling | None = None,
 ) -> np.ndarray:
     """Raw numbers of one sample in one block, float32 [width].
 
     kind: of `contract.statistics.section.Block`
     features: int8 [taps, n, dim] of each input that the block reads
     values: these inputs themselves; none where `reads_values` says so
+    spelling: of a block of letters
     """
     if kind == "taps":
         return mean_of_taps(features[0])
@@ -68,5 +75,9 @@ def raw_numbers(
         return pair_numbers(features[0], features[1])
     if kind == "overlap":
         return overlap.overlap_numbers(values[0], values[1], language)
+    if kind == "letters":
+        assert isinstance(modality.preprocess, TextPreprocess)
+        assert spelling
+        return letter_numbers(text.read(values[0], modality.preprocess.version), spelling)
     assert isinstance(modality.preprocess, TablePreprocess)
     return table_numbers(modality.preprocess, values[0])

@@ -16,6 +16,7 @@ from homeroom.data.tasks.base import InputKey
 from homeroom.train.features.buffer import input_at
 from homeroom.train.solve.kinds import solver_of
 from homeroom.train.solve.task_vectors import TaskVectors
+from homeroom.train.solve.vectors.letters import Spelling
 from homeroom.train.solve.vectors.projection import Projection
 from homeroom.train.solve.vectors.raw import raw_numbers, reads_values
 
@@ -52,29 +53,32 @@ class SampleVectors:
         """The vectors that a task is solved from."""
         blocks, options = blocks_of(self.section, task)
         asked = tuple(self._one(block, 0) for block in blocks)
-        inputs = range(self.present[options.name].shape[1]) if options else ()
-        return TaskVectors(asked, tuple(self._one(options, index) for index in inputs) if options else ())
+        inputs = range(options[0].inputs if options else 0)
+        return TaskVectors(asked, tuple(tuple(self._one(block, index) for block in options) for index in inputs))
 
     def _one(self, block: Block, index: int) -> BlockVectors:
         values, present = self.values[block.name], self.present[block.name]
         return BlockVectors(block.statistics_id, values[:, index], present[:, index])
 
 
-def blocks_of(section: Section, task: Task) -> tuple[tuple[Block, ...], Block | None]:
-    """The blocks that a task is solved from, and that of its options; none where it is not covered.
+def blocks_of(section: Section, task: Task) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
+    """The blocks that a task is solved from, and those of its options; none where it is not covered.
 
     A slot of several inputs serves choice alone. Texts that are read as a pair are not read one by one as well: what
     each says alone tells questions apart, not answers.
     """
     solver = solver_of(task)
     if solver is None:
-        return (), None
+        return (), ()
     if solver.pairs:
-        asked, options = (section.of_slot(slot) for slot in task.reads)
-        return ((asked,), options) if asked and options else ((), None)
-    read = [block for block in section.blocks if block.inputs == 1 and set(block.slots) <= set(task.reads)]
+        asked, options = (
+            tuple(block for block in section.read_by(task.name, task.reads) if block.slots == (slot,))
+            for slot in task.reads
+        )
+        return (asked, options) if asked and options else ((), ())
+    read = [block for block in section.read_by(task.name, task.reads) if block.inputs == 1]
     paired = {slot for block in read if len(block.slots) > 1 for slot in block.slots}
-    return tuple(block for block in read if len(block.slots) > 1 or block.slots[0] not in paired), None
+    return tuple(block for block in read if len(block.slots) > 1 or block.slots[0] not in paired), ()
 
 
 def covered(manifest: Manifest) -> list[Task]:
@@ -114,18 +118,27 @@ def sample_vectors(
         width = block.inputs
         there = np.zeros((len(samples), width), bool)
         raw = np.zeros((len(samples), width, block.width), np.float32)
-        for row, index, numbers in raw_rows(manifest, block.slots, block.kind, zip(samples, inputs, strict=True), read):
+        projection, pairs = projections[block.name], zip(samples, inputs, strict=True)
+        for row, index, numbers in raw_rows(manifest, block.slots, block.kind, pairs, read, projection.spelling):
             raw[row, index], there[row, index] = numbers, True
         vectors = np.zeros((len(samples), width, block.dimension), np.int16)  # at most 2^10
-        vectors[there] = projections[block.name](raw[there])
+        vectors[there] = projection(raw[there])
         values[block.name], present[block.name] = vectors, there
     return SampleVectors(section, values, present)
 
 
 def raw_rows(
-    manifest: Manifest, slots: tuple[str, ...], kind: str, samples: Iterable[tuple[StoredSample, Inputs]], read: Read
+    manifest: Manifest,
+    slots: tuple[str, ...],
+    kind: str,
+    samples: Iterable[tuple[StoredSample, Inputs]],
+    read: Read,
+    spelling: Spelling | None = None,
 ) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yields (number of the sample, number of the input, raw numbers float32 [width]) of inputs that are present."""
+    """Yields (number of the sample, number of the input, raw numbers float32 [width]) of inputs that are present.
+
+    spelling: of a block of letters.
+    """
     modality = manifest.modality(manifest.slot(slots[0]).modality)
     for row, (sample, features) in enumerate(samples):
         for index in range(manifest.slot(slots[0]).count):
@@ -136,7 +149,7 @@ def raw_rows(
             if any(value is None for value in opened):
                 continue
             arrays = [features[key] for key in keys]
-            yield row, index, raw_numbers(kind, modality, arrays, opened, sample.language or "")
+            yield row, index, raw_numbers(kind, modality, arrays, opened, sample.language or "", spelling)
 
 
 def _opened(sample: StoredSample, keys: Sequence[InputKey], read: Read) -> list[StoredInput | None]:

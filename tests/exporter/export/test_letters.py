@@ -1,0 +1,183 @@
+"""Letters of texts: counted alike in any spelling, in the sums of tasks that name them, and in secure rounds alone."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import solvable
+import tiny
+
+from homeroom import Device, Sample
+from homeroom.contract.manifest_checks import read_manifest
+from homeroom.contract.round import RoundConfiguration, SecureRules, StatisticsRules
+from homeroom.contract.statistics.limits import check_release, check_shared
+from homeroom.contract.statistics.secure import StatisticsSegments
+from homeroom.contract.statistics.sums import Cell, Statistics
+from homeroom.errors import BundleError, InputError, RecipeError, UpdateError
+from homeroom.federation.statistics import shared_tasks
+from homeroom.runtime.bundle import open_bundle
+from homeroom.train.solve.vectors.letters import CODES, WIDTH, WRITTEN, letter_numbers, read_spelling
+from homeroom.train.solve.vectors.samples import covered, sums_id
+from homeroom_aggregator.admin.folder import check_statistics
+from homeroom_exporter.export.spelling import make_spelling
+from homeroom_exporter.export.statistics import fit_projection
+from homeroom_exporter.recipe.recipe import parse_recipe
+
+SPELLING = make_spelling()
+TASK = "which_picture"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tiny.Tiny:
+    return solvable.with_statistics(tmp_path_factory.mktemp("letters") / "bundle", letters=(TASK,))
+
+
+@pytest.fixture
+def device(made: tiny.Tiny, tmp_path: Path) -> Device:
+    with contextlib.closing(Device.open(tmp_path / "device", bundle=made.path, root=made.root)) as opened:
+        yield opened
+
+
+def rules(mode: str) -> RoundConfiguration:
+    statistics = StatisticsRules(mode=mode)  # type: ignore[arg-type]
+    secure = SecureRules(minimum=3) if mode == "secure" else None
+    return RoundConfiguration(bundle_id="0" * 64, statistics=statistics, secure=secure)
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ("Élan, VERT!", "e\u0301lan vert"),  # case, marks apart, punctuation
+        ("ｃａｔ", "cat"),  # full-width
+        ("cat cat cat", "cat"),  # no length
+        ("straße", "STRASSE"),
+        ("l'eau", "l’eau"),
+    ],
+)
+def test_one_text_in_two_spellings_has_the_same_letters(text: str, other: str) -> None:
+    first, second = letter_numbers(text, SPELLING), letter_numbers(other, SPELLING)
+    assert np.allclose(first, second)
+    assert np.linalg.norm(first) == pytest.approx(1)
+
+
+def test_letters_of_any_text_are_within_norm_1_and_tell_words_apart() -> None:
+    for text in ("", "👍🏽👩‍👩‍👧", "  ", "\ud800"):
+        assert np.linalg.norm(letter_numbers(text, SPELLING)) <= 1 + 1e-6
+    for text in ("Katze", "кошка", "猫", "قطة", "แมว", "고양이"):
+        own = letter_numbers(text, SPELLING)
+        assert own @ letter_numbers(text + "x", SPELLING) > own @ letter_numbers("vélo", SPELLING) + 0.2
+    ten_thousand = letter_numbers("palabra " * 9999 + "otra", SPELLING)
+    assert np.linalg.norm(ten_thousand) == pytest.approx(1, abs=1e-5)
+
+
+def test_letters_are_in_the_sums_of_the_task_that_names_them_and_nowhere_in_theta(
+    made: tiny.Tiny, device: Device, solved_bundle: tiny.Tiny
+) -> None:
+    section = made.manifest.statistics
+    assert section
+    [letters] = [block for block in section.blocks if block.kind == "letters"]
+    assert (letters.name, section.letters) == ("word.letters", (TASK,))
+    assert letters.dimension <= 32
+    assert [s.segment_id for s in made.manifest.segments] == [s.segment_id for s in solved_bundle.manifest.segments]
+    with_labels = tiny.samples(60, seed=1)
+    device.add(*(Sample(**row) for row in with_labels))
+    device.train(minutes=1)
+    total = device.store.own_total(sums_id(device.bundle.manifest))
+    holding = {cell.task for cell in total.cells if letters.statistics_id in cell.blocks}
+    assert holding == {TASK}
+    assert len(total.of_task(TASK).cells) > 6, "moments of letters with both other blocks"
+    assert device.predict(Sample(word="the cat", pictures=with_labels[0]["pictures"]))[TASK].best is not None
+    segments = StatisticsSegments(made.manifest)
+    assert {name for name, pairs in segments.pairs.items() if any(letters.statistics_id in p for p in pairs)} == {TASK}
+
+
+def test_letters_leave_a_device_in_secure_rounds_alone(made: tiny.Tiny, device: Device) -> None:
+    secure, plain = (shared_tasks(device.store, device.bundle, rules(mode)) for mode in ("secure", "plain"))
+    assert TASK in secure
+    assert secure.keys() - plain.keys() == {TASK}
+    with pytest.raises(InputError, match=f"{TASK} read the letters of texts, which plain statistics would show"):
+        check_statistics(rules("plain"), device.bundle, made.path)
+    check_statistics(rules("secure"), device.bundle, made.path)
+
+
+def test_a_vector_of_letters_tells_which_word_of_a_list_it_is_of() -> None:
+    draw = np.random.default_rng(0)
+    syllables = [a + b for a in "bdfglmnprst" for b in "aeiou"]
+    words = ["".join(draw.choice(syllables, 3)) for _ in range(300)]
+    raw = np.array([letter_numbers(word, SPELLING) for word in words])
+    projection = fit_projection(raw, [(WIDTH, 1.0)], 32)
+    assert projection
+    vectors = projection(raw)
+    guessed = [words[((vectors - vector) ** 2).sum(1).argmin()] for vector in projection(raw[:100])]
+    assert guessed == words[:100]
+
+
+def test_an_aggregator_takes_letters_in_no_plain_total_and_of_no_other_task(made: tiny.Tiny) -> None:
+    section = made.manifest.statistics
+    assert section
+    word, letters = (next(b.statistics_id for b in section.blocks if b.name == n) for n in ("word", "word.letters"))
+
+    def counted(task: str, row: str, block: str) -> Statistics:
+        return Statistics({Cell(task, "count", row, (block, block)): np.array([5])})
+
+    check_release(counted(TASK, "true", letters), made.manifest)
+    with pytest.raises(UpdateError, match="letters of texts leave a device in secure rounds alone"):
+        check_shared(counted(TASK, "true", word), (), made.manifest, 100)
+    with pytest.raises(UpdateError, match="no task or block"):
+        check_release(counted("category", "cat", letters), made.manifest)
+
+
+def test_a_bundle_whose_letters_do_not_hold_together_is_refused(made: tiny.Tiny, tmp_path: Path) -> None:
+    arrays = {CODES: SPELLING.codes, WRITTEN: SPELLING.written}
+    assert read_spelling(arrays, "file").sha256 == SPELLING.sha256
+    for wrong in ({CODES: SPELLING.codes[1:]}, {WRITTEN: np.array([255], np.uint8)}, {CODES: np.zeros(3)}):
+        with pytest.raises(BundleError, match="file"):
+            read_spelling(arrays | wrong, "file")
+    section = msgspec.structs.replace(made.manifest.statistics, letters=("category",))  # type: ignore[type-var]
+    other = msgspec.json.encode(msgspec.structs.replace(made.manifest, statistics=section))
+    with pytest.raises(BundleError, match="category of statistics is no task that letters serve"):
+        read_manifest(other)
+    assert open_bundle(made.path, root=None).manifest.statistics
+    assert {task.name for task in covered(made.manifest)} >= {TASK}
+
+
+@pytest.mark.parametrize(
+    ("head", "kind", "reads", "said"),
+    [
+        ("", "classification", '["a", "c"]', "only a choice or a matching task reads letters"),
+        ("", "matching", '["c", "b"]', "it reads no text that could have letters"),
+        (
+            'golden_from = "synthetic"\n',
+            "matching",
+            '["a", "c"]',
+            "shows letters of the calibration samples",
+        ),
+    ],
+)
+def test_a_recipe_names_letters_where_they_can_be(head: str, kind: str, reads: str, said: str) -> None:
+    labels = 'labels = ["x", "y"]\n' if kind == "classification" else ""
+    text = f"""name = "r"
+version = 1
+{head}[encoders.text]
+source = "pip:minilm"
+[encoders.image]
+source = "pip:efficientnet-lite0"
+[slots]
+a = "text"
+b = "image"
+c = "image"
+[tasks.t]
+kind = "{kind}"
+reads = {reads}
+{labels}letters = true
+[tasks.other]
+kind = "regression"
+reads = ["a", "b", "c"]
+"""
+    with pytest.raises(RecipeError, match=said) as refused:
+        parse_recipe(text)
+    assert "tasks.t.letters" in str(refused.value)
