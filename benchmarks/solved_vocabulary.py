@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -21,6 +22,7 @@ import numpy as np
 import federation
 from examples.vocabulary import lesson
 from examples.vocabulary.bundle import make_bundle
+from examples.vocabulary.harder import length_alone, sounding_seconds, write_harder
 from examples.vocabulary.schools import SCHOOLS, Pair, write_all
 from examples.vocabulary.splits import lesson_stamps
 from examples.vocabulary.stamps import cache_folder
@@ -81,12 +83,14 @@ class Pupils:
 
 @dataclass(frozen=True)
 class Schools:
-    """One seed: what each school learns from, which of its pupils validate, and its test."""
+    """One seed: what each school learns from, its test, the harder one, and what length alone reaches in both."""
 
     bundle: Bundle
     graphs: Graphs
     learn: Mapping[str, Pupils]
     tests: Mapping[str, Pupils]
+    harder: Mapping[str, Pupils]
+    length_alone: Mapping[str, float]
 
     @property
     def tasks(self) -> list[Task]:
@@ -103,12 +107,12 @@ class Schools:
 
 
 def load(bundle: Bundle, graphs: Graphs, pairs: Sequence[Pair], seed: int) -> Schools:
-    cache = cast(Store, federation.FeatureCache(cache_folder() / "vocabulary-features"))
+    features = cast(Store, federation.FeatureCache(cache_folder() / "vocabulary-features"))
     projections = read_projections(bundle)
 
     def pupils(path: Path) -> Pupils:
         stored = list(read_samples(path, bundle.manifest))
-        ready: Sequence[Example] = examples(cache, bundle, graphs, stored)
+        ready: Sequence[Example] = examples(features, bundle, graphs, stored)
         inputs = [example.inputs for example in ready]
         vectors = sample_vectors(bundle.manifest, projections, stored, inputs, lambda _, value: value)
         return Pupils(Dataset(bundle.manifest, ready), vectors)
@@ -117,7 +121,15 @@ def load(bundle: Bundle, graphs: Graphs, pairs: Sequence[Pair], seed: int) -> Sc
         files = write_all(pairs, Path(folder), seed)
         learn = {school.name: pupils(files[school.name]["train"]) for school in SCHOOLS}
         tests = {school.name: pupils(files[school.name]["test"]) for school in SCHOOLS}
-    return Schools(bundle, graphs, learn, tests)
+        alike = write_harder(pairs, Path(folder))
+        harder = {name: pupils(path) for name, path in alike.items()}
+        cue = {"usual": {name: files[name]["test"] for name in alike}, "like length": alike}
+        alone = {
+            draw: [length_alone(files[name]["train"], path, cache(sounding_seconds)) for name, path in paths.items()]
+            for draw, paths in cue.items()
+        }
+    reached = {draw: float(np.mean([one for one in some if one is not None])) for draw, some in alone.items()}
+    return Schools(bundle, graphs, learn, tests, harder, reached)
 
 
 def received(parts: Mapping[str, Mapping[str, Statistics]]) -> tuple[Statistics, int]:
@@ -171,14 +183,16 @@ def choose(schools: Schools, parts: Mapping[str, Mapping[str, Statistics]]) -> d
 
 def tested(schools: Schools, total: Mapping[str, Statistics], strengths: Mapping[str, Strength]) -> Accuracies:
     """Accuracy of solved heads. total: by school"""
-    found = {name: solved_outputs(schools, name, total[name], strengths) for name in total}
-    return {name: _accuracies(schools, name, {t: o.values for t, o in one.items()}) for name, one in found.items()}
+    found = {name: solved_outputs(schools, schools.tests[name], total[name], strengths) for name in total}
+    return {
+        name: _accuracies(schools, schools.tests[name], {t: o.values for t, o in one.items()})
+        for name, one in found.items()
+    }
 
 
 def solved_outputs(
-    schools: Schools, school: str, total: Statistics, strengths: Mapping[str, Strength]
+    schools: Schools, test: Pupils, total: Statistics, strengths: Mapping[str, Strength]
 ) -> dict[str, SolvedOutputs]:
-    test = schools.tests[school]
     return {
         t.name: answers(t, total, test, test.rows(t), strengths[t.name]) for t in schools.tasks if len(test.rows(t))
     }
@@ -189,8 +203,7 @@ def theta_outputs(schools: Schools, pupils: Pupils, theta: np.ndarray) -> dict[s
     return {task.name: every[task.name][pupils.rows(task)] for task in schools.tasks}
 
 
-def _accuracies(schools: Schools, school: str, outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
-    test = schools.tests[school]
+def _accuracies(schools: Schools, test: Pupils, outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
     return {
         task.name: right(task, outputs[task.name], test.targets(task, rows)) / len(rows)
         for task in schools.tasks
@@ -264,20 +277,22 @@ def run(schools: Schools, rate: float, seed: int) -> dict[str, Any]:
     mix = mixes(schools, first, totals, strengths)
     theta = rounds(schools, rate, seed, every_pupil=best)[0]
     parts = {name: merge(some.values()) for name, some in whole.items()}
-    both, trained = Accuracies(), Accuracies()
-    for name, test in schools.tests.items():
-        of_theta = theta_outputs(schools, test, theta)
-        solved = solved_outputs(schools, name, in_use(total, parts[name]), strengths)
-        trained[name] = _accuracies(schools, name, of_theta)
-        both[name] = _accuracies(schools, name, {t: answered(mix[t], of_theta[t], solved[t]) for t in solved})
+    found: dict[str, Accuracies] = {"trained": {}, "both": {}, "trained, harder": {}, "both, harder": {}}
+    for draw, tests in (("", schools.tests), (", harder", schools.harder)):
+        for name, test in tests.items():
+            of_theta = theta_outputs(schools, test, theta)
+            solved = solved_outputs(schools, test, in_use(total, parts[name]), strengths)
+            found["trained" + draw][name] = _accuracies(schools, test, of_theta)
+            answers_of = {t: answered(mix[t], of_theta[t], solved[t]) for t in solved}
+            found["both" + draw][name] = _accuracies(schools, test, answers_of)
     return {
         "alone": tested(schools, parts, strengths),
-        "rounds": {n: _accuracies(schools, n, theta_outputs(schools, t, first)) for n, t in schools.tests.items()},
-        "trained": trained,
+        "rounds": {n: _accuracies(schools, t, theta_outputs(schools, t, first)) for n, t in schools.tests.items()},
+        **found,
+        "length alone": schools.length_alone,
         "solved": tested(schools, {n: in_use(total, part) for n, part in parts.items()}, strengths),
         "total alone": tested(schools, dict.fromkeys(schools.tests, total), strengths),
         "nothing withheld": tested(schools, dict.fromkeys(schools.tests, merge(parts.values())), strengths),
-        "both": both,
         "withheld cells": [withheld, len(merge(parts.values()).cells)],
         "bytes of a school's sums": max(len(encode(part)) for part in parts.values()),
         "bytes of theta in fixed32": 4 * schools.bundle.manifest.layout.size,
@@ -287,6 +302,7 @@ def run(schools: Schools, rate: float, seed: int) -> dict[str, Any]:
 
 
 SETTINGS = ("alone", "rounds", "trained", "total alone", "solved", "nothing withheld", "both")
+HARDER = ("trained, harder", "both, harder")  # wrong words of like length, wrong pictures of the same category
 
 
 def by_task(one: Accuracies) -> dict[str, float]:
@@ -314,6 +330,9 @@ def measure(seeds: int, given: Path | None = None) -> dict[str, Any]:
             print(f"seed {seed}: " + ", ".join(f"{s} {over(runs[-1][s]):.3f}" for s in SETTINGS), flush=True)
     means = {s: float(np.mean([over(one[s]) for one in runs])) for s in SETTINGS}
     tasks = {
-        s: {t: float(np.mean([by_task(one[s])[t] for one in runs])) for t in by_task(runs[0][s])} for s in SETTINGS
+        s: {t: float(np.mean([by_task(one[s])[t] for one in runs])) for t in by_task(runs[0][s])}
+        for s in (*SETTINGS, *HARDER)
     }
-    return {"rate": rate, "mean": means, "by task": tasks, "seeds": runs}
+    alone = {draw: float(np.mean([one["length alone"][draw] for one in runs])) for draw in runs[0]["length alone"]}
+    print(f"word of speech by length alone: {', '.join(f'{draw} {value:.3f}' for draw, value in alone.items())}")
+    return {"rate": rate, "mean": means, "by task": tasks, "length alone": alone, "seeds": runs}

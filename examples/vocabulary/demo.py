@@ -23,6 +23,7 @@ from rich.text import Text
 
 from examples.vocabulary import digits, report
 from examples.vocabulary.bundle import DIGITS, RECIPE, calibrate
+from examples.vocabulary.harder import length_alone, sounding_seconds, write_harder
 from examples.vocabulary.lesson import ROUNDS, SchoolResult
 from examples.vocabulary.page import as_page
 from examples.vocabulary.school import Job
@@ -83,6 +84,7 @@ def teach(lesson: Lesson, folder: Path, options: argparse.Namespace) -> None:
     root_key = options.root_key or keys / "root.pem"
     with clock.stage("samples"), console.status("Dealing the stamps to five schools"):
         files = write_all(lesson.pairs, folder / "data", options.seed, lesson.schools)
+        harder = write_harder(lesson.pairs, folder / "data", lesson.schools)
     if not options.bundle:
         with clock.stage("export"), console.status("Exporting the model"):
             keys.mkdir(mode=0o700)
@@ -109,6 +111,7 @@ def teach(lesson: Lesson, folder: Path, options: argparse.Namespace) -> None:
                 out=str(folder / f"{school.name}.json"),
                 invitation=str(folder / f"invitation-{number}.json"),
                 rounds=rounds,
+                harder=str(harder[school.name]) if harder[school.name].stat().st_size else "",
             )
             for number, school in enumerate(lesson.schools, 1)
         ]
@@ -137,6 +140,8 @@ def teach(lesson: Lesson, folder: Path, options: argparse.Namespace) -> None:
         note=lesson.note,
     )
     console.print(report.as_table(shown))
+    lengths = [length_alone(files[name]["train"], path, sounding_seconds) for name, path in harder.items()]
+    console.print(report.harder_line(results, [one for one in lengths if one is not None]))
     out.write_text(as_page(shown), "utf-8")
     stages = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in clock.seconds.items())
     console.print(f"Minutes: {stages}; in all {shown.seconds / 60:.1f}")

@@ -62,6 +62,7 @@ class SchoolResult(msgspec.Struct, kw_only=True):
     alone: dict[str, float]
     rounds: list[Round] = []
     own: dict[str, float] = {}
+    harder: dict[str, float] = {}  # the last round's, where wrong options are alike
     elsewhere: dict[str, dict[str, float]] = {}  # `alone` on the tests of other schools
     sent_bytes: int = 0
     received_bytes: int = 0

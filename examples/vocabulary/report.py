@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from examples.vocabulary.lesson import SchoolResult, best_round, mean
-from examples.vocabulary.schools import School
+from examples.vocabulary.schools import CHOICES, School
 
 SETTINGS = ("before", "alone", "together", "own", "pooled")
 TITLES = {
@@ -90,6 +90,20 @@ class Shown:
             f"(mean accuracy over schools and tasks). {len(gains) - len(lost)} of {len(gains)} schools gained, "
             f"{best} most ({100 * gains[best]:+.1f} points)" + (f"; {', '.join(lost)} did not." if lost else ".")
         )
+
+
+def harder_line(schools: Sequence[SchoolResult], lengths: Sequence[float]) -> str:
+    """What the last round's theta reaches where wrong options are alike. lengths: what a word's length alone does."""
+    found = {
+        said: [school.harder[task] for school in schools if task in school.harder]
+        for task, said in (
+            ("picture_of_word", "pictures of one category {:.1%}"),
+            ("word_of_speech", "words of like length {:.1%}"),
+        )
+    }
+    told = [said.format(sum(values) / len(values)) for said, values in found.items() if values]
+    alone = f", by length alone {sum(lengths) / len(lengths):.1%}" if lengths else ""
+    return f"Harder draws: {', '.join(told)}{alone} (guessing {1 / CHOICES:.0%})" if told else ""
 
 
 def as_table(shown: Shown) -> Table:

@@ -56,6 +56,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     out: str
     invitation: str = ""
     rounds: int = ROUNDS
+    harder: str = ""  # the school's test with wrong options that are alike
     others: dict[str, str] = {}  # further tests by school, for the theta that was trained alone
 
 
@@ -85,6 +86,9 @@ def run(job: Job) -> SchoolResult:
             for number in range(job.rounds):
                 take_part(device, job, number, result, tested)
             result.together_minutes = (time.monotonic() - started) / 60
+            newest = theta_of(device.store, device.bundle, newest_global(device.store, device.bundle))
+            if job.harder:
+                result.harder = accuracies(evaluate(device.graphs, dataset(device, job.harder), newest))
             result.examples = shown(device, Path(job.test))
             result.own = own_epochs(device, result, tested)
     result.minutes = (time.monotonic() - began) / 60

@@ -85,13 +85,14 @@ def exercises(school: School, pairs: Sequence[Pair], seed: int, *, repeats: int 
             wrong = [others[i][0] for i in rng.choice(len(others), CHOICES - 1, replace=False)]
             place = int(rng.integers(CHOICES))
             options = [*wrong[:place], stamp, *wrong[place:]]
-            rows.append(_exercise(school, stamp, row, options, place, repeat))
+            rows.append(exercise(school, stamp, row, options, place, repeat))
     return rows
 
 
-def _exercise(
+def exercise(
     school: School, stamp: Stamp, row: Row, options: Sequence[Stamp], place: int, repeat: int
 ) -> dict[str, Any]:
+    """One sample, media as paths. place: of the stamp among the options; repeat: 0 of its first exercise."""
     language, senses = school.language, school.senses
     sample: dict[str, Any] = {
         "labels": {"category": stamp.category},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -15,10 +16,11 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from examples.vocabulary import splits
+from examples.vocabulary.harder import LIKE_LENGTH, harder_exercises, length_alone, write_harder
 from examples.vocabulary.lesson import Example, Round, SchoolResult, best_round, round_settings
 from examples.vocabulary.media import square
 from examples.vocabulary.page import as_page
-from examples.vocabulary.report import Shown, as_table
+from examples.vocabulary.report import Shown, as_table, harder_line
 from examples.vocabulary.schools import SCHOOLS, Pair, deal, exercises, has, write_all
 from examples.vocabulary.splits import Row, groups, share
 from examples.vocabulary.stamps import Stamp, read
@@ -145,6 +147,56 @@ def test_every_school_gets_a_folder_that_stands_alone(pairs: list[Pair], tmp_pat
                 assert not Path(name).is_absolute()
     assert len(written["everything"]["train"].read_text("utf-8").splitlines()) == total
     assert all(has(stamp, SCHOOLS[0]) for stamp, _ in few)
+
+
+def test_the_usual_draws_stay_as_they_are(pairs: list[Pair], tmp_path: Path) -> None:
+    """Figures of different days are comparable: the samples are those of before harder draws came."""
+    few = [pair for pair in pairs if int(pair[0].name.split("/")[1]) < 150]
+    write_harder(few, tmp_path / "data")
+    written = write_all(few, tmp_path / "data", 0)
+    files = [written[s.name][part] for s in SCHOOLS for part in ("train", "test")]
+    assert hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16] == "e4d861872ee7750c"
+
+
+def test_harder_wrong_words_are_as_long_and_wrong_pictures_of_one_category(pairs: list[Pair]) -> None:
+    school, mine = SCHOOLS[2], pairs[:200]
+    rows, of = harder_exercises(school, mine, 0), {stamp.name: stamp for stamp, _ in mine}
+    assert len(rows) > 300
+    groups = {stamp.name: row.group for stamp, row in mine}
+    for row in rows:
+        [(task, right)] = row["labels"].items()
+        said = of[row["source"]].captions[school.language]
+        assert {"picture", "category"}.isdisjoint(row)
+        if task == "word_of_speech":
+            assert (row["words"][right], row["words"].count(said)) == (said, 1)
+            assert all(abs(len(word) - len(said)) <= LIKE_LENGTH for word in row["words"])
+            assert {"word", "pictures"}.isdisjoint(row), "the word would be told by the other task's input"
+        else:
+            assert row["pictures"][right].name == row["source"]
+            assert {stamp.category for stamp in row["pictures"]} == {of[row["source"]].category}
+            assert [groups[stamp.name] for stamp in row["pictures"]].count(groups[row["source"]]) == 1
+    assert not harder_exercises(school, mine[:3], 0), "too few that are alike"
+
+
+def test_length_alone_finds_the_words_that_it_can_and_no_others(tmp_path: Path) -> None:
+    def samples(name: str, *words: str) -> Path:
+        rows = [{"speech": word, "words": [word, *words], "labels": {"word_of_speech": 0}} for word in ("a", "bbbb")]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path / name
+
+    train = samples("train")
+    assert length_alone(train, samples("test", "cccccccccc"), lambda path: len(path.name) / 10) == 1.0
+    (tmp_path / "silent").write_text(json.dumps({"word": "a", "labels": {}}) + "\n")
+    assert length_alone(train, tmp_path / "silent", lambda path: 1.0) is None, "nothing to hear"
+
+
+def test_the_report_says_what_harder_draws_and_length_alone_reach() -> None:
+    def school(**harder: float) -> SchoolResult:
+        return SchoolResult(name="s", samples=1, tested={}, before={}, alone={}, harder=harder)
+
+    shown = harder_line([school(picture_of_word=0.4), school(picture_of_word=0.6, word_of_speech=0.7)], [0.2, 0.3])
+    assert "one category 50.0%, words of like length 70.0%, by length alone 25.0% (guessing 25%)" in shown
+    assert not harder_line([school()], [])
 
 
 def test_a_picture_is_drawn_square_without_the_white_around_it(tmp_path: Path) -> None:
