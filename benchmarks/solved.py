@@ -7,7 +7,7 @@ What is chosen is chosen on validation samples; 3 seeds. `sums`: scikit-learn's 
 twenty schools. Lessons: SciEntsBank and Beetle (Dzikovska et al. 2013, CC BY-SA 3.0), OneStopEnglish (Vajjala and Lucic
 2018, CC BY-SA 4.0), the free spoken digit dataset (Jackson et al., CC BY-SA 4.0), each with whole questions, articles
 or speakers held out for the test and others for validation. `both` is `homeroom.train.solve.combine` of a solved head
-and theta, each fitted again on training and validation samples; the device does not answer so yet.
+and theta, each fitted again on training and validation samples, as a device does.
 
 The vocabulary lesson is `solved_vocabulary`: its five schools, with a total as devices would receive it.
 

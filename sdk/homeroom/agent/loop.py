@@ -310,6 +310,7 @@ class Agent:
             joined=facts["joined"],
             global_version=facts["global_version"],
             next_version=facts["next_version"],
+            fitted=facts["fitted"],
             solved=facts["solved"],
             worse=facts["worse"],
             damage=len(facts["damage"]),

@@ -50,6 +50,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_seen: str | None = None  # when the aggregator last answered
     last_trained: str | None = None
     trained_samples: int = 0
+    fitted: str = ""  # from how many samples the theta that answers was fitted
     solved: list[str] = []  # how solved heads answer, a line a task
     worse: list[str] = []  # what the model in use answers clearly worse than something else here
     rolled_back: int = 0
@@ -88,6 +89,7 @@ def status_lines(status: AgentStatus) -> list[tuple[str, str]]:
         lines.append((f"last seen {status.last_seen}", "when the aggregator last answered"))
     if status.next_version:
         lines.append(("next version", status.next_version))
+    lines += [("fitted", status.fitted)] if status.fitted else []
     lines += [("answers", line) for line in status.solved] + [("worse here", line) for line in status.worse]
     lines += _waiting_lines(status)
     if status.rolled_back:

@@ -182,6 +182,8 @@ def _show_training(report: TrainReport) -> None:
         say("  clearly worse than the model before, on the same samples: `homeroom device undo` goes back to that one")
     for note in report.notes:
         say(f"  {note}")
+    if report.fitted:
+        say(f"  {report.fitted}")
     say(f"  update: {report.update}")
 
 

@@ -30,7 +30,8 @@ from homeroom.device.receipt import AddReceipt, Tally, write_receipt
 from homeroom.device.reports import TrainReport
 from homeroom.device.resources.budget import Budget, BudgetWatch, checked_budget
 from homeroom.device.solved import HeadsInUse
-from homeroom.device.training_run import TrainingRun, train, train_profile
+from homeroom.device.training_data import TrainingRun
+from homeroom.device.training_run import train, train_profile
 from homeroom.errors import InputError
 from homeroom.federation import agreement, enrolment, make_update, offline, secure_statistics, sync
 from homeroom.federation.policy import admit_samples, install_policy, policy_in_force, refuse_unconsented

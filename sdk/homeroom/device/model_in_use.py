@@ -120,7 +120,9 @@ def model_in_use(store: Store, graphs: Graphs, solved: HeadsInUse, subject: str 
         temperatures = versions.temperatures(store, version)
         trained = versions.learned_tasks(store, version)
         personal = store.profile(subject) if subject else None
-        theta = profiles.personal_theta(bundle, personal, versions.theta_of(store, bundle, version))
+        # A person's own model was chosen on top of the first fit.
+        shared = versions.theta_of if profiles.is_own(personal) else versions.answering_theta
+        theta = profiles.personal_theta(bundle, personal, shared(store, bundle, version))
         temperatures = profiles.personal_temperatures(personal, temperatures)
         note = f"{subject!r} has no model of their own here: the shared one answers" if subject and not personal else ""
         if version and not version.facts.get("finished", True):

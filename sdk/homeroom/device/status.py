@@ -18,7 +18,7 @@ from homeroom.federation.privacy_ledger import privacy_status
 from homeroom.federation.secure_round import ROUND_TEXT
 from homeroom.federation.statistics import TEXT
 from homeroom.federation.sync import WAITING
-from homeroom.federation.versions import newest_global, worse_tasks
+from homeroom.federation.versions import fitted_on, newest_global, worse_tasks
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
 
@@ -45,6 +45,7 @@ class Status(dict[str, Any]):
     without_consent: samples that are never trained on
     consent_to_decide: samples with a consent in words alone
     in_use: `kind`, `base` and `version_id` of the version in use, or "bundle" for the bundle's own theta
+    fitted: from how many samples the theta that answers was fitted, in words; empty where that is not known
     solved: how solved heads answer, a line a task
     worse: what the version in use is known to answer clearly worse than something else here, a line a task
     global_version: the newest that is here; 0 where there is none
@@ -70,6 +71,7 @@ class Status(dict[str, Any]):
     subjects: int
     profiles: int
     in_use: Mapping[str, Any] | str
+    fitted: str
     solved: list[str]
     worse: list[str]
     global_version: int
@@ -126,6 +128,7 @@ def _status(store: Store, bundle: Bundle) -> Status:
         subjects=len(store.subjects()),
         profiles=store.profiles(),
         in_use=in_use,
+        fitted=fitted_on(store, version),
         solved=solved_lines(store, bundle),
         worse=[f"{task}: {sentence}" for task, sentence in worse_tasks(store, version).items()],
         global_version=newest.base if newest else 0,

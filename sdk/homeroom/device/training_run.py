@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -16,65 +15,26 @@ from homeroom.device import profiles
 from homeroom.device.judging import parts_ahead
 from homeroom.device.local_samples import quarantine_unreadable, to_examples, training_samples
 from homeroom.device.plan import check_budget, plan_training
+from homeroom.device.refit import Refit, keep_first, refit, wants_refit
 from homeroom.device.reports import TrainReport
 from homeroom.device.resources import planner
-from homeroom.device.resources.budget import BudgetWatch
 from homeroom.device.resources.plan import TrainingPlan
 from homeroom.device.solved import TaughtVectors, mix_facts, teach, validated_part
+from homeroom.device.training_data import TrainingData, TrainingRun
 from homeroom.errors import Code, TrainError, UpdateError
 from homeroom.federation import agreement, enrolment, make_update, versions
-from homeroom.runtime.bundle import Bundle
-from homeroom.runtime.graphs import Graphs
-from homeroom.store import Store
 from homeroom.system.attempt import attempt, cut_short
 from homeroom.train.evaluate import by_input, by_language, evaluate
-from homeroom.train.features.compute import Progress
-from homeroom.train.features.dataset import Dataset, Example
+from homeroom.train.features.dataset import Dataset
 from homeroom.train.fit import Fit, fit
 from homeroom.train.input_weights import learn_input_weights
 from homeroom.train.judged import judgement_of
 from homeroom.train.personalize.person import OutOfTimeError
-from homeroom.train.settings import Settings
 from homeroom.train.solve.combine import SolvedPart
 from homeroom.train.solve.evaluate import evaluate_both, trained_scores
 from homeroom.train.state import TrainState
 
 COMPUTING_FILE = "computing-features.json"  # the mark of a training that computes features
-
-
-@dataclass(frozen=True)
-class TrainingRun:
-    """The device's parts and the limits of one training; `began_s` is of `time.monotonic`."""
-
-    store: Store
-    bundle: Bundle
-    graphs: Graphs
-    watch: BudgetWatch
-    settings: Settings
-    progress: Progress | None
-    began_s: float
-
-    @property
-    def watched(self) -> dict[str, Any]:
-        """Options of `to_examples` that keep to the budget."""
-        return {"progress": self.progress, "stop": self.watch.over, "decode_room": self.watch.decode_room}
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Where a training starts and the examples it has; `state` is that of an interrupted one, known by `tag`."""
-
-    start: versions.TrainingStart
-    tag: str
-    state: bytes | None
-    examples: Sequence[Example]
-    train: Dataset
-    validation: Dataset | None
-
-    @property
-    def subjects(self) -> set[str]:
-        """Whose samples are in the version that comes of it."""
-        return {*self.start.subjects, *(example.subject for example in self.examples)}
 
 
 def train(run: TrainingRun) -> TrainReport:
@@ -100,7 +60,9 @@ def train(run: TrainingRun) -> TrainReport:
     scores, languages = _scores(run, data.validation if result.steps else None, result, part)
     worse = bool(scores) and clearly_worse(trained_scores(scores), _scores_before(run, data.validation))
     facts = {"doubts": judgement.doubts, "worse": parts_ahead(scores), **mix_facts(part, result.temperatures)}
-    version_id, update = _store(run, data, result, len(samples), clipped, facts)
+    refits = wants_refit(data, result) and not worse
+    version_id, update = _store(run, data, result, clipped, facts, refits=refits)
+    second = refit(run, data, result, version_id) if refits else Refit()
     run.store.back_up()
     return TrainReport(
         version_id=version_id,
@@ -108,13 +70,13 @@ def train(run: TrainingRun) -> TrainReport:
         left_out=len(samples) - len(data.examples),
         epochs=len(result.history),
         best_epoch=result.best_epoch,
-        finished=result.finished,
+        finished=result.finished and second.finished,
         seconds=time.monotonic() - run.began_s,
         feature_seconds=feature_seconds,
         scores=scores,
         update=update.text,
         update_code=update.code,
-        resumed=data.state is not None,
+        resumed=data.unfinished is not None,
         stopped=str(run.watch.spent or ""),
         megabytes=run.watch.peak_bytes / 1e6,
         plan=chosen,
@@ -126,7 +88,8 @@ def train(run: TrainingRun) -> TrainReport:
         unsolved=unsolved,
         judged=judgement.tasks,
         by_input=_by_input(run, data.validation, result),
-        notes=(*judgement.sentences, *_unfinished(run, result)),
+        notes=(*judgement.sentences, *_unfinished(run, result), *filter(None, [second.why_not])),
+        fitted=versions.fitted_on(run.store, run.store.versions.current()) if result.steps else "",
         worse_tasks=facts["worse"],
     )
 
@@ -188,12 +151,13 @@ def _plan(run: TrainingRun) -> tuple[Sequence[StoredSample], TrainingPlan]:
 
 def _features(run: TrainingRun, samples: Sequence[StoredSample]) -> TrainingData:
     """Computes the features that are not cached, until the budget ends; no subject is in both data sets."""
-    start, tag, state = versions.find_start(run.store, run.bundle, run.graphs, run.settings, samples)
+    start, tag, left = versions.find_start(run.store, run.bundle, run.graphs, run.settings, samples)
     ready = to_examples(run.store, run.bundle, run.graphs, samples, **run.watched)
     check_budget(run.watch, len(ready))
     train, validation = Dataset(run.bundle.manifest, ready).split(run.settings.validation, run.settings.seed)
-    state = state if len(ready) == len(samples) else None  # it belongs to all of them
-    return TrainingData(start, tag, state, ready, train, validation)
+    left = left if len(ready) == len(samples) else None  # it belongs to all of them
+    weights = versions.input_weights(run.store, run.store.versions.current())
+    return TrainingData(start, tag, left, samples, weights, ready, train, validation)
 
 
 def _fit(run: TrainingRun, data: TrainingData) -> Fit:
@@ -204,7 +168,7 @@ def _fit(run: TrainingRun, data: TrainingData) -> Fit:
         data.start.theta,
         run.settings,
         stop=run.watch.over,
-        resume=TrainState.decode(data.state) if data.state else None,
+        resume=TrainState.decode(data.unfinished.state) if data.unfinished else None,
         checkpoint=lambda now: run.store.versions.save_state(now.encode(), data.tag, data.subjects),
         progress=run.progress,
     )
@@ -214,18 +178,19 @@ def _store(
     run: TrainingRun,
     data: TrainingData,
     result: Fit,
-    sample_count: int,
     clipped: make_update.ClippedUpdate | None,
     more_facts: Mapping[str, Any],
+    *,
+    refits: bool,
 ) -> tuple[str, make_update.UpdateFate]:
     """Stores the new version, puts it in use and queues its update; (version id, what became of the update).
 
     Where no step was done there is nothing new, and the version in use stays.
 
     result: of the fit.
-    sample_count: how many samples the plan kept.
     clipped: the update that was trained beside it, where the round's promise is by subject.
     more_facts: of its own, on how it answers.
+    refits: whether it is still to be fitted on all samples; where that is all that was left, the version is the same.
     """
     store = run.store
     if not result.steps:
@@ -243,12 +208,20 @@ def _store(
         start=data.start.name,
         finished=result.finished,
         tier=run.graphs.tier,
+        fitted=[len(data.train), len(data.examples)],
         **more_facts,
     )
-    with store.step("train", sample_count):
-        version_id = store.versions.put(result.theta, "local", data.start.base, facts, data.subjects)
-        store.versions.set_current(version_id)
-        if result.finished:
+    known = data.unfinished.version_id if data.unfinished else ""
+    with store.step("train", len(data.samples)):
+        if known and (present := store.versions.current()) and present.version_id == known:
+            version_id = known
+            store.versions.put_facts(known, facts)
+        else:
+            version_id = store.versions.put(result.theta, "local", data.start.base, facts, data.subjects)
+            store.versions.set_current(version_id)
+        if refits:
+            keep_first(run, data, result, version_id)
+        elif result.finished:
             store.versions.drop_state()
         return version_id, make_update.queue_newest_update(store, run.bundle, clipped)
 

@@ -17,6 +17,7 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store, StoredVersion
 from homeroom.store.device_state import JUDGED_RECORD, json_record
+from homeroom.store.versions import UnfinishedTraining
 from homeroom.train.settings import Settings
 from homeroom.train.solve.combine import Mix
 
@@ -67,7 +68,31 @@ def stored_theta(store: Store, bundle: Bundle, version: StoredVersion | None) ->
     """A version's theta as it was stored (as released, if global), mapped to this bundle's layout."""
     if version is None:
         return bundle.theta()
-    theta = store.versions.theta(version.version_id)
+    return _mapped(bundle, version, store.versions.theta(version.version_id))
+
+
+def answering_theta(store: Store, bundle: Bundle, version: StoredVersion | None) -> np.ndarray:
+    """Theta float32 [P] that answers for a version: of its fit on all samples, where there is one."""
+    refit = store.versions.refit(version.version_id) if version else None
+    return theta_of(store, bundle, version) if version is None or refit is None else _mapped(bundle, version, refit)
+
+
+def fitted_on(store: Store, version: StoredVersion | None) -> str:
+    """From how many samples the theta that answers was fitted, in words; empty where that is not known."""
+    known = version.facts.get("fitted") if version else None
+    if version is None or known is None:
+        return ""
+    first, every = known
+    if first == every or store.versions.has_refit(version.version_id):
+        return f"answers come from a fit on all {every} samples"
+    left = store.versions.unfinished()
+    goes_on = left is not None and left.version_id == version.version_id
+    why = ": the one on all was cut off, and `homeroom device train` goes on with it" if goes_on else ""
+    return f"answers come from a fit on {first} of {every} samples{why}"
+
+
+def _mapped(bundle: Bundle, version: StoredVersion, theta: np.ndarray) -> np.ndarray:
+    """A version's theta for this bundle's layout."""
     if version.facts["bundle_id"] == bundle.bundle_id:
         return theta
     bounds: Mapping[str, list[int]] = version.facts["segments"]
@@ -93,9 +118,11 @@ def start_of_profile(store: Store, bundle: Bundle) -> TrainingStart:
 
 
 def start_of_unfinished(store: Store, bundle: Bundle) -> TrainingStart | None:
-    """Where the version in use was trained from, if the budget ended before it was finished."""
-    present = store.versions.current()
-    if present is None or present.facts.get("finished", True):
+    """Where the version in use was trained from, if the budget ended before it, or its second fit, was finished."""
+    present, left = store.versions.current(), store.versions.unfinished()
+    if present is None or left is None:
+        return None
+    if present.facts.get("finished", True) and left.version_id != present.version_id:
         return None
     before = next((v for v in store.versions.all() if v.version_id == present.facts["start"]), None)
     return _start(store, bundle, before)
@@ -216,8 +243,8 @@ def training_tag(
 
 def find_start(
     store: Store, bundle: Bundle, graphs: Graphs, settings: Settings, samples: Sequence[StoredSample]
-) -> tuple[TrainingStart, str, bytes | None]:
-    """Finds where a training starts, its tag, and the state to resume from if it was cut short.
+) -> tuple[TrainingStart, str, UnfinishedTraining | None]:
+    """Finds where a training starts, its tag, and the one to resume if it was cut short.
 
     store: whose versions and unfinished state are looked at.
     bundle: in use.
@@ -225,10 +252,23 @@ def find_start(
     settings: of the training.
     samples: that it trains on.
     """
-    start, weights = start_of_training(store, bundle), input_weights(store, store.versions.current())
-    ids = [sample.sample_id + ("-" if sample.left_out or sample.weighed else "") for sample in samples]
+    start = start_of_training(store, bundle)
     for candidate in filter(None, (start, start_of_unfinished(store, bundle))):
-        tag = training_tag(bundle, candidate, settings, ids, weights, graphs.tier)
-        if state := store.versions.load_state(tag):
-            return candidate, tag, state
-    return start, training_tag(bundle, start, settings, ids, weights, graphs.tier), None
+        tag = tag_from(store, bundle, graphs, settings, samples, candidate)
+        if (left := store.versions.unfinished()) and left.tag == tag:
+            return candidate, tag, left
+    return start, tag_from(store, bundle, graphs, settings, samples, start), None
+
+
+def tag_from(
+    store: Store,
+    bundle: Bundle,
+    graphs: Graphs,
+    settings: Settings,
+    samples: Sequence[StoredSample],
+    start: TrainingStart,
+) -> str:
+    """The tag of a training from `start` with the input weights of the version in use; the others as `find_start`."""
+    ids = [sample.sample_id + ("-" if sample.left_out or sample.weighed else "") for sample in samples]
+    weights = input_weights(store, store.versions.current())
+    return training_tag(bundle, start, settings, ids, weights, graphs.tier)

@@ -27,6 +27,7 @@ SEALED_BY_DEVICE = (  # table, key, column
     ("secrets", "name", "body"),
     ("versions", "version_id", "facts"),
     ("versions", "version_id", "theta"),
+    ("refits", "version_id", "theta"),
     ("updates", "update_id", "data"),
     *(entry[:3] for entry in SEALED_TWICE),
 )

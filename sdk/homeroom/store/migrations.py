@@ -80,6 +80,11 @@ def _add_statistics(database: Database, _: KeyRing) -> None:
     database.tables.executescript(schema.STATISTICS)
 
 
+def _add_refits(database: Database, _: KeyRing) -> None:
+    """Version 6 to 7: a table for the second fits of versions."""
+    database.tables.executescript(schema.REFITS)
+
+
 # From each older version to the next, after a copy was made.
 MIGRATIONS: dict[int, Callable[[Database, KeyRing], None]] = {
     1: _add_profiles,
@@ -87,4 +92,5 @@ MIGRATIONS: dict[int, Callable[[Database, KeyRing], None]] = {
     3: _split_inputs,
     4: _index_contents,
     5: _add_statistics,
+    6: _add_refits,
 }

@@ -22,6 +22,7 @@ ROWS = {  # what counts of a row; @ stands for it
     "subjects": "@subject_id, @name_index, substr(@data_key, 1, 12), substr(@name, 1, 12)",
     "samples": "@sample_id, @subject_id, @content, substr(@facts, 1, 12), @aside, @near, @content_index",
     "versions": "@number, @version_id, @kind, @base, substr(@facts, 1, 12)",  # theta is sealed once under its id
+    "refits": "@version_id, substr(@theta, 1, 12)",
     "updates": "@update_id, @bundle_id, @base, @state, @data IS NULL",
     "unlearning": "@update_id, @state",
     "lineage": "@subject_id, @kind, @item",

@@ -232,6 +232,10 @@ def broken_rows(database: Database, keys: DataKeys, *, bodies: bool) -> Iterator
     for name, facts, theta in database.each("SELECT version_id, facts, theta FROM versions"):
         if not (device.holds(facts, "versions.facts", name) and device.holds(theta, "versions.theta", name)):
             yield BrokenRow("versions", "version_id", name)
+    if database.one(HAS_TABLE, ("refits",)):  # since version 7
+        for name, theta in database.each("SELECT version_id, theta FROM refits"):
+            if not device.holds(theta, "refits.theta", name):
+                yield BrokenRow("refits", "version_id", name, shown=f"the fit on all samples of version {name}")
     for name, data in database.rows("SELECT update_id, data FROM updates"):
         if not device.holds(data, "updates.data", name):
             yield BrokenRow("updates", "update_id", name)

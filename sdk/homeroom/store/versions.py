@@ -19,10 +19,15 @@ SELECT_VERSION = "SELECT version_id, kind, base, facts FROM versions"
 
 
 class UnfinishedTraining(msgspec.Struct, frozen=True, array_like=True):
-    """The state of a training that was interrupted; `tag` says what it belongs to."""
+    """The state of a training that was interrupted; `tag` says what it belongs to.
+
+    version_id: the version that came of it, where only its fit on all samples is left; refit: the state of that one
+    """
 
     tag: str
     state: bytes
+    version_id: str = ""
+    refit: bytes = b""
 
 
 TRAINING = msgpack_record("state", UnfinishedTraining)
@@ -70,6 +75,28 @@ class Versions:
         row = self._context.database.one("SELECT theta FROM versions WHERE version_id = ?", (version_id,))
         return np.frombuffer(self._context.keys.device.open(row[0], "versions.theta", version_id), np.float32).copy()
 
+    def put_facts(self, version_id: str, facts: Mapping[str, Any]) -> None:
+        """Stores facts in place of a version's own."""
+        sealed = self._context.keys.device.seal(msgspec.json.encode(dict(facts)), "versions.facts", version_id)
+        self._context.database.write("UPDATE versions SET facts = ? WHERE version_id = ?", (sealed, version_id))
+
+    def put_refit(self, version_id: str, theta: np.ndarray) -> None:
+        """Stores theta float32 [P] of the fit on all samples that answers for a version, and goes with it."""
+        data = np.ascontiguousarray(theta, np.float32).tobytes()
+        row = (version_id, self._context.keys.device.seal(data, "refits.theta", version_id))
+        self._context.database.write("INSERT OR REPLACE INTO refits VALUES (?, ?)", row)
+
+    def refit(self, version_id: str) -> np.ndarray | None:
+        """The float32 [P] that `put_refit` stored, or None."""
+        row = self._context.database.one("SELECT theta FROM refits WHERE version_id = ?", (version_id,))
+        if row is None:
+            return None
+        return np.frombuffer(self._context.keys.device.open(row[0], "refits.theta", version_id), np.float32).copy()
+
+    def has_refit(self, version_id: str) -> bool:
+        """Whether `refit` has one."""
+        return self._context.database.one("SELECT 1 FROM refits WHERE version_id = ?", (version_id,)) is not None
+
     def subjects(self, version: StoredVersion) -> tuple[str, ...]:
         """Whose samples entered a version, by way of the versions it was trained from too."""
         return self._context.linked("version", version.version_id)
@@ -100,19 +127,27 @@ class Versions:
         """Makes the version before the current one current (None: the bundle's) and returns it."""
         if (present := self.current()) is not None:
             self._put_history(present.version_id)
+            if (left := self.unfinished()) and left.version_id == present.version_id:
+                self.drop_state()
         return self.current()
 
-    def save_state(self, data: bytes, tag: str, subjects: Iterable[str]) -> None:
-        """Keeps the one state of an unfinished training; `tag` says what it belongs to."""
+    def save_state(
+        self, data: bytes, tag: str, subjects: Iterable[str], version_id: str = "", refit: bytes = b""
+    ) -> None:
+        """Keeps the one state of an unfinished training; the others as in `UnfinishedTraining`."""
         with self._context.database.transaction():
             self.drop_state()
-            TRAINING.write(self._context, UnfinishedTraining(tag, data))
+            TRAINING.write(self._context, UnfinishedTraining(tag, data, version_id, refit))
             self._context.link("state", "state", subjects)
 
     def load_state(self, tag: str) -> bytes | None:
         """The state of an unfinished training of the same `tag`, or None."""
-        stored = TRAINING.read(self._context)
+        stored = self.unfinished()
         return stored.state if stored and stored.tag == tag else None
+
+    def unfinished(self) -> UnfinishedTraining | None:
+        """The unfinished training, or None."""
+        return TRAINING.read(self._context)
 
     def is_unfinished(self) -> bool:
         """Whether the state of an unfinished training is kept."""

@@ -83,7 +83,7 @@ def test_features_are_computed_once(device: Device, monkeypatch: pytest.MonkeyPa
     device.train(settings=FAST)
     computed: list[str] = []
     device.train(settings=FAST, progress=lambda stage, done, total: computed.append(stage))
-    assert set(computed) == {"training"}
+    assert set(computed) == {"training", "training on all samples"}
     device.add(Sample(word="a new word", labels={"category": "cat"}, subject="new"))
     device.train(settings=FAST, progress=lambda stage, done, total: computed.append(f"{stage} {total}"))
     assert {text for text in computed if "features" in text} == {"text features 1"}

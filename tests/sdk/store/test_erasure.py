@@ -26,7 +26,9 @@ def fill(home: Path) -> None:
         store.add([make_sample(0, "gone"), make_sample(1, "stays"), make_sample(2, "gone")])
         store.write_features("v", {("gone", b"x"): features(0), ("stays", b"x"): features(0)})
         for number, subjects in enumerate((["stays"], ["gone", "stays"])):
-            store.versions.set_current(store.versions.put(theta(number), "local", number, {}, subjects))
+            version_id = store.versions.put(theta(number), "local", number, {}, subjects)
+            store.versions.set_current(version_id)
+            store.versions.put_refit(version_id, theta(2 + number))
         store.versions.save_state(b"mixed", "tag", ["gone", "stays"])
         store.outbox.queue("a" * 32, b"sent one", 0, ["gone"])
         store.outbox.mark_sent("a" * 32)
@@ -51,6 +53,8 @@ def assert_forgotten(store: Store) -> None:
     present = store.versions.current()
     assert present is not None
     assert np.array_equal(store.versions.theta(present.version_id), theta(0))
+    assert np.array_equal(store.versions.refit(present.version_id), theta(2))
+    assert store._context.database.one("SELECT count(*) FROM refits") == (1,), "the other went with its version"
     assert store.versions.load_state("tag") is None
     assert [update.data for update in store.outbox.pending()] == [b"of another"]
     assert sorted(store.outbox.unlearning()) == ["a" * 32, "b" * 32]

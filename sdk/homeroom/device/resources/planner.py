@@ -246,9 +246,9 @@ class _PlanSearch:
         return float(equivalents) * cost.seconds + (cost.load_s if inputs else 0.0)
 
     def _step_seconds(self, uses: Sequence[GraphUse]) -> float:
-        """Seconds of all training and validation steps, without loading."""
-        seconds = 0.0
-        for (graphs, rows_by_graph), share in zip(uses, (1 - self.validation, self.validation), strict=True):
+        """Seconds of all training and validation steps at most, of the fit on all samples too, without loading."""
+        seconds, again = 0.0, 1.0 if self.validation else 0.0
+        for (graphs, rows_by_graph), share in zip(uses, (1 - self.validation + again, self.validation), strict=True):
             for index, rows in rows_by_graph.items():
                 graph = graphs[index]
                 seconds += self.epochs * math.ceil(rows * share / graph.batch) * self._step(graph)
