@@ -27,7 +27,9 @@ LARGEST_EXACT = 1 << 53  # integers up to here are written exactly by every read
 ADAPTIVE, ADAPTIVE_RATE = ("fedadam", "fedyogi"), 0.1  # optimizers, and their largest usual server rate
 OPTIMIZERS_OF_OPTION = {"beta1": ("fedavgm", *ADAPTIVE), "beta2": ADAPTIVE, "tau": ADAPTIVE}
 PRIVACY_DELTA = 1e-5  # where --delta is not given
+SCHOOL_SHARE = 0.5  # of the bounded rule, where --school-share is not given
 AnyBundle = RoundConfiguration(bundle_id="0" * 64)
+NEW_PLAIN_ROUNDS = msgspec.structs.replace(AnyBundle, k_of="schools", rule="bounded", school_share=SCHOOL_SHARE)
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 CountOrNone = Annotated[int, msgspec.Meta(ge=0)]
@@ -180,7 +182,7 @@ class SimulationConfiguration(msgspec.Struct, frozen=True, kw_only=True):
 DERIVED = frozenset({"automatic_buffer", "round.format", "round.bundle_id", "round.earlier_codecs"})  # not for people
 FIELD_OF_OPTION = {
     **{name: f"round.{name}" for name in ("buffer_size", "min_devices", "k_of", "max_staleness", "codec")},
-    **{name: f"round.{name}" for name in ("by_school", "server_rate", "proximal")},
+    **{name: f"round.{name}" for name in ("by_school", "rule", "school_share", "server_rate", "proximal")},
     "statistics": "round.statistics.mode",
     "deadline": "round.cohort.deadline_s",
     **{name: f"round.cohort.{name}" for name in ("quorum", "over")},
@@ -349,12 +351,12 @@ def first_buffer(fields: Mapping[str, Any]) -> int:
 def first_configuration(base: DistrictConfiguration | None, options: Mapping[str, Any]) -> DistrictConfiguration:
     """The configuration of a new folder: as `with_options`, with all addresses known and an automatic buffer's size.
 
-    base: of the folder's own file; where it is None, rounds that are neither secure nor private count schools.
+    base: of the folder's own file; where it is None, rounds that are neither secure nor private count schools, and
+        merge by the bounded rule.
     """
-    wanted = with_options(base or DistrictConfiguration(automatic_buffer=True), options)
-    plain = not (wanted.round.secure or wanted.round.privacy)
-    if base is None and plain and "k_of" not in options:
-        wanted = msgspec.structs.replace(wanted, round=msgspec.structs.replace(wanted.round, k_of="schools"))
+    private = any(FIELD_OF_OPTION[option] in PRIVACY_FIELDS for option in options)
+    terms = AnyBundle if options.get("secure") or private else NEW_PLAIN_ROUNDS
+    wanted = with_options(base or DistrictConfiguration(automatic_buffer=True, round=terms), options)
     server = msgspec.structs.replace(wanted.server, addresses=wanted.server.addresses or ())
     wanted = msgspec.structs.replace(wanted, server=server)
     if not wanted.automatic_buffer:
@@ -389,6 +391,8 @@ def _complete(fields: dict[str, Any], before: RoundConfiguration, options: Mappi
         elif before.privacy is None:
             mechanism = "distributed" if fields["secure"] else "central"
             fields["privacy"] = {"delta": PRIVACY_DELTA, "mechanism": mechanism} | privacy
+    if "rule" in options and options["rule"] != before.rule and "school_share" not in options:
+        fields["school_share"] = SCHOOL_SHARE if options["rule"] == "bounded" else 1.0
     if (fields["optimizer"] or {}).get("name", "fedavg") == "fedavg":
         fields["optimizer"] = None  # so that a round that uses nothing else keeps its identity
 

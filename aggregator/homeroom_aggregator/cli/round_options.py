@@ -25,6 +25,13 @@ round_options = add_options(
     setting("--buffer", "buffer_size", type=Whole(1), show_default=BUFFER, help="Updates a release."),
     setting("--min-devices", type=Whole(1), help="Devices, or schools, before a release."),
     setting("--k-of", type=click.Choice(["devices", "schools"]), help="What --min-devices counts."),
+    setting("--rule", type=click.Choice(["mean", "bounded"]), help="How plain updates are merged."),
+    setting(
+        "--school-share",
+        type=Finite(0, 1, min_open=True),
+        show_default="0.5 with --rule bounded",
+        help="Of a release's weight, that one school has at most.",
+    ),
     setting("--max-staleness", type=Whole(0), help="Versions that an update may be behind."),
     setting(
         "--codec",

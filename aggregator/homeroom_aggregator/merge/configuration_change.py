@@ -81,6 +81,10 @@ ROUND_FIELDS = {
     "earlier_codecs": FieldRule("follows"),
     # "devices" sorts before "schools": up is to schools, since who sent was told that so many schools are in a release
     "k_of": FieldRule("up", "A segment waits until enough schools have fed it."),
+    "rule": FieldRule(
+        "next", f"{_COUNT} What came by the bounded rule waits for the next version, and is bounded there."
+    ),
+    "school_share": FieldRule("next", "Those that wait by the bounded rule are shared out by the new number."),
     "statistics.mode": FieldRule(
         "next",
         f"{_COUNT} Each device sends plain statistics once a person there said yes; "
@@ -209,8 +213,10 @@ def oldest_base(log: Log, begun: RoundConfiguration) -> int:
 
 
 def adopt(rules: MergeRules, state: RoundState, configuration: RoundConfiguration) -> MergeRules:
-    """Rules of the configuration; the state's moments begin anew under another optimizer."""
+    """Rules of the configuration; the state's moments begin anew under another optimizer, bounds by another rule."""
     before, after = ((one.optimizer or ServerOptimizer()).name for one in (rules.configuration, configuration))
     if before != after:
         state.moments = {}
+    if rules.configuration.rule != configuration.rule:
+        state.bounds = {}
     return dataclasses.replace(rules, configuration=configuration)

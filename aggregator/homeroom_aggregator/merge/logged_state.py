@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from homeroom_aggregator.merge import checkpoint, configuration_change, correlated_noise
+from homeroom_aggregator.merge.bounded import UnreadableBodyError
 from homeroom_aggregator.merge.replay import Replayed, replay_log
 from homeroom_aggregator.merge.round_state import MergeRules, RoundState
 from homeroom_aggregator.merge.segment_sums import Undo
@@ -25,6 +26,7 @@ class LoggedState:
     """The state of one log. `stale`: it holds an update that was withdrawn. `apart`: what is not read again."""
 
     log: Log
+    members: Members
     state: RoundState
     ledger: PrivacyLedger | None
     apart: SetApart
@@ -38,8 +40,8 @@ class LoggedState:
     def _rules_at(self, number: int | None, log: Log | None = None) -> MergeRules:
         """The merge's rules after entry `number`, None for the last. log: a connection of the caller's own."""
         configuration = configuration_change.in_force(log or self.log, self._begun.configuration, number)
-        school = Members((log or self.log).database).school
-        return dataclasses.replace(self._begun, configuration=configuration, school=school)
+        school, body = Members((log or self.log).database).school, (log or self.log).body
+        return dataclasses.replace(self._begun, configuration=configuration, school=school, body=body)
 
     @contextmanager
     def change(self) -> Iterator[None]:
@@ -92,17 +94,53 @@ class LoggedState:
             "reading": self.apart.reading,
             "unreadable": lambda entry, why: lost.append((entry, why)),
         }
-        self.state, self.stale = replay_log(self.log, self._rules_at, self.log.all_withdrawn(), **told), False
+        try:
+            self.state, self.stale = replay_log(self.log, self._rules_at, self.log.all_withdrawn(), **told), False
+        except UnreadableBodyError as problem:
+            self._set_body_apart(problem)
+            return self._resume()
         for entry, why in lost:
             with self.log.step():
                 self.apart.add(f"entry {entry.number}", why)
                 self.log.append("withdraw", self.state.version, update_id=entry.update_id, device=entry.device)
+
+    def _set_body_apart(self, problem: UnreadableBodyError) -> None:
+        """Withdraw an update that waits, and whose body cannot be read any more; the state is stale from then on."""
+        number, base = problem.number, self.log.base
+        with self.log.step():
+            self.apart.add(f"entry {number}", problem.why)
+            for update_id, device in filter(None, [self.log.update_at(number)]):
+                entry = self.log.append("withdraw", self.log.newest(), update_id=update_id, device=device)
+                self.log.drop_checkpoints(max(number, base + 1), entry)
+                self.log.empty_body(number)
+        self.stale = True
+
+    def _newest_in_sums(self, member: str) -> tuple[str, int] | None:
+        """The id and entry of an update that takes this member out of what waits, or a part of it; None if none does.
+
+        One that the log still has the bytes of, or waits to read again.
+        """
+        sums = self.state.sums
+        return (sums.waiting_of(member) or self.log.newest_update(member)) if member in sums.all_devices() else None
 
     def _set_entry_apart(self) -> None:
         """Withdraw the update that ended the process before this one while it was replayed."""
         for update_id, device in filter(None, map(self.log.update_at, self.apart.entries())):
             if not self.log.withdrawn(update_id):
                 self.log.append("withdraw", self.log.newest(), update_id=update_id, device=device)
+
+    def facts(self) -> dict[str, int | float]:
+        """Counts for /health and /metrics."""
+        ledger = self.ledger
+        private = {"epsilon_spent": ledger.spent(), "epsilon_budget": ledger.privacy.epsilon} if ledger else {}
+        return private | {
+            "version": self.state.version,
+            "pending": self.state.pending,
+            "devices": self.members.count(),
+            "updates": self.log.count("update"),
+            "withdrawn": self.log.count("withdraw"),
+            "set_apart": len(self.apart.names),
+        }
 
     def put_checkpoint(self) -> None:
         """Write a checkpoint of the present state, unless the last one is of it."""

@@ -20,6 +20,7 @@ import numpy as np
 from homeroom.contract.update_checks import read_update
 from homeroom.errors import StoreError, UpdateError
 from homeroom_aggregator.merge import checkpoint, configuration_change, rollback, round_state
+from homeroom_aggregator.merge.bounded import UnreadableBodyError
 from homeroom_aggregator.merge.round_state import MergeRules, OnRelease, ReleaseResult, RoundState
 from homeroom_aggregator.state import secure_sum
 from homeroom_aggregator.state.log import Log, LogEntry
@@ -63,12 +64,15 @@ def replay(
     watched: numbers of entries after each of which `watch` is called with the state.
     reading: entered, with its name, around the decoding of an update.
     unreadable: told an update that cannot be read, and why; it is left out.
-    Raises StoreError at an entry of an unknown kind, and at an update that cannot be read where nobody is told.
+    Raises StoreError at an entry of an unknown kind, and at an update that cannot be read where nobody is told; where
+    somebody is, `UnreadableBodyError` at one that was read before and waits: then the state before it cannot be kept.
     """
     run = _Replay(rules, start.copy() if start else rules.begin(), set(without), targets, reading, unreadable)
 
     def recompute(until: int | None) -> RoundState:
-        return replay(entries, rules, start=start, without=frozenset(run.withdrawn), until=until, targets=targets)
+        told: dict[str, Any] = {"reading": reading, "unreadable": unreadable}
+        without = frozenset(run.withdrawn)
+        return replay(entries, rules, start=start, without=without, until=until, targets=targets, **told)
 
     for entry in entries():
         if until is not None and entry.number > until:
@@ -104,6 +108,11 @@ def replay_log(
     )
 
 
+def _unreadable(number: int, why: str) -> StoreError:
+    says, remedy = f"entry {number} cannot be read: {why}", "serve it: the entry is set apart"
+    return StoreError(says, where="log.db", remedy=remedy)
+
+
 class _Replay:
     """One pass over the log. `stale`: the state holds an update that was withdrawn since."""
 
@@ -118,7 +127,8 @@ class _Replay:
     ) -> None:
         self.rules, self.state, self.withdrawn, self.targets = rules, state, withdrawn, targets
         self.reading, self.unreadable = reading, unreadable
-        self.merged, self.stale = set[str](), False
+        state.sums.leave_out(withdrawn)
+        self.merged, self.stale = {update.update_id for update in state.sums.waiting.values()}, False
         self.target_thetas = dict[int, np.ndarray]()  # float32 [P] by version
         self._remember_target()
 
@@ -149,12 +159,11 @@ class _Replay:
                 update = read_update(entry.body, self.rules.configuration, self.rules.layout)
         except UpdateError as problem:
             if self.unreadable is None:
-                why, remedy = f"entry {entry.number} cannot be read: {problem.what}", "serve it: the entry is set apart"
-                raise StoreError(why, where="log.db", remedy=remedy) from None
+                raise _unreadable(entry.number, problem.what) from None
             self.withdrawn.add(entry.update_id)
             self.unreadable(entry, problem.what)
             return
-        round_state.add_update(self.state, update, entry.version, self.rules, entry.device)
+        round_state.add_update(self.state, update, entry.version, self.rules, entry.device, entry.number)
         self.merged.add(entry.update_id)
 
     def _make_version(self, entry: LogEntry) -> ReleaseResult:
@@ -165,7 +174,12 @@ class _Replay:
             target, theta = rollback.unpack(entry.body, len(self.state.theta))
             round_state.replace_theta(self.state, self.target_thetas.get(target, theta))
         else:
-            result = round_state.release(self.state, self.rules, entry.body)
+            try:
+                result = round_state.release(self.state, self.rules, entry.body)
+            except UnreadableBodyError as problem:
+                if self.unreadable:
+                    raise
+                raise _unreadable(problem.number, problem.why) from None
         self._remember_target()
         return result
 

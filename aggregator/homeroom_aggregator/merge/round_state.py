@@ -10,10 +10,11 @@ import msgspec
 import numpy as np
 
 from homeroom.contract.layout import Layout, segment_of
-from homeroom.contract.round import RoundConfiguration
+from homeroom.contract.round import RoundConfiguration, weight
 from homeroom.contract.update import Update
-from homeroom_aggregator.merge import private_release
-from homeroom_aggregator.merge.segment_sums import SegmentSums, Undo, school_of_key, sum_key
+from homeroom_aggregator.merge import bounded, private_release
+from homeroom_aggregator.merge.bounded import NO_BOUNDS, Bounds
+from homeroom_aggregator.merge.segment_sums import SegmentSums, Undo, WaitingUpdate, school_of_key, sum_key
 from homeroom_aggregator.merge.server_optimizers import Moments, OptimizerState
 from homeroom_aggregator.state.secure_sum import SecureSum
 
@@ -25,12 +26,14 @@ class MergeRules:
     """What a merge needs beside the log.
 
     start: float32 [P], the bundle's theta, version 0. school: of a member by its name, the same for ever.
+    body: of the log's entry with a number, an update that waits.
     """
 
     layout: Layout
     configuration: RoundConfiguration
     start: np.ndarray
     school: Callable[[str], str] = lambda _: ""
+    body: Callable[[int], bytes] = lambda _: b""
 
     def begin(self) -> RoundState:
         """The state of version 0."""
@@ -46,6 +49,7 @@ class RoundState:
     moments: the server optimizer's, by segment.
     clip: the clip in force, in units of the grid, where it adapts; else 0.
     own: by school, those of its own segments that were ever released; `theta` holds the bundle's values in their place.
+    bounds: by running sum, the bound of its last release by the bounded rule, unless that was 0.
     """
 
     theta: np.ndarray
@@ -55,33 +59,46 @@ class RoundState:
     moments: dict[str, Moments] = field(default_factory=dict)
     clip: int = 0
     own: dict[str, SchoolSegments] = field(default_factory=dict)
+    bounds: dict[str, int] = field(default_factory=dict)
 
     def copy(self) -> RoundState:
         """The same state, not sharing anything that changes in place."""
         sums, moments, own = self.sums.copy(), dict(self.moments), dict(self.own)
-        return RoundState(self.theta.copy(), self.version, self.pending, sums, moments, self.clip, own)
+        return RoundState(self.theta.copy(), self.version, self.pending, sums, moments, self.clip, own, self.bounds)
 
 
 @dataclass(frozen=True)
 class ReleaseResult:
-    """By segment, how many devices fed a release; the same by school; and what undoes it."""
+    """By segment, how many devices fed a release; the same by school; what undoes it; and its bounds, if it has any."""
 
     devices: dict[str, int]
     schools: dict[str, dict[str, int]]
     undo: Undo
+    bounds: Bounds = NO_BOUNDS
 
 
 OnRelease = Callable[[RoundState, ReleaseResult], None]
 
 
-def add_update(state: RoundState, update: Update, version: int, rules: MergeRules, member: str) -> Undo:
-    """Add a member's update that came when `version` was the newest; return what takes it out again."""
+def add_update(
+    state: RoundState, update: Update, version: int, rules: MergeRules, member: str, number: int = 0
+) -> Undo:
+    """Add a member's update that came when `version` was the newest; return what takes it out again.
+
+    number: of the log's entry that holds it. By the bounded rule it waits there for the release.
+    """
     update = private_release.reclipped(update, state.clip, rules.configuration)
     if apart := rules.configuration.school_segments(rules.layout) & update.values.keys():
         schools = dict.fromkeys(apart, rules.school(member))
         keys = (sum_key(name, schools.get(segment_of(name), "")) for name in update.tier_slices)
         update = msgspec.structs.replace(update, tier_slices=dict(zip(keys, update.tier_slices.values(), strict=True)))
-    undo_sums = state.sums.add(update, version - update.header.base_version, rules.configuration, member)
+    staleness = version - update.header.base_version
+    if rules.configuration.rule == "bounded":
+        norms = {key: bounded.norm_of(values) for key, values in update.tier_slices.items()}
+        units, update_id = weight(1, staleness, rules.configuration), update.header.update_id
+        waiting = WaitingUpdate(update_id=update_id, member=member, units=units, norms=norms)
+        return _count(state, 1, bounded.wait(state.sums, number, waiting))
+    undo_sums = state.sums.add(update, staleness, rules.configuration, member)
     return _count(state, 1, undo_sums)
 
 
@@ -112,11 +129,17 @@ def release_due(state: RoundState, rules: MergeRules) -> bool:
 
 
 def release(state: RoundState, rules: MergeRules, body: bytes = b"") -> ReleaseResult:
-    """Make the next version of what is ready. body: of a private release, its sums after noise."""
+    """Make the next version of what is ready. body: of a private release, its sums after noise.
+
+    Raises `bounded.UnreadableBodyError` with nothing changed.
+    """
     before, sums, configuration = dataclasses.replace(state), state.sums, rules.configuration
+    share, keys = configuration.school_share, ready(state, rules)
+    bounds, undo_fold = bounded.fold(sums, keys, rules.body, rules.layout, state.bounds, share, rules.school)
+    state.bounds = {key: bound for key, bound in (state.bounds | dict(bounds.by_key)).items() if bound}
     optimizer = OptimizerState(configuration, dict(state.moments))
-    schools, undo_sums = dict[str, dict[str, int]](), list[Undo]()
-    for school in sorted({school_of_key(key) for key in ready(state, rules)} - {""}):
+    schools, undo_sums = dict[str, dict[str, int]](), [undo_fold]
+    for school in sorted({school_of_key(key) for key in keys} - {""}):
         segments = state.own.get(school, {})
         start = rules.layout.join(segments, rules.start)
         theta, schools[school], undo_school = sums.release(start, rules.layout, configuration, optimizer, school)
@@ -134,22 +157,23 @@ def release(state: RoundState, rules: MergeRules, body: bytes = b"") -> ReleaseR
     state.version, state.pending, state.moments = state.version + 1, 0, optimizer.moments
 
     def undo() -> None:
-        for undo_one in undo_sums:
+        for undo_one in reversed(undo_sums):
             undo_one()
         vars(state).update(vars(before))
 
-    return ReleaseResult(devices, schools, undo)
+    return ReleaseResult(devices, schools, undo, bounds)
 
 
 def replace_theta(state: RoundState, theta: np.ndarray) -> Undo:
     """Make an older version's theta, float32 [P], the next version; return what undoes it.
 
-    What waits goes on waiting. The server's optimizer begins anew: its momentum led to where one goes back from.
+    What waits goes on waiting. The server's optimizer begins anew: its momentum led to where one goes back from. So do
+    bounds: the way from there may be longer.
     """
-    before, moments = state.theta, state.moments
-    state.theta, state.version, state.moments = theta, state.version + 1, {}
+    before, moments, bounds = state.theta, state.moments, state.bounds
+    state.theta, state.version, state.moments, state.bounds = theta, state.version + 1, {}, {}
 
     def undo() -> None:
-        state.theta, state.version, state.moments = before, state.version - 1, moments
+        state.theta, state.version, state.moments, state.bounds = before, state.version - 1, moments, bounds
 
     return undo

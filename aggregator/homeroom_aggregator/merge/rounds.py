@@ -24,6 +24,8 @@ from homeroom.errors import StoreError
 from homeroom.runtime.bundle import Bundle
 from homeroom.system.clock import now
 from homeroom_aggregator.merge import (
+    bounded,
+    checkpoint,
     configuration_change,
     correlated_noise,
     private_release,
@@ -32,6 +34,7 @@ from homeroom_aggregator.merge import (
     verification,
 )
 from homeroom_aggregator.merge.admission import Admission
+from homeroom_aggregator.merge.bounded import UnreadableBodyError
 from homeroom_aggregator.merge.configuration_change import FieldChange
 from homeroom_aggregator.merge.logged_state import LoggedState
 from homeroom_aggregator.merge.replay import Replayed, replay
@@ -82,7 +85,7 @@ class Rounds(LoggedState):
         self.after_withdrawal: Callable[[], object] = bool  # what a secure round under way does about it
         self.log = Log(path)
         self.members = Members(self.log.database)
-        self._begun = MergeRules(bundle.layout, configuration, bundle.theta(), self.members.school)
+        self._begun = MergeRules(bundle.layout, configuration, bundle.theta(), self.members.school, self.log.body)
         try:
             self.log.database.write(BASES_TABLE)
             self.log.database.write(EARLY_TABLE)
@@ -140,11 +143,11 @@ class Rounds(LoggedState):
         changes = configuration_change.check_changes(before.configuration, wanted, str(self.log.database.path))
         if not changes:
             return []
-        moments = state.moments
+        kept = state.moments, state.bounds
 
         def undo() -> None:
             self._adopt(before)
-            state.moments, self._oldest_base = moments, oldest
+            (state.moments, state.bounds), self._oldest_base = kept, oldest
 
         with self.change():
             self._undos.append(undo)
@@ -174,7 +177,7 @@ class Rounds(LoggedState):
             version = self.state.version
             number = self.log.append("update", version, update_id=update.header.update_id, device=member, body=data)
             self.log.note_sent(member, update.header.base_version, update.header.update_id)
-            self._undos.append(round_state.add_update(self.state, update, version, self.rules, member))
+            self._undos.append(round_state.add_update(self.state, update, version, self.rules, member, number))
             self._note(number, len(data), round_state.release_due(self.state, self.rules))
 
     def take_statistics(self, data: bytes, sender: str, member: str = "") -> tuple[int, Literal["accepted", "already"]]:
@@ -278,14 +281,21 @@ class Rounds(LoggedState):
             configuration = private_release.with_clip(self.configuration, state.clip)
             self.ledger.charge(state.version + 1, sorted(state.sums.all_devices()), configuration.privacy)
             body = private_release.pack_noised(state.sums, self.rules.layout, configuration, self._correlated())
-        result = round_state.release(state, self.rules, body)
+        try:
+            result = round_state.release(state, self.rules, body)
+        except UnreadableBodyError as problem:
+            self._keep_state()
+            self._set_body_apart(problem)
+            self.settle()
+            return self._release() if round_state.ready(self.state, self.rules) else self.log.last()
         self._undos.append(result.undo)
         number = self.log.append("private_release" if central else "release", state.version, body=body)
         if central:
             self.log.erase_updates()
             self._erased = True
-        schools = {"schools": result.schools} if result.schools else {}
-        self._publish(number, "released", devices=result.devices, **schools)
+        about = bounded.about_release(result.bounds, self.configuration.scale_bits)
+        about |= {"schools": result.schools} if result.schools else {}
+        self._publish(number, "released", devices=result.devices, **about)
         for school, devices in result.schools.items():
             school_segments.put(database, state.version, school, devices, state.own[school])
         return number
@@ -299,7 +309,7 @@ class Rounds(LoggedState):
         if self.retain:
             base = self.log.checkpoint_before(versions=self.retain)
             if base is not None and base > self.log.base:
-                self.log.move_base(base)
+                self.log.move_base(base, checkpoint.waiting_entries(self.log.checkpoint(base)))
 
     def _put_version(self, number: int, devices: dict[str, int]) -> bytes:
         """Sign and keep the state's theta as a version; its bytes. devices: how many fed each segment."""
@@ -344,11 +354,12 @@ class Rounds(LoggedState):
             return self.log.withdraw_early(update_id, member)
         if number is None and claims.is_summed(self.log.database, update_id):
             return False  # its sum is not kept any more
+        kept = number is None or number > self.log.base or number in self.state.sums.waiting
         if not self.log.withdrawn(update_id):
             with self.change():
                 self._withdraw(update_id, member, number)
             self.after_withdrawal()
-        return number is None or number > self.log.base
+        return kept
 
     def withdrawable(self, member: str) -> list[str]:
         """The ids of a member's updates that `withdraw` would take out, the oldest first; without secure sums' own."""
@@ -365,8 +376,8 @@ class Rounds(LoggedState):
         if self.ledger or number > self.log.last_release():
             self.log.erase_updates(update_id)
             self._erased = True
-        if number > self.log.base:
-            self.log.drop_checkpoints(number, entry)  # they hold it
+        if number > self.log.base or number in self.state.sums.waiting:
+            self.log.drop_checkpoints(max(number, self.log.base + 1), entry)  # they hold it
             self._keep_state()
             self.stale = True
             short = self.log.last() - max(self.log.checkpoints(), default=0) <= REPLAYED_AT_ONCE
@@ -396,7 +407,7 @@ class Rounds(LoggedState):
             self._erased = self.statistics.take_out(gone, self.configuration.statistics, now()) or self._erased
         for member in sorted(self.state.sums.all_devices() & gone):
             with self.change():
-                while member in self.state.sums.all_devices() and (newest := self.log.newest_update(member)):
+                while newest := self._newest_in_sums(member):
                     self._withdraw(newest[0], member, newest[1], why="key or consent gone")
                     self.settle()
         self.after_withdrawal()
@@ -434,16 +445,3 @@ class Rounds(LoggedState):
         apart = frozenset(update_id for update_id, _ in filter(None, map(self.log.update_at, self.apart.entries())))
         found = verification.differences(self.log, self._rules_at(self.log.base), self.state, self._kept, apart)
         return [*found, *filter(None, [self.statistics.differs()])]
-
-    def facts(self) -> dict[str, int | float]:
-        """Counts for /health and /metrics."""
-        ledger = self.ledger
-        private = {"epsilon_spent": ledger.spent(), "epsilon_budget": ledger.privacy.epsilon} if ledger else {}
-        return private | {
-            "version": self.state.version,
-            "pending": self.state.pending,
-            "devices": self.members.count(),
-            "updates": self.log.count("update"),
-            "withdrawn": self.log.count("withdraw"),
-            "set_apart": len(self.apart.names),
-        }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
+import msgspec
 import numpy as np
 
 from homeroom.contract.layout import Layout, segment_of
@@ -58,6 +59,18 @@ def add_weighted(total: np.ndarray, values: np.ndarray, units: int) -> None:
         into += part  # by name: `total[…] += part` would copy the slice onto itself afterwards
 
 
+class WaitingUpdate(msgspec.Struct, frozen=True, kw_only=True):
+    """An update of the bounded rule, whose body is read again from the log when it is released.
+
+    member: whom it counts for. units: its weight. norms: by running sum that still waits for it, its integer L2 norm.
+    """
+
+    update_id: str
+    member: str
+    units: int
+    norms: dict[str, int]
+
+
 class SegmentSums:
     """Running sums of weight * value until the next release, with their weights and the devices that fed them.
 
@@ -70,6 +83,7 @@ class SegmentSums:
         self.weights: dict[str, int] = {}
         self.devices: dict[str, set[str]] = {}
         self.signal = 0  # of private updates, where the clip adapts to it
+        self.waiting: dict[int, WaitingUpdate] = {}  # by the number of the log's entry; in no sum yet (`bounded`)
 
     def add(self, update: Update, staleness: int, configuration: RoundConfiguration, member: str = "") -> Undo:
         """Add every segment of an update that `read_update` has accepted; return what takes it out again.
@@ -130,9 +144,51 @@ class SegmentSums:
         self.weights[name] = self.weights.get(name, 0) + units
         self.devices.setdefault(name, set()).update(devices)
 
+    def fed(self) -> dict[str, set[str]]:
+        """By key, who is in the sum or waits for it."""
+        fed = {name: set(devices) for name, devices in self.devices.items()}
+        for update in self.waiting.values():
+            for name in update.norms:
+                fed.setdefault(name, set()).add(update.member)
+        return fed
+
     def all_devices(self) -> set[str]:
-        """Everybody who is in a sum."""
-        return set().union(*self.devices.values())
+        """Everybody who is in a sum, or waits."""
+        return set().union(*self.devices.values(), (update.member for update in self.waiting.values()))
+
+    def newest_waiting(self, name: str) -> list[int]:
+        """Numbers of the updates that wait for a sum, the newest of each member, in rising order."""
+        newest = {update.member: number for number, update in sorted(self.waiting.items()) if name in update.norms}
+        return sorted(newest.values())
+
+    def waiting_of(self, member: str) -> tuple[str, int] | None:
+        """The id and entry of a member's newest update that waits, or None."""
+        numbers = [number for number, update in self.waiting.items() if update.member == member]
+        return (self.waiting[max(numbers)].update_id, max(numbers)) if numbers else None
+
+    def leave_out(self, update_ids: Collection[str]) -> None:
+        """Forget updates that wait."""
+        self.waiting = {n: update for n, update in self.waiting.items() if update.update_id not in update_ids}
+
+    def take_waiting(self, added: Mapping[str, np.ndarray], weights: Mapping[str, int]) -> Undo:
+        """Put sums of what waits for these keys, int64 [size], in its place; return what lets it wait again."""
+        before = self.numerators, self.weights, self.devices, self.waiting
+        fed, numerators, devices = self.fed(), dict(self.numerators), dict(self.devices)
+        for name, values in added.items():
+            numerators[name] = numerators[name] + values if name in numerators else values
+            devices[name] = fed[name]
+        self.numerators, self.devices = numerators, devices
+        self.weights = self.weights | {name: self.weights.get(name, 0) + units for name, units in weights.items()}
+        left, waiting = fed.keys() - added.keys(), dict[int, WaitingUpdate]()
+        for number, update in self.waiting.items():
+            if norms := {name: norm for name, norm in update.norms.items() if name in left}:
+                waiting[number] = msgspec.structs.replace(update, norms=norms)
+        self.waiting = waiting
+
+        def undo() -> None:
+            self.numerators, self.weights, self.devices, self.waiting = before
+
+        return undo
 
     def ready(self, configuration: RoundConfiguration, school_of: SchoolOf = no_school) -> list[str]:
         """Keys of the sums that at least `min_devices` of what `k_of` names fed, in alphabetical order.
@@ -144,7 +200,7 @@ class SegmentSums:
             k_of = "devices" if school_of_key(key) else configuration.k_of
             return count_fed(fed, k_of, school_of) >= configuration.min_devices
 
-        return sorted(key for key, fed in self.devices.items() if enough(key, fed))
+        return sorted(key for key, fed in self.fed().items() if enough(key, fed))
 
     def release(
         self,
@@ -190,5 +246,5 @@ class SegmentSums:
         other.numerators = {name: values.copy() for name, values in self.numerators.items()}
         other.weights = dict(self.weights)
         other.devices = {name: set(fed) for name, fed in self.devices.items()}
-        other.signal = self.signal
+        other.signal, other.waiting = self.signal, dict(self.waiting)
         return other

@@ -11,7 +11,7 @@ signed. One process writes rounds (`lock_file`); any other may read the file mea
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -133,6 +133,11 @@ class Log:
             body = row[0] if row else b""
         return LogEntry(number, kind, update_id, device, version, body or b"")
 
+    def body(self, number: int) -> bytes:
+        """The bytes of the update in an entry; empty where they are gone."""
+        row = self.database.one("SELECT body FROM bodies WHERE number = ?", (number,))
+        return row[0] if row else b""
+
     def update_at(self, number: int) -> tuple[str, str] | None:
         """The id and device of the update whose entry this is, without its body; None where it is another kind."""
         row = self.database.one("SELECT update_id, device FROM log WHERE number = ? AND kind = 'update'", (number,))
@@ -240,6 +245,10 @@ class Log:
         sql = f"UPDATE bodies SET body = x'' WHERE body != x'' AND number IN ({chosen})"
         self.database.write(sql, (update_id,))
 
+    def empty_body(self, number: int) -> None:
+        """Empties the body of an update that cannot be read, so that no replay looks for it."""
+        self.database.write("INSERT OR REPLACE INTO bodies (number, body) VALUES (?, x'')", (number,))
+
     def last_private(self) -> int:
         """The number of the newest private release; 0 where there is none."""
         return int(self.database.one("SELECT COALESCE(max(number), 0) FROM log WHERE kind = 'private_release'")[0])
@@ -316,17 +325,24 @@ class Log:
         """The entry up to which bodies and versions may be gone; 0 where everything is kept."""
         return int(self.fact("base") or 0)
 
-    def move_base(self, number: int) -> None:
-        """Keeps only the entries' bodies after `number`, which has a checkpoint, from now on."""
+    def move_base(self, number: int, waiting: Sequence[int] = ()) -> None:
+        """Keeps only the entries' bodies after `number`, which has a checkpoint, from now on, and those that wait."""
         with self.database.transaction():
             self.put_fact("base", str(number).encode())
+            if waiting or self.fact("waiting"):
+                self.put_fact("waiting", str(list(waiting)).encode())
             self.drop_checkpoints(0, number - 1)
 
     def prune(self, most: int) -> None:
-        """Deletes at most `most` of the bodies, and of the versions, from before the base; configurations stay."""
+        """Deletes at most `most` of the bodies, and of the versions, from before the base.
+
+        Configurations stay, and updates that wait: a release reads them again.
+        """
         if base := self.base:
             version = self.entry_version(base)
-            passed = "bodies JOIN log USING (number) WHERE kind != 'configuration' AND number"
+            waiting = "SELECT value FROM json_each((SELECT CAST(value AS TEXT) FROM facts WHERE name = 'waiting'))"
+            chosen = f"kind != 'configuration' AND number NOT IN ({waiting})"
+            passed = f"bodies JOIN log USING (number) WHERE {chosen} AND number"
             for table, source, column, bound in (
                 ("bodies", passed, "number", base + 1),
                 ("versions", "versions WHERE version", "version", version),

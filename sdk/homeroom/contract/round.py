@@ -20,6 +20,7 @@ from homeroom.errors import Code, NetworkError, TrustError
 ROUND_FORMAT = 1
 OLDEST_ROUND_FORMAT = 1
 UNITS_AN_EXAMPLE = 16  # weights are integers in sixteenths of an example
+UNITS_A_DEVICE = 1 << 18  # of the bounded rule; fine enough for a school of 10,000 devices to count as one device does
 MOST_PRIVATE_DEVICES = 1 << 24  # times ENCODED_LIMIT and a stream's coefficients: below 2**62
 FIRST_FIELDS = frozenset(
     {
@@ -105,6 +106,10 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     statistics: how heads are shared as sums.
     k_of: what `min_devices` counts: `devices`, or `schools`, where a device that was invited without one counts by
         itself. A school's own segments count its devices. New districts with plain rounds count schools.
+    rule: how plain updates are merged. `mean`: weighted by the examples that they claim. `bounded`: one weight a
+        device, none longer than the median. New districts with plain rounds have `bounded`.
+    school_share: of the bounded rule: the largest share of a release's weight that one school has, where enough schools
+        feed it; a school's own segments are not shared.
 
     A field that is added later needs a default and is left out of `document` while it has it: older configurations, and
     the logs that belong to them, keep their identity.
@@ -133,8 +138,14 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     earlier_codecs: tuple[Codec, ...] = ()
     statistics: StatisticsRules = StatisticsRules()
     k_of: Literal["devices", "schools"] = "devices"
+    rule: Literal["mean", "bounded"] = "mean"
+    school_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
 
     def __post_init__(self) -> None:
+        if self.rule == "bounded" and (self.secure or self.privacy):
+            raise ValueError("rule bounded needs plain rounds: secure and private ones show nobody's update")
+        if self.rule == "mean" and self.school_share < 1:
+            raise ValueError("school_share says nothing without rule bounded: leave it out, or set it to 1")
         if self.by_school and (self.secure or self.privacy or self.scope != "shared"):
             raise ValueError("schools' own segments are merged in plain rounds of several schools only")
         if self.cohort and (self.max_staleness or self.cohort.quorum > self.buffer_size):
@@ -242,9 +253,11 @@ def weight(examples: int, staleness: int, configuration: RoundConfiguration) -> 
     """Integer weight of a segment: capped examples in units of 1/16, divided by sqrt(1 + staleness); at least 1.
 
     The polynomial staleness discount of FedAsync (Xie et al. 2019) with a = 1/2. In a private round every update weighs
-    1: a weight would reveal the number of examples and change the sensitivity.
+    1: a weight would reveal the number of examples and change the sensitivity. By the bounded rule each weighs
+    `UNITS_A_DEVICE`, discounted so: nobody believes a number of examples.
     """
     if configuration.privacy:
         return 1
     capped = UNITS_AN_EXAMPLE * min(examples, configuration.cap_examples)
+    capped = UNITS_A_DEVICE if configuration.rule == "bounded" else capped
     return max(1, isqrt(capped * capped // (1 + staleness)))

@@ -32,6 +32,16 @@ def read_update(data: bytes, configuration: RoundConfiguration, layout: Layout) 
         _check_norm(values, configuration)
     if configuration.sums_whole_segments:
         return Update(header, values, values)
+    return _by_tier_slice(header, values, layout)
+
+
+def read_admitted(data: bytes, layout: Layout) -> Update:
+    """Reads a plain update that was let in before, whatever the round's rules are now; UpdateError if it is damaged."""
+    header, payload = _read_signed(data, len(data))
+    return _by_tier_slice(header, _decode_segments(header, payload, None, layout), layout)
+
+
+def _by_tier_slice(header: UpdateHeader, values: dict[str, np.ndarray], layout: Layout) -> Update:
     parts = [layout.by_tier_slice(name, header.tier, part) for name, part in values.items()]
     return Update(header, values, {name: part for slices in parts for name, part in slices.items()})
 
@@ -72,10 +82,11 @@ def _check_tier(tier: str, configuration: RoundConfiguration, layout: Layout) ->
 
 
 def _decode_segments(
-    header: UpdateHeader, payload: bytes, configuration: RoundConfiguration, layout: Layout
+    header: UpdateHeader, payload: bytes, configuration: RoundConfiguration | None, layout: Layout
 ) -> dict[str, np.ndarray]:
-    """int32 [values of the tier] by segment name, each a segment that this round merges."""
-    merged_by_id = {segment.segment_id: segment for segment in narrowed(layout, configuration.scopes)}
+    """int32 [values of the tier] by segment name, each a segment that this round merges, or, without one, of theta."""
+    segments = narrowed(layout, configuration.scopes) if configuration else layout
+    merged_by_id = {segment.segment_id: segment for segment in segments}
     tensors = envelope.tensors(payload, where="update", error=UpdateError)
     if sorted(tensors) != sorted({e.segment_id for e in header.segments}) or len(tensors) != len(header.segments):
         raise UpdateError("the payload's segments are not those of the header", code="malformed")
@@ -84,7 +95,7 @@ def _decode_segments(
         segment = merged_by_id.get(entry.segment_id)
         if segment is None:
             raise UpdateError(f"segment {entry.name!r} is not merged here", code="unknown_segment")
-        if not configuration.merges(segment):
+        if configuration and not configuration.merges(segment):
             raise UpdateError(f"segment {segment.name} is {segment.scope}", code="personal_segment")
         indices = layout.indices(segment.name, header.tier)
         size = segment.size if isinstance(indices, slice) else len(indices)

@@ -98,15 +98,16 @@ def test_devices_without_a_school_count_by_themselves_and_older_logs_count_devic
 
 @pytest.mark.usefixtures("started")
 @pytest.mark.parametrize(
-    ("options", "counted"),
+    ("options", "counted", "merged"),
     [
-        ((), "schools"),
-        (("--k-of", "devices"), "devices"),
-        (("--epsilon", "8", "--clip-norm", "1", "--noise-multiplier", "2"), "devices"),
+        ((), "schools", ("bounded", 0.5)),
+        (("--k-of", "devices", "--school-share", "0.25"), "devices", ("bounded", 0.25)),
+        (("--rule", "mean"), "schools", ("mean", 1.0)),
+        (("--epsilon", "8", "--clip-norm", "1", "--noise-multiplier", "2"), "devices", ("mean", 1.0)),
     ],
 )
-def test_a_new_district_counts_schools_unless_it_says_otherwise(
-    options: tuple[str, ...], counted: str, tmp_path: Path
+def test_a_new_district_counts_schools_and_bounds_updates_unless_it_says_otherwise(
+    options: tuple[str, ...], counted: str, merged: tuple[str, float], tmp_path: Path
 ) -> None:
     write_key(tmp_path / "root.pem", ROOT)
     words = ["--bundle", write_bundle(tmp_path / "bundle"), "--root-key", tmp_path / "root.pem"]
@@ -115,3 +116,4 @@ def test_a_new_district_counts_schools_unless_it_says_otherwise(
     assert read_configuration(tmp_path / "district").round.k_of == counted
     with closing(open_rounds(tmp_path / "district")) as rounds:
         assert rounds.configuration.k_of == counted
+        assert (rounds.configuration.rule, rounds.configuration.school_share) == merged

@@ -42,6 +42,7 @@ IDLE = {
         "district init",
         "--address",
     ): "{}/made --bundle {}/bundle --name D --schools {}/schools.csv --address https://a.example",
+    ("district serve", "--school-share"): "{}/district --school-share 0.5",
     ("district serve", "--certificate"): "{}/new --bundle {}/bundle --root-key {}/root.pem --certificate {}/root.json",
     ("district serve", "--bundle"): "{}/district --bundle {}/other",
     ("district serve", "--root-key"): "{}/district --root-key {}/other.pem",
@@ -115,11 +116,12 @@ COUNTS = {
     "trust policy": "--key --certificate --out",
     "trust roster": "--key --device --devices --members --minimum --drop-rate --corrupt-rate --serial --institution",
     "district init": "--bundle --name --schools --keys --out --days --policy --host --port --announce"
-    " --min-devices --k-of --max-staleness --codec --deadline --quorum --over --by-school --optimizer --server-rate"
-    " --beta1 --beta2 --tau --proximal --epsilon --delta --clip-norm --noise-multiplier --subjects --clip-quantile"
-    " --bands --cohort --drop-rate --corrupt-rate --phase-hours --statistics",  # of the same code as serve's
-    "district serve": "--min-devices --k-of --max-staleness --by-school --retain --optimizer --server-rate --proximal"
-    " --policy --secure --host --port --address --trusted-proxy --log-requests --statistics",
+    " --min-devices --k-of --rule --school-share --max-staleness --codec --deadline --quorum --over --by-school"
+    " --optimizer --server-rate --beta1 --beta2 --tau --proximal --epsilon --delta --clip-norm --noise-multiplier"
+    " --subjects --clip-quantile --bands --cohort --drop-rate --corrupt-rate --phase-hours"
+    " --statistics",  # of the same code as serve's
+    "district serve": "--min-devices --k-of --rule --max-staleness --by-school --retain --optimizer --server-rate"
+    " --proximal --policy --secure --host --port --address --trusted-proxy --log-requests --statistics",
     "district configure": "--check",
     "district invite": "--list --revoke",
     "district members": "--schools --json",

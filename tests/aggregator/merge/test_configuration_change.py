@@ -39,6 +39,8 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {  # by field: what the log was
     "buffer_size": ({}, 4),
     "min_devices": ({}, 3),
     "k_of": ({}, "schools"),
+    "rule": ({}, "bounded"),
+    "school_share": ({"rule": "bounded"}, 0.5),
     "max_staleness": ({}, 3),
     "cap_examples": ({}, 3),
     "max_norm": ({}, 5.0),

@@ -94,7 +94,7 @@ def pending_updates(service: Service) -> PendingUpdates:
     """The updates that wait; in the writer's thread, since sums change in place."""
     rounds, fed = service.rounds, dict[str, frozenset[str]]()
     state, configuration = rounds.state, rounds.configuration
-    for key, devices in state.sums.devices.items():
+    for key, devices in state.sums.fed().items():
         fed[segment_of(key)] = fed.get(segment_of(key), frozenset()) | devices
     if configuration.secure:
         return PendingUpdates(state.pending, configuration.buffer_size, fed, statistics=statistics_text(rounds))
