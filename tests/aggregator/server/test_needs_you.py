@@ -7,10 +7,11 @@ import datetime
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from aggregator.institution import make_folder, running
+from aggregator.institution import START, make_folder, running
 from aggregator.server.officer import confirmed, enrol, send, signed_in, text
 from homeroom.cli.main import homeroom
 from homeroom_aggregator.admin import backup, learned_addresses
@@ -118,3 +119,36 @@ def test_the_addresses_by_which_devices_come_are_closed_by_a_button(tmp_path: Pa
             assert not service.addresses.open_to_all
             assert browser.get("/dashboard", headers={"host": "evil.example"}).status_code == 421
             assert "any server" not in text(browser.get("/dashboard").text)
+
+
+def test_a_device_whose_updates_are_far_too_long_is_named_and_its_updates_can_be_withdrawn(tmp_path: Path) -> None:
+    where = make_folder(tmp_path, rule="bounded", buffer_size=4, min_devices=3)
+    with (
+        contextlib.closing(open_service(where)) as service,
+        running(service) as address,
+        signed_in(service, address) as browser,
+    ):
+        *honest, liar = (enrol(service, address, f"School {n}") for n in range(4))
+        for client in honest:
+            send(client, 0.5)
+        send(liar, -8.0)
+        (entry,) = [one for one in needs(browser.get("/dashboard").text) if "as long as the bound" in one[0]]
+        words, links = entry
+        assert "School 3" in words
+        assert "sent an update 16 times as long as the bound of version 1" in words
+        assert links[-1].startswith("/dashboard/do/withdraw?about=")
+        key = links[-1].partition("=")[2]
+        assert f"1 update was longer than the bound, and was shortened, the longest, of device {key[:8]}, 16 times" in (
+            text(browser.get("/dashboard/audit").text)
+        )
+        versions, schools = (text(browser.get(f"/dashboard/{page}").text) for page in ("versions", "schools"))
+        assert "head.grade 0.866, ladder.table 1; 1 update shortened" in versions
+        assert f"{key[:8]} 16 times the bound" in versions
+        assert "16×" in schools
+        done = browser.post(links[-1], data=confirmed(browser, links[-1].removeprefix("/dashboard"), "a liar"))
+        assert done.status_code == 200, done.text
+        for client in honest:
+            send(client, 0.5)
+        service.rounds.release_now()
+        assert service.rounds.verify() == []
+        np.testing.assert_allclose(service.rounds.state.theta[:4], START[:4] + 1.0, atol=1e-5)

@@ -138,6 +138,7 @@ def event(name: str, about: Mapping[str, Any]) -> str:
     of = f" ({values['school']})" if values.get("school") else ""
     if name == "withdrawn":
         values["why"] = f": {values['why']}" if "why" in values else ""
+    values["bounded"] = shortened(about.get("shortened", 0), about.get("longest", {}))
     sentences = {
         "invited": "Invited a {role}{of}",
         "joined": "A {role} joined{of}: key {device}",
@@ -147,7 +148,7 @@ def event(name: str, about: Mapping[str, Any]) -> str:
         "twin": "Key {device} is used by two machines{of}",
         "consent given": "Consent of {school} was recorded: {by}",
         "consent withdrawn": "Consent of {school} was withdrawn: {by}",
-        "released": "Version {version} was released",
+        "released": "Version {version} was released{bounded}",
         "rolled back": "Version {version} was made from version {to} by {by}: {why}",
         "statistics": "Device {device} sent statistics, number {sequence}",
         "statistics taken out": "The statistics of device {device} were erased",
@@ -176,6 +177,15 @@ def event(name: str, about: Mapping[str, Any]) -> str:
         return sentences[name].format(of=of, **values)
     except KeyError:
         return name.capitalize()
+
+
+def shortened(updates: int, longest: Mapping[str, float]) -> str:
+    """How many updates of a release were shortened to its bound, and whose was longest, as the end of a sentence."""
+    if not updates:
+        return ""
+    key, times = next(iter(longest.items()))
+    were = "was longer than the bound, and was" if updates == 1 else "were longer than the bound, and were"
+    return f"; {count(updates, 'update')} {were} shortened, the longest, of device {short(key)}, {times:.3g} times it"
 
 
 def _short(value: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from homeroom_aggregator.state.set_apart import reasons
 
 RECENT_VERSIONS, VERSIONS_A_PAGE, ENTRIES_A_PAGE = 24, 20, 50  # in the plot, on a page, of the audit log on a page
 SET_APART_SHOWN = 3  # the newest ones
+FAR_TOO_LONG = 10  # times the bound of a release; honest updates stay below 2 or 3
 CERTIFICATE_WARNING_DAYS = 14
 TEMPLATES_FOLDER = Path(__file__).parent / "templates"
 FILTERS = ("moment", "day", "count", "percent", "points", "short", "school", "title", "figures", "gain")
@@ -159,8 +160,10 @@ def attention_list(context: PageContext, statuses: list[SchoolStatus]) -> list[A
     for what, why in reasons(context.database)[-SET_APART_SHOWN:]:
         advice = "Nothing behind it waits; have it sent again, and tell the makers if it is set apart again"
         items.append(Attention("warn", "Set apart", "audit", f"{what}: {why}", advice))
+    longest = queries.longest_updates(queries.versions(context.database, RECENT_VERSIONS))
     for school in statuses:
         items += _about_school(school)
+        items += _about_lengths(school, longest)
     if over := _at_budget(context):
         says = f"{formatting.count(over, 'device')} spent the whole budget"
         advice = "They go on with every version, and send nothing more; which schools they are of stands under Privacy"
@@ -212,6 +215,17 @@ def _about_school(school: SchoolStatus) -> Iterator[Attention]:
             yield Attention("bad", name, address, says, advice, *revoke)
 
 
+def _about_lengths(school: SchoolStatus, longest: Mapping[str, tuple[float, int]]) -> Iterator[Attention]:
+    name, address = formatting.school(school.name), f"schools#{anchor(school)}"
+    for device in school.devices:
+        times, version = longest.get(device.name, (0.0, 0))
+        if times >= FAR_TOO_LONG:
+            says = f"key {device.key[:8]} sent an update {times:.3g} times as long as the bound of version {version}"
+            advice = "It was shortened, and did little harm; a broken training does that, or a liar: ask there"
+            button = (f"Withdraw the updates of {device.key[:8]}", f"do/withdraw?about={device.key}")
+            yield Attention("warn", name, address, says, advice, *button)
+
+
 def _ledger(context: PageContext) -> PrivacyLedger | None:
     """The ledger, read through this page's own connection."""
     ledger = context.rounds.ledger
@@ -232,7 +246,10 @@ def all_schools(context: PageContext) -> str:
     """The page of every school's status."""
     statuses = _schools(context)
     counts = Counter(school.status for school in statuses)
-    return _page(context, "schools", schools=statuses, status_counts=counts, anchor=anchor)
+    recent = queries.versions(context.database, RECENT_VERSIONS)
+    longest = queries.longest_updates(recent) if context.rounds.configuration.rule == "bounded" else None
+    about = {"longest": longest, "longest_of": len(recent)}
+    return _page(context, "schools", schools=statuses, status_counts=counts, anchor=anchor, **about)
 
 
 def segments(context: PageContext) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from homeroom.contract.layout import Segment, segment_of
@@ -35,6 +35,8 @@ class VersionRow:
     devices: by segment, how many fed its change.
     to, by, why: of a rollback, the older version whose theta it has, who went back, and the reason.
     after: of a restored backup, its newest version, whose theta it has.
+    bounds: by segment, of the bounded rule, the largest norm that an update had. shortened: how many were longer.
+    longest: by member, how many times the bound, of the longest ones.
     """
 
     number: int
@@ -47,6 +49,9 @@ class VersionRow:
     by: str = ""
     why: str = ""
     after: int | None = None
+    bounds: Mapping[str, float] = field(default_factory=dict)
+    shortened: int = 0
+    longest: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -151,10 +156,20 @@ def versions(database: Database, most: int, before: int | None = None) -> list[V
         at, event = about.get(number, ("", {}))
         unmerged = bool(event) and "devices" not in event
         updates, senders = (0, 0) if unmerged else _came(database, start or 0, entry)
-        origin = {name: event[name] for name in ("to", "by", "why", "after") if name in event}
+        more = ("to", "by", "why", "after", "bounds", "shortened", "longest")
+        origin = {name: event[name] for name in more if name in event}
         devices, sha256 = event.get("devices", {}), event.get("sha256", "")
         version_rows.append(VersionRow(number, at, devices, updates, senders, sha256, **origin))
     return version_rows
+
+
+def longest_updates(recent: Sequence[VersionRow]) -> dict[str, tuple[float, int]]:
+    """By member, the longest update among these versions' longest: how many times the bound, and of which version."""
+    found = dict[str, tuple[float, int]]()
+    for version in recent:
+        for member, times in version.longest.items():
+            found[member] = max(found.get(member, (0.0, 0)), (times, version.number))
+    return found
 
 
 def _made(database: Database, first: int, last: int) -> dict[int, tuple[str, dict[str, Any]]]:
