@@ -248,7 +248,7 @@ def all_schools(context: PageContext) -> str:
     counts = Counter(school.status for school in statuses)
     recent = queries.versions(context.database, RECENT_VERSIONS)
     longest = queries.longest_updates(recent) if context.rounds.configuration.rule == "bounded" else None
-    about = {"longest": longest, "longest_of": len(recent)}
+    about: dict[str, Any] = {"longest": longest, "longest_of": len(recent)}
     return _page(context, "schools", schools=statuses, status_counts=counts, anchor=anchor, **about)
 
 
