@@ -23,6 +23,7 @@ from homeroom.train.features.buffer import buffer_bytes
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import examples
 from homeroom.train.features.quality_gate import PredictionView, prediction_view
+from homeroom.train.selective import TOO_OFTEN_WRONG
 from homeroom.train.solve.combine import NOT_SOLVED, Mix, SolvedPart
 from homeroom.train.solve.evaluate import evaluate_both
 from homeroom.train.solve.heads import TaskHead, outputs_by_task, vectors_of
@@ -44,6 +45,7 @@ class ModelInUse:
     others: heads of other schools' statistics alone, to be compared with.
     note: for each answer; empty, that a person has no model of their own, or that a training was cut short.
     doubts: why no answer of a task is sure, by task.
+    least: from which probability on an answer is sure, by task, where that is more than usual.
     """
 
     graphs: Graphs
@@ -57,6 +59,7 @@ class ModelInUse:
     others: Mapping[str, TaskHead] = field(default_factory=dict)
     note: str = ""
     doubts: Mapping[str, str] = field(default_factory=dict)
+    least: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def bundle(self) -> Bundle:
@@ -95,7 +98,12 @@ class ModelInUse:
         ready, manifest = self.examples(samples), self.bundle.manifest
         part = self.part(samples, ready)
         found = predict(self.graphs, manifest, self.theta, ready, self.temperatures, self.trained, part)
-        return [{name: doubted(one, self.doubts.get(name)) for name, one in answers.items()} for answers in found]
+        return [{name: self._doubted(name, one) for name, one in answers.items()} for answers in found]
+
+    def _doubted(self, task: str, answer: Answer) -> Answer:
+        """The answer, not sure where it was judged that it cannot be."""
+        unsure = answer.sure and max(answer.probabilities.values(), default=1.0) < self.least.get(task, 0.0)
+        return doubted(doubted(answer, TOO_OFTEN_WRONG if unsure else None), self.doubts.get(task))
 
     def score(self, samples: Sequence[StoredSample]) -> dict[str, Score]:
         """Scores by task on labelled samples as they are answered, with those of each part."""
@@ -132,11 +140,12 @@ def model_in_use(store: Store, graphs: Graphs, solved: HeadsInUse, subject: str 
         if profiles.is_own(personal):
             return model
         heads, projections = solved.read(store, bundle)
-        chosen = mixes_in_use(store, heads)
+        chosen, least = mixes_in_use(store, heads), versions.least_sure(store, version)
     return replace(
         model,
         heads={name: heads[name] for name in chosen},
         mixes={name: mix for name, mix in chosen.items() if mix},
         projections=projections,
         others=solved.others,
+        least=least,
     )

@@ -159,6 +159,13 @@ def doubts(store: Store, version: StoredVersion | None) -> dict[str, str]:
     return dict(version.facts.get("doubts", {})) if version and is_own else {}
 
 
+def least_sure(store: Store, version: StoredVersion | None) -> dict[str, float]:
+    """From which probability on an answer is sure, by task; of a global version as it was judged here."""
+    if (found := judged(store, version)) is not None:
+        return found.least
+    return dict(_local_facts(store, version).get("least", {}))
+
+
 class JudgedVersion(msgspec.Struct, frozen=True, kw_only=True):
     """What this device's validation samples say of a global version.
 
@@ -166,6 +173,7 @@ class JudgedVersion(msgspec.Struct, frozen=True, kw_only=True):
     release: of the statistics that came with it.
     mixes: how solved heads count beside it, by task; priors: as of `own_priors`.
     worse: what it answers clearly worse than the newest local version, or than one part alone; a sentence by task.
+    least: as of `least_sure`.
     """
 
     version_id: str
@@ -174,6 +182,7 @@ class JudgedVersion(msgspec.Struct, frozen=True, kw_only=True):
     mixes: dict[str, Mix]
     worse: dict[str, str]
     priors: dict[str, float] = {}
+    least: dict[str, float] = {}
 
 
 JUDGED = json_record(JUDGED_RECORD, JudgedVersion, made_again=True)

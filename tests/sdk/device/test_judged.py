@@ -18,6 +18,7 @@ from homeroom.device import training_run
 from homeroom.device.local_samples import to_examples, training_samples
 from homeroom.train.cross_validation import folds
 from homeroom.train.features.dataset import Dataset
+from homeroom.train.selective import TOO_OFTEN_WRONG
 from homeroom.train.settings import Settings
 from homeroom.train.solve.combine import Mix, SolvedOutputs, SolvedPart
 
@@ -80,6 +81,21 @@ def test_two_samples_teach_but_nobody_knows_how_well(device: Device) -> None:
     assert (answer.best in tiny.ANIMALS, answer.sure) == (True, False)
     assert "never judged" in answer.reason
     assert "too few to keep some apart" in run(device, "train", "--epochs", 1)
+
+
+def test_no_answer_is_sure_where_too_many_such_answers_were_wrong(device: Device) -> None:
+    rng, taught = np.random.default_rng(2), rows(160)
+    for row in taught:
+        if rng.random() < 0.4:  # so one of three labels is another than the words say
+            row["labels"] = {"category": str(rng.choice(tiny.ANIMALS))}
+    add(device, taught)
+    device.train(settings=Settings(epochs=12, learning_rate=5e-3))
+    asked = [Sample(word=row["word"], facts=row["facts"]) for row in rows(40, seed=9)]
+    answers = [answer["category"] for answer in device.predict_many(asked)]
+    clear = [answer for answer in answers if max(answer.probabilities.values()) > 0.7]
+    assert len(clear) > 10
+    assert not any(answer.sure for answer in answers)
+    assert all(TOO_OFTEN_WRONG in answer.reason for answer in clear)
 
 
 def test_one_label_alone_is_said_and_no_answer_is_sure(device: Device) -> None:
