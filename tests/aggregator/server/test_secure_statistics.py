@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import pytest
 from aggregator.institution import ROOT, make_folder, running
 from aggregator.server.test_statistics import teach
 from homeroom import Device
+from homeroom.cli.main import main
 from homeroom.cli.network import statistics_lines
 from homeroom.cli.status_lines import status_lines
 from homeroom.contract.policy import Policy
@@ -26,6 +28,7 @@ from homeroom.contract.statistics.pooling import pool
 from homeroom.contract.statistics.sums import NOTHING, Statistics, merge
 from homeroom.errors import InputError, TrustError
 from homeroom.federation import secure_statistics, statistics
+from homeroom.federation.enrolment import set_network
 from homeroom.federation.policy import POLICY
 from homeroom_aggregator.admin.folder import (
     SECURE_STATISTICS_FILE,
@@ -48,11 +51,27 @@ RULES = SecureRules(minimum=3, cohort=4, drop_rate=0.25, corrupt_rate=0.1, phase
 class District:
     """A served district whose statistics are summed in secure rounds, and devices of a school each."""
 
-    service: Service
     folder: Path
-    devices: list[Device]
+    devices: list[Device] = field(default_factory=list)
     later_s: float = 0.0
-    words: list[str] = field(default_factory=list)
+    serving: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    service: Service = field(init=False)
+
+    def start(self) -> str:
+        """Serve, where the devices find it; the address."""
+        self.service = open_service(self.folder)
+        self.serving.callback(self.service.close)
+        address = self.serving.enter_context(running(self.service))
+        assert self.service.secure_statistics
+        self.service.secure_statistics.clock = self.now
+        for device in self.devices:
+            set_network(device.store, address=address, lan="off")
+        return address
+
+    def close(self) -> None:
+        for device in self.devices:
+            device.close()
+        self.serving.close()
 
     @property
     def sum(self) -> Statistics:
@@ -111,26 +130,22 @@ def district(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Distri
     monkeypatch.setattr("homeroom.inference.golden.choose_precision", lambda *_, **__: {})  # a bundle without graphs
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
     folder = make_folder(tmp_path, min_devices=3, statistics=SECURE, secure=RULES)
-    service = open_service(folder)
     with contextlib.ExitStack() as until_the_end:
-        until_the_end.callback(service.close)
-        address = until_the_end.enter_context(running(service))
-        found = District(service, folder, [])
+        found = until_the_end.enter_context(contextlib.closing(District(folder)))
+        address = found.start()
         for number in range(4):
             school = f"school {number}"
             consents = {school: "the head"}
             (invitation,) = make_invitations(folder, address, [(school, "device")], consents=consents)
             path = tmp_path / f"{number}.json"
             path.write_bytes(msgspec.json.encode(invitation))
-            device = until_the_end.enter_context(Device.open(tmp_path / f"room {number}", tmp_path / "bundle"))
-            device.join(path)
+            device = Device.open(tmp_path / f"room {number}", tmp_path / "bundle")
             found.devices.append(device)
+            device.join(path)
         signer, keys = new_key(), [str(device.status()["device_key"]) for device in found.devices]
         word = certify(ROOT, "roster", signer, "tests")
         roster = make_roster(signer, word, keys, serial=1, minimum=3, institution="tests")
         replace_roster(folder, msgspec.json.encode(roster))
-        assert found.service.secure_statistics
-        found.service.secure_statistics.clock = found.now
         yield found
 
 
@@ -219,6 +234,43 @@ def test_a_copy_from_before_its_change_was_masked_is_never_counted_twice(distric
     new_total(district.service.rounds, "Ms Lee", "a device was restored")
     district.summed()
     assert encode(district.sum) == encode(merge(one for sums in taught for one in sums.values()))
+
+
+def test_the_command_begins_a_new_total_and_a_restored_device_and_a_clone_count_once(
+    district: District, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught, room, bundle = teach_all(district), tmp_path / "room 0", tmp_path / "bundle"
+    for number, name in ((0, "copy"), (3, "clone")):
+        district.devices[number].close()
+        shutil.copytree(tmp_path / f"room {number}", tmp_path / name)
+        district.devices[number] = Device.open(tmp_path / f"room {number}", bundle)
+    shutil.copytree(tmp_path / "keys", tmp_path / "keys of the clone")
+    district.summed()
+    district.devices[0].close()
+    shutil.rmtree(room)
+    (tmp_path / "copy").rename(room)
+    assert main(["device", "accept-restored", str(room)]) == 0
+    district.devices[0] = Device.open(room, bundle)
+    assert "new-total" in district.visit(0)[0]
+    served = ["district", "new-total", str(district.folder), "--by", "Ms Lee", "--why", "a device was restored"]
+    with pytest.raises(SystemExit):
+        main(served)  # it is served
+    district.serving.close()
+    assert main(served) == 0
+    address = district.start()
+    assert district.sum == NOTHING
+    district.summed()
+    whole = encode(merge(one for sums in taught for one in sums.values()))
+    assert encode(district.sum) == whole
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys of the clone"))
+    with Device.open(tmp_path / "clone", bundle) as clone:
+        set_network(clone.store, address=address, lan="off")
+        teach(clone, *range(300, 305))
+        report = clone.sync().statistics
+        assert report
+        assert "restored or copied" in report.held[""]
+        district.visit(0, 1, 2)
+    assert encode(district.sum) == whole
 
 
 def said(device: Device) -> str:
