@@ -60,15 +60,13 @@ def take_in_messages(folder: Path, stick: Path, tell: Callable[[str], None]) -> 
             try:
                 message = read(path, offline_message.OFFLINE_MESSAGE_LIMIT_BYTES)
                 with rounds.apart.reading(f"letter {digest(message)}"):
-                    header, updates = offline_message.read_message(message, key, where=path.name)
+                    header, updates, change = offline_message.read_message(message, key, where=path.name)
             except HomeroomError as problem:
                 unreadable[path.name] = problem.what
                 continue
-            answers.append((path, header, answer_message(rounds, secret, header, updates)))
+            answers.append((path, header, answer_message(rounds, secret, header, updates, change)))
         for path, header, answer in answers:  # only now, so that each holds the version that all of them made
-            version = newer_version(rounds, header) if not answer.refused else b""
-            sealed = offline_message.write_answer(rounds.key, answer, version, header.sealing)
-            write_durable(exchange.answer(header.device), sealed)
+            write_durable(exchange.answer(header.device), seal_answer(rounds, header, answer))
             remove(path)
             counts["messages"] += 1
             counts["joined"] += bool(header.code) and not answer.refused
@@ -76,16 +74,20 @@ def take_in_messages(folder: Path, stick: Path, tell: Callable[[str], None]) -> 
             for receipt in answer.receipts:
                 counts[receipt.status] += 1
             done = f"{len(answer.receipts)} updates, {len(answer.unlearned)} to unlearn"
+            done += ", a change of statistics" if header.statistics else ""
+            done += f", which is refused: {answer.statistics_refused}" if answer.statistics_refused else ""
             tell(f"{header.device[:8]}: {answer.refused or done}")
         return OfflineReport(**counts, unreadable=unreadable)
     finally:
         rounds.close()
 
 
-def answer_message(rounds: Rounds, secret: bytes, header: MessageHeader, updates: list[bytes]) -> AnswerHeader:
+def answer_message(
+    rounds: Rounds, secret: bytes, header: MessageHeader, updates: list[bytes], change: bytes
+) -> AnswerHeader:
     """Do what a message asks for, as far as its device may; the answer says what is refused.
 
-    secret: proves invitation codes. header, updates: the message, opened.
+    secret: proves invitation codes. header, updates, change: the message, opened.
     """
     answer = AnswerHeader(
         device=header.device,
@@ -107,6 +109,7 @@ def answer_message(rounds: Rounds, secret: bytes, header: MessageHeader, updates
         receipts=tuple(_receipt(rounds, member, update) for update in updates),
         unlearned=tuple(update_id for update_id in header.unlearn if update_id not in bounded),
         bounded=bounded,
+        statistics_refused=_refuses_statistics(rounds, member, change) if change else "",
         round=configuration,
         round_signature=sign(rounds.key, "round", configuration),
         school=member.school if rounds.merges_for(member.school, rounds.members) else "",
@@ -133,6 +136,30 @@ def _receipt(rounds: Rounds, member: Member, update: bytes) -> Receipt:
     except UpdateError as problem:
         reason = {"code": problem.code, "message": problem.what, "remedy": problem.remedy}
         return Receipt(update=digest(update), status="refused", **reason)
+
+
+def _refuses_statistics(rounds: Rounds, member: Member, change: bytes) -> str:
+    """Takes a change of statistics; why it is refused, or empty."""
+    if not rounds.members.consented(member.school):
+        return f"{member.school} has not consented"
+    try:
+        rounds.take_statistics(change, member.device, member.name)
+    except UpdateError as problem:
+        return str(problem)
+    return ""
+
+
+def seal_answer(rounds: Rounds, header: MessageHeader, answer: AnswerHeader) -> bytes:
+    """An answer as it travels, with the newest version and release of statistics that its device does not have."""
+    if answer.refused:
+        return offline_message.write_answer(rounds.key, answer, b"", header.sealing)
+    release, member = b"", rounds.members.find(header.device)
+    if member and header.release is not msgspec.UNSET and rounds.configuration.statistics.mode != "off":
+        status = rounds.statistics_status(member.name)
+        answer = msgspec.structs.replace(answer, statistics=status)
+        if status.release > header.release:
+            release = rounds.statistics.totals.release().body
+    return offline_message.write_answer(rounds.key, answer, newer_version(rounds, header), header.sealing, release)
 
 
 def newer_version(rounds: Rounds, header: MessageHeader) -> bytes:

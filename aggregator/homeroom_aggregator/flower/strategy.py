@@ -17,7 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from homeroom.contract.offline_message import AnswerHeader, MessageHeader, read_message, write_answer
+from homeroom.contract.offline_message import AnswerHeader, MessageHeader, read_message
 from homeroom.contract.sealed_box import sealing_key
 from homeroom.errors import HomeroomError, InputError, NetworkError
 from homeroom_aggregator.admin import offline
@@ -85,14 +85,16 @@ class AggregatorStrategy(Strategy):  # type: ignore[misc]
         for reply in replies:
             node = reply.metadata.src_node_id
             try:
-                header, updates = read_message(unpacked(reply)["letter"], self.key, where=f"node {node}")
+                header, updates, change = read_message(unpacked(reply)["letter"], self.key, where=f"node {node}")
             except HomeroomError as problem:
                 counts["failed"] += 1
                 self.tell(f"round {server_round}: {problem}")
                 continue
-            answer = offline.answer_message(self.rounds, self.secret, header, updates)
+            answer = offline.answer_message(self.rounds, self.secret, header, updates, change)
             self.answers[node] = header, answer
             counts.update(receipt.status for receipt in answer.receipts)
+            if answer.statistics_refused:
+                self.tell(f"round {server_round}: node {node}: statistics: {answer.statistics_refused}")
             for receipt in answer.receipts:
                 if receipt.status == "refused":
                     self.tell(f"round {server_round}: node {node}: {receipt.message}")
@@ -124,8 +126,7 @@ class AggregatorStrategy(Strategy):  # type: ignore[misc]
         if node not in self.answers:
             return b""
         header, answer = self.answers.pop(node)
-        version = b"" if answer.refused else offline.newer_version(self.rounds, header)
-        return write_answer(self.rounds.key, answer, version, header.sealing)
+        return offline.seal_answer(self.rounds, header, answer)
 
     def _present(self, grid: Grid) -> list[int]:
         started_s = time.monotonic()

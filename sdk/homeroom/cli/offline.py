@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from homeroom.cli.in_use import lines_on_use, say_judgement
+from homeroom.cli.network import statistics_lines
 from homeroom.cli.options import opened, say
 from homeroom.cli.parameters import FOLDER, INVITATION
 
@@ -38,7 +40,11 @@ def offline_out(directory: Path, stick: Path) -> None:
     for update_id, reason in message.refused.items():
         say(f"  not carried, {update_id[:8]}: {reason}")
     asks = ", a request to join" if message.joins else ""
-    say(f"{message.path}: {message.updates} updates, {message.unlearning} to unlearn{asks}")
+    change = ", a change of statistics" if message.statistics and message.statistics.sent else ""
+    say(f"{message.path}: {message.updates} updates, {message.unlearning} to unlearn{change}{asks}")
+    if message.statistics:
+        for line in statistics_lines(replace(message.statistics, sent=False, release=None)):
+            say(line)
 
 
 @click.command("in")
@@ -58,5 +64,10 @@ def offline_in(directory: Path, stick: Path) -> None:
     say(f"{len(answer.sent)} updates have arrived, {len(answer.unlearned)} will be unlearned")
     for update_id, reason in answer.refused.items():
         say(f"  {update_id[:8]}: {reason}")
+    if answer.statistics:
+        if answer.statistics.sent:
+            say("the change of statistics has arrived")
+        for line in statistics_lines(replace(answer.statistics, sent=False)):
+            say(line)
     say(f"global version {version}; in use: {answer.fetched.in_use}")
     say_judgement(told, answer.worse)

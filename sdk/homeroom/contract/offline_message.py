@@ -19,13 +19,14 @@ from homeroom.contract.manifest import Hash
 from homeroom.contract.sealed_box import SEALED_OVERHEAD_BYTES, public_hex, seal, unseal
 from homeroom.contract.signing import Certificate, check_certificate
 from homeroom.contract.signing import public_hex as signing_hex
+from homeroom.contract.statistics.messages import MESSAGE_LIMIT_BYTES, StatisticsStatus
 from homeroom.contract.version import VERSION_LIMIT_BYTES as VERSION_LIMIT_BYTES
 from homeroom.errors import NetworkError, TrustError
 
 OFFLINE_FORMAT = 1
 MESSAGE_MAGIC, ANSWER_MAGIC = b"HRLETTR1", b"HRANSWR1"
 OFFLINE_MESSAGE_LIMIT_BYTES = 256 << 20
-ANSWER_LIMIT_BYTES = VERSION_LIMIT_BYTES + 2 * envelope.HEADER_LIMIT_BYTES + SEALED_OVERHEAD_BYTES
+ANSWER_LIMIT_BYTES = VERSION_LIMIT_BYTES + MESSAGE_LIMIT_BYTES + 2 * envelope.HEADER_LIMIT_BYTES + SEALED_OVERHEAD_BYTES
 UpdateId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
 
 
@@ -38,6 +39,9 @@ class MessageHeader(msgspec.Struct, frozen=True, kw_only=True):
     updates: length in bytes of each update in the payload.
     unlearn: ids of updates to withdraw.
     message_id: drawn for this message, for its answer to name; a later field.
+    statistics: length in bytes of a change of statistics, after the updates; a later field.
+    release: number of the newest release of statistics that the device has, 0 for none; a later field, without which
+        the answer says nothing of statistics.
     """
 
     format: int = OFFLINE_FORMAT
@@ -50,6 +54,8 @@ class MessageHeader(msgspec.Struct, frozen=True, kw_only=True):
     unlearn: Annotated[tuple[UpdateId, ...], msgspec.Meta(max_length=4096)] = ()
     payload_sha256: Hash
     message_id: UpdateId | msgspec.UnsetType = msgspec.UNSET
+    statistics: Annotated[int, msgspec.Meta(ge=0)] = 0
+    release: Annotated[int, msgspec.Meta(ge=0, le=1 << 62)] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +69,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AnswerHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """Header of the aggregator's answer to one device; the payload is the newest version, or empty.
+    """Header of the aggregator's answer to one device; the payload is the newest version, or none, and a release.
 
     refused: why the whole message was refused, if it was.
     unlearned: ids of updates that the next version leaves out.
@@ -71,6 +77,9 @@ class AnswerHeader(msgspec.Struct, frozen=True, kw_only=True):
     round: the round's configuration; `round_signature` is over it, as over HTTP.
     school: as in `/v1/round`.
     message_id: of the message that it answers, if that had one.
+    statistics: what is here of the device, and what is served, after its change; None where the message asks for none.
+    statistics_refused: why its change was refused, if it was.
+    release: length in bytes of a release of statistics, after the version.
     """
 
     format: int = OFFLINE_FORMAT
@@ -86,6 +95,9 @@ class AnswerHeader(msgspec.Struct, frozen=True, kw_only=True):
     school: str = ""
     payload_sha256: Hash
     message_id: UpdateId | msgspec.UnsetType = msgspec.UNSET
+    statistics: StatisticsStatus | None = None
+    statistics_refused: str = ""
+    release: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 def write_message(
@@ -99,16 +111,18 @@ def write_message(
     updates: Sequence[bytes] = (),
     unlearn: Sequence[str] = (),
     message_id: str | msgspec.UnsetType = msgspec.UNSET,
+    statistics: bytes = b"",
+    release: int | msgspec.UnsetType = msgspec.UNSET,
 ) -> bytes:
     """Signs a device's message and seals it to the aggregator.
 
     key: the device's signing key.
     sealing: the device's X25519 key, for the answer.
     receiver: the aggregator's X25519 public key, hexadecimal.
-    bundle_id, after, code, unlearn, message_id: as in MessageHeader.
-    updates: signed updates, as bytes.
+    bundle_id, after, code, unlearn, message_id, release: as in MessageHeader.
+    updates, statistics: signed updates, and a signed change of statistics or none, as bytes.
     """
-    payload = b"".join(updates)
+    payload = b"".join([*updates, statistics])
     header = MessageHeader(
         device=signing_hex(key),
         sealing=public_hex(sealing),
@@ -119,12 +133,17 @@ def write_message(
         unlearn=tuple(unlearn),
         payload_sha256=digest(payload),
         message_id=message_id,
+        statistics=len(statistics),
+        release=release,
     )
     return seal(envelope.pack(MESSAGE_MAGIC, "letter", header, payload, key), receiver, "letter")
 
 
-def read_message(data: bytes, key: X25519PrivateKey, *, where: str) -> tuple[MessageHeader, list[bytes]]:
-    """Header and updates (not parsed) of a message whose signature holds; TrustError or NetworkError otherwise."""
+def read_message(data: bytes, key: X25519PrivateKey, *, where: str) -> tuple[MessageHeader, list[bytes], bytes]:
+    """Header, updates and change of statistics (or b"") of a message whose signature holds, not parsed.
+
+    TrustError or NetworkError otherwise.
+    """
     plain = _unseal(data, key, "letter", OFFLINE_MESSAGE_LIMIT_BYTES, where)
     header, payload, signature = envelope.unpack(
         plain,
@@ -136,37 +155,46 @@ def read_message(data: bytes, key: X25519PrivateKey, *, where: str) -> tuple[Mes
         error=NetworkError,
     )
     envelope.check(header.device, "letter", plain, signature, where=where)
-    if sum(header.updates) != len(payload):
+    if sum(header.updates) + header.statistics != len(payload):
         raise NetworkError("does not hold the updates that it names", where=where)
     updates, start = [], 0
     for size in header.updates:
         updates.append(payload[start : start + size])
         start += size
-    return header, updates
+    return header, updates, payload[start:]
 
 
-def write_answer(key: Ed25519PrivateKey, header: AnswerHeader, version: bytes, receiver: str) -> bytes:
-    """Signs an answer with a version (or b"") and seals it to the device; fills in `header.payload_sha256`."""
-    header = msgspec.structs.replace(header, payload_sha256=digest(version))
-    return seal(envelope.pack(ANSWER_MAGIC, "answer", header, version, key), receiver, "answer")
+def write_answer(
+    key: Ed25519PrivateKey, header: AnswerHeader, version: bytes, receiver: str, release: bytes = b""
+) -> bytes:
+    """Signs an answer with a version and a release of statistics (or b"") and seals it to the device.
+
+    Fills in `header.payload_sha256` and `header.release`.
+    """
+    payload = version + release
+    header = msgspec.structs.replace(header, payload_sha256=digest(payload), release=len(release))
+    return seal(envelope.pack(ANSWER_MAGIC, "answer", header, payload, key), receiver, "answer")
 
 
 def read_answer(
     data: bytes, key: X25519PrivateKey, *, device: str, root_fingerprint: str, where: str
-) -> tuple[AnswerHeader, bytes]:
-    """Header and version (or b"") of an answer that the root's aggregator signed; TrustError or NetworkError otherwise.
+) -> tuple[AnswerHeader, bytes, bytes]:
+    """Header, version and release of statistics (each b"" where there is none) that the root's aggregator signed.
 
-    The version is not parsed.
+    TrustError or NetworkError otherwise. Neither is parsed.
     """
     plain = _unseal(data, key, "answer", ANSWER_LIMIT_BYTES, where)
-    header, version, signature = envelope.unpack(
+    header, payload, signature = envelope.unpack(
         plain, ANSWER_MAGIC, "answer", AnswerHeader, limit_bytes=ANSWER_LIMIT_BYTES, where=where, error=NetworkError
     )
     check_certificate(header.certificate, role="aggregator", root_fingerprint=root_fingerprint, where=where)
     envelope.check(header.certificate.key, "answer", plain, signature, where=where)
     if header.device != device:
         raise TrustError("is for another device", where=where)
-    return header, version
+    if header.release > len(payload):
+        raise NetworkError("does not hold the release that it names", where=where)
+    end = len(payload) - header.release
+    return header, payload[:end], payload[end:]
 
 
 def _unseal(data: bytes, key: X25519PrivateKey, purpose: str, limit_bytes: int, where: str) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from homeroom.contract.manifest import Task
 from homeroom.contract.statistics.section import Section
-from homeroom.contract.statistics.sums import Cell, Statistics
+from homeroom.contract.statistics.sums import NOTHING, Cell, Statistics
 from homeroom.data.samples import StoredSample
 from homeroom.federation import versions
 from homeroom.federation.statistics import others_total, release_mark
@@ -47,6 +47,10 @@ class TaughtVectors:
     sample_ids: Sequence[str]
     others: Statistics
 
+    def sums(self) -> Iterator[tuple[str, Statistics]]:
+        """Each subject and its sums, one in memory at a time."""
+        return subject_sums(self.tasks, self.vectors, self.targets, self.counted, self.subjects)
+
     def part(self, validation: Dataset) -> SolvedPart:
         """Outputs for validation examples by heads of all others; how they count is to be chosen."""
         ids = {example.sample_id for example in validation.examples}
@@ -80,15 +84,14 @@ def teach(
     samples: theirs, and perhaps others whose features are not there.
     """
     if taught := taught_vectors(store, bundle, samples, examples):
-        sums = subject_sums(taught.tasks, taught.vectors, taught.targets, taught.counted, taught.subjects)
-        store.put_sums(sums_id(bundle.manifest), sums)
+        store.put_sums(sums_id(bundle.manifest), taught.sums())
     return taught
 
 
 def taught_vectors(
-    store: Store, bundle: Bundle, samples: Sequence[StoredSample], examples: Sequence[Example]
+    store: Store | None, bundle: Bundle, samples: Sequence[StoredSample], examples: Sequence[Example]
 ) -> TaughtVectors | None:
-    """As `teach`, with nothing stored."""
+    """As `teach`, with nothing stored. store: None where no inputs are left in one, and no others' sums."""
     manifest, tasks = bundle.manifest, covered(bundle.manifest)
     if not tasks:
         return None
@@ -99,7 +102,7 @@ def taught_vectors(
     labelled = {task.name: dataset.labelled[:, columns[task.name]] > 0 for task in tasks}
     subjects, ids = zip(*((example.subject, example.sample_id) for example in examples), strict=True)
     counted = counted_rows(labelled, subjects, ids, section.subject_limit)
-    others = usable_others(store, bundle)
+    others = usable_others(store, bundle) if store else NOTHING
     return TaughtVectors(bundle, tasks, vectors, dataset.targets, counted, subjects, ids, others)
 
 

@@ -18,11 +18,12 @@ from homeroom.contract import offline_message
 from homeroom.contract.canonical_json import digest
 from homeroom.contract.invitation import Invitation, enrolment_of
 from homeroom.contract.offline_folder import OfflineFolder, read, remove
-from homeroom.contract.round import read_round
+from homeroom.contract.round import RoundConfiguration, read_round
 from homeroom.contract.sealed_box import check_sealing_key
 from homeroom.contract.signing import public_hex
 from homeroom.errors import AnswerError, Code, InputError, NetworkError, TrustError, UpdateError
-from homeroom.federation import agreement, enrolment, privacy_ledger
+from homeroom.federation import agreement, enrolment, offline_statistics, privacy_ledger, statistics
+from homeroom.federation.statistics import StatisticsReport
 from homeroom.federation.sync import FetchedTheta, Scores, use_global
 from homeroom.federation.versions import newest_global
 from homeroom.runtime.bundle import Bundle
@@ -46,6 +47,7 @@ class ExportedMessage:
     """A message that was written: counts of its updates and unlearning requests, and whether it asks to join.
 
     refused: by update id, why this device did not let an update leave.
+    statistics: whether a change of them is in it, and what stays here; None where the aggregator collects none.
     """
 
     path: Path
@@ -54,6 +56,7 @@ class ExportedMessage:
     joins: bool
     size_bytes: int
     refused: dict[str, str]
+    statistics: StatisticsReport | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class ImportedAnswer:
 
     refused: the reason by update id.
     bounded: updates that cannot be unlearned: a private release holds them, which bounds what they tell.
-    worse: as in `SyncReport`.
+    worse, statistics: as in `SyncReport`.
     """
 
     joined: bool
@@ -73,6 +76,7 @@ class ImportedAnswer:
     fetched: FetchedTheta
     size_bytes: int
     worse: Mapping[str, str] = field(default_factory=dict)
+    statistics: StatisticsReport | None = None
 
 
 def prepare_join(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> None:
@@ -101,7 +105,8 @@ def export_message(store: Store, bundle: Bundle, folder: Path, root: str) -> Exp
     configuration = agreement.read_agreement(store).configuration
     removable = OfflineFolder(folder, root)
     receiver = check_sealing_key(removable.receiver(), root_fingerprint=root, where=str(folder))
-    newest, updates, size = newest_global(store, bundle), list[bytes](), 0
+    change, shared = offline_statistics.change_for_message(store, bundle, key, configuration)
+    newest, updates, size = newest_global(store, bundle), list[bytes](), len(change)
     refused: dict[str, str] = {}
     for update in store.outbox.pending():
         if configuration is None or configuration.secure:
@@ -130,10 +135,12 @@ def export_message(store: Store, bundle: Bundle, folder: Path, root: str) -> Exp
         updates=updates,
         unlearn=unlearn,
         message_id=message_id,
+        statistics=change,
+        release=statistics.known_release(store, bundle),
     )
     path = removable.message(public_hex(key))
     write_durable(path, message)
-    return ExportedMessage(path, len(updates), len(unlearn), joining is not None, len(message), refused)
+    return ExportedMessage(path, len(updates), len(unlearn), joining is not None, len(message), refused, shared)
 
 
 def import_answer(
@@ -174,7 +181,7 @@ def _import_answer(
 ) -> ImportedAnswer:
     data, where = read(path, offline_message.ANSWER_LIMIT_BYTES), str(path)
     trusted = {"device": device, "root_fingerprint": root, "where": where}
-    header, version = offline_message.read_answer(data, _sealing_key(store), **trusted)
+    header, version, release = offline_message.read_answer(data, _sealing_key(store), **trusted)
     if header.bundle_id != bundle.bundle_id:
         remedy = "install the institution's bundle"
         raise TrustError("is about another bundle", code=Code.OTHER_BUNDLE, where=where, remedy=remedy)
@@ -182,11 +189,12 @@ def _import_answer(
     if header.refused:
         remove(path)
         raise NetworkError(f"the message was refused: {header.refused}", where=where, remedy="ask the district")
-    joined = _store_round(store, header, root, where)
+    joined, configuration = _store_round(store, header, root, where)
     sent, refused, unlearned, bounded = _store_receipts(store, header)
     fetched = use_global(store, bundle, version, root, score) if version else FetchedTheta()
+    shared = offline_statistics.take_answer(store, bundle, configuration, header, release, root)
     remove(path)
-    return ImportedAnswer(joined, sent, refused, unlearned, bounded, fetched, len(data))
+    return ImportedAnswer(joined, sent, refused, unlearned, bounded, fetched, len(data), statistics=shared)
 
 
 def _check_order(store: Store, header: offline_message.AnswerHeader, where: str) -> None:
@@ -210,8 +218,10 @@ def _check_order(store: Store, header: offline_message.AnswerHeader, where: str)
     agreement.OFFLINE_MESSAGES.write(store, waiting[waiting.index(header.message_id) :])
 
 
-def _store_round(store: Store, header: offline_message.AnswerHeader, root: str, where: str) -> bool:
-    """Stores the round configuration of an answer; returns whether the device has joined by it."""
+def _store_round(
+    store: Store, header: offline_message.AnswerHeader, root: str, where: str
+) -> tuple[bool, RoundConfiguration]:
+    """Stores the round configuration of an answer; returns whether the device has joined by it, and that one."""
     signed, bundle_id = (header.round, header.certificate, header.round_signature), header.bundle_id
     configuration = read_round(*signed, bundle_id=bundle_id, root=root, where=where)
     joining = PENDING_INVITATION.read(store)
@@ -223,7 +233,7 @@ def _store_round(store: Store, header: offline_message.AnswerHeader, root: str, 
             agreement.store_round(store, configuration)
             enrolment.ENROLMENT.write(store, enrolment_of(joining))
             PENDING_INVITATION.write(store, None)
-    return joining is not None
+    return joining is not None, configuration
 
 
 def _store_receipts(

@@ -26,6 +26,7 @@ from homeroom.contract.statistics.sums import NOTHING, Statistics, merge
 from homeroom.errors import TrustError, UpdateError
 from homeroom.federation import statistics
 from homeroom.federation.own_statistics import Fingerprints, fingerprint, subjects_of
+from homeroom.federation.policy import local_layout
 from homeroom.federation.secure_round import (
     Announcement,
     RoundRecords,
@@ -178,7 +179,8 @@ class StatisticsContribution:
 
     def _own_sums(self, salt: bytes) -> tuple[Statistics, Fingerprints, frozenset[str]]:
         """The sums of this device that may leave, what each subject has in them, and the subjects' names."""
-        tasks = statistics.shared_tasks(self.store, self.bundle, self.configuration) if self.allowed else {}
+        manifest, local = self.bundle.manifest, local_layout(self.store, self.bundle.manifest.layout)
+        tasks = statistics.shared_tasks(manifest, local, self.configuration) if self.allowed else {}
         sums = dict(self.store.each_subjects_sums(sums_id(self.bundle.manifest))) if tasks else {}
         whole, limit = merge(sums.values()), self.configuration.statistics.sample_limit
         for name in sorted(tasks):

@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.contract.canonical_json import digest
-from homeroom.contract.manifest import Task
+from homeroom.contract.layout import Layout
+from homeroom.contract.manifest import Manifest, Task
+from homeroom.contract.policy import Policy
 from homeroom.contract.round import RoundConfiguration, StatisticsRules
 from homeroom.contract.statistics.encoding import encode, read
 from homeroom.contract.statistics.limits import check_release, letter_tasks
@@ -101,6 +104,7 @@ EARLIER = msgpack_record("identity.statistics_earlier", dict[int, bytes])  # tot
 RELEASE = msgpack_record("identity.statistics_release", ReceivedRelease)
 LETTERS_STAY = "it reads the letters of texts, which leave a device in secure rounds alone"
 TEXT = json_record("identity.statistics_text", StatisticsText)
+BY_HAND = json_record("identity.statistics_by_hand", StatisticsStatus)  # there since an answer by hand told of them
 
 
 @dataclass(frozen=True)
@@ -143,11 +147,9 @@ def why_not(store: Store, configuration: RoundConfiguration) -> str:
 
     Plain ones need a person's yes. Secure ones leave as updates do, unless a person said no.
     """
-    rules, yes, policy = configuration.statistics, YES.read(store), policy_in_force(store)
-    if policy is not None and rules.mode not in policy.rounds:
-        return f"the policy allows rounds that are {' or '.join(policy.rounds)}, statistics are {rules.mode}"
-    if policy is not None and rules.k < policy.min_devices:
-        return f"the policy asks for at least {policy.min_devices} devices in a release, statistics for {rules.k}"
+    rules, yes = configuration.statistics, YES.read(store)
+    if why := policy_refuses(policy_in_force(store), rules):
+        return why
     if rules.mode == "secure":
         return (
             "somebody said no: `homeroom device network DIR --statistics secure` says yes" if NO.exists(store) else ""
@@ -156,6 +158,15 @@ def why_not(store: Store, configuration: RoundConfiguration) -> str:
         return "nobody said yes yet: `homeroom device network DIR --statistics plain`"
     if _weaker(rules, yes):
         return "the aggregator promises less than when somebody said yes: say it again if your school agrees"
+    return ""
+
+
+def policy_refuses(policy: Policy | None, rules: StatisticsRules) -> str:
+    """Why an institution's policy lets no statistics out under these rules; empty where it does."""
+    if policy is not None and rules.mode not in policy.rounds:
+        return f"the policy allows rounds that are {' or '.join(policy.rounds)}, statistics are {rules.mode}"
+    if policy is not None and rules.k < policy.min_devices:
+        return f"the policy asks for at least {policy.min_devices} devices in a release, statistics for {rules.k}"
     return ""
 
 
@@ -172,12 +183,15 @@ def _weaker(rules: StatisticsRules, yes: StatisticsRules) -> bool:
     return rules.k < yes.k or rules.subjects < yes.subjects or (rules.k_of, yes.k_of) == ("devices", "schools")
 
 
-def shared_tasks(store: Store, bundle: Bundle, configuration: RoundConfiguration) -> dict[str, Task]:
-    """The tasks whose sums may leave: covered ones whose head is shared; with letters in secure rounds alone."""
-    kept = set(kept_segments(local_layout(store, bundle.manifest.layout), configuration))
-    kept_tasks = {segment.task for segment in bundle.manifest.layout if segment.name in kept and segment.task}
-    kept_tasks |= {*(letter_tasks(bundle.manifest) if configuration.statistics.mode != "secure" else ())}
-    tasks = [task for task in covered(bundle.manifest) if task.kind in SHARED_KINDS]
+def shared_tasks(manifest: Manifest, local: Layout, configuration: RoundConfiguration) -> dict[str, Task]:
+    """The tasks whose sums may leave: covered ones whose head is shared; with letters in secure rounds alone.
+
+    local: segments as the policy scopes them.
+    """
+    kept = set(kept_segments(local, configuration))
+    kept_tasks = {segment.task for segment in manifest.layout if segment.name in kept and segment.task}
+    kept_tasks |= {*(letter_tasks(manifest) if configuration.statistics.mode != "secure" else ())}
+    tasks = [task for task in covered(manifest) if task.kind in SHARED_KINDS]
     return {task.name: task for task in tasks if task.name not in kept_tasks}
 
 
@@ -191,54 +205,62 @@ def exchange_statistics(
     folder: of unfinished downloads.
     """
     if configuration.statistics.mode != "plain" or not sums_id(bundle.manifest):
-        _forget_sent(store)
-        TEXT.write(store, None)
+        forget_sent(store)
         return None
     reason, status = why_not(store, configuration), client.statistics()
     sent, held = False, dict[str, str]()
     try:
-        sent, held = _send(store, bundle, client, configuration, status, allowed=not reason)
+        pending, held = prepare_change(store, bundle, client.key, configuration, status, allowed=not reason)
+        if pending is not None:
+            client.send_statistics(PENDING_MESSAGE.read(store) or b"")
+            _accept(store, pending)
+            sent, status = True, client.statistics()
     except UpdateError as problem:
         held = {"": f"refused: {problem}"}
-    if sent:
-        status = client.statistics()
     fetch_release(store, bundle, client, status, root, folder)
-    accepted, release = ACCEPTED.read(store), RELEASE.read(store)
-    since = accepted.waits_since if accepted else ""
-    TEXT.write(
-        store,
-        StatisticsText(
-            sent=bool(accepted and read(accepted.total).cells),
-            why_not=reason,
-            held=held,
-            waits=status.waits,
-            to_subtract_since=since,
-        ),
+    if BY_HAND.exists(store):
+        BY_HAND.write(store, status)
+    return note_how_it_stands(store, reason, held, status, sent=sent)
+
+
+def note_how_it_stands(
+    store: Store, reason: str, held: Mapping[str, str], status: StatisticsStatus, *, sent: bool
+) -> StatisticsReport:
+    """Stores for people how plain statistics stand, and reports it. reason: why none may leave. sent: now."""
+    accepted, release = ACCEPTED.read(store), release_mark(store)
+    text = StatisticsText(
+        sent=bool(accepted and read(accepted.total).cells),
+        why_not=reason,
+        held=dict(held),
+        waits=status.waits,
+        to_subtract_since=accepted.waits_since if accepted else "",
     )
-    return StatisticsReport(sent, release.number if release else None, reason, held, status.waits)
+    TEXT.write(store, text)
+    return StatisticsReport(sent, release or None, reason, held, status.waits)
 
 
-def _send(
+def prepare_change(
     store: Store,
     bundle: Bundle,
-    client: Client,
+    key: Ed25519PrivateKey,
     configuration: RoundConfiguration,
     status: StatisticsStatus,
     *,
     allowed: bool,
-) -> tuple[bool, dict[str, str]]:
-    """Sends the change of this device's total; whether anything was sent, and by task what is held and why.
+) -> tuple[SentTotal | None, dict[str, str]]:
+    """Stores the message of this device's change; its total, or None where it has none, and what is held and why.
 
-    allowed: else what was sent is taken out again.
+    key: this device's. status: what the aggregator has. allowed: else what was sent is taken out again.
     """
-    key, meaning = client.key, sums_id(bundle.manifest)
-    accepted = _settled(store, status, meaning)
+    meaning = sums_id(bundle.manifest)
+    accepted = settled(store, status, meaning)
     before = _own(accepted) if accepted else OwnTotal()
     salt = accepted.salt if accepted else secrets.token_bytes(16)
     after, held, since = OwnTotal(), dict[str, str](), ""
     if allowed:
         sums = {name_of(salt, name): one for name, one in store.each_subjects_sums(meaning)}
-        after, held = own_total(shared_tasks(store, bundle, configuration), sums, configuration.statistics.sample_limit)
+        tasks = shared_tasks(bundle.manifest, local_layout(store, bundle.manifest.layout), configuration)
+        after, held = own_total(tasks, sums, configuration.statistics.sample_limit)
         today, since = store.today(), accepted.waits_since if accepted else ""
         late = bool(since) and (today - datetime.date.fromisoformat(since)).days >= configuration.statistics.within_days
         waiting = held_tasks(before, after, late=late)
@@ -250,7 +272,7 @@ def _send(
         after, held = keep_tasks(before, after, waiting), held | waiting | lettered
     nothing_here = not status.sequence or status.total == digest_of(NOTHING)
     if after.total == before.total and (accepted or nothing_here):
-        return False, held
+        return None, held
     known = max(status.sequence, accepted.sequence if accepted else 0)
     base = before.total if accepted else None
     change = difference(after.total, before.total)
@@ -267,12 +289,10 @@ def _send(
     with store.step("statistics"):
         PENDING.write(store, pending)
         PENDING_MESSAGE.write(store, message)
-    client.send_statistics(message)
-    _accept(store, pending)
-    return True, held
+    return pending, held
 
 
-def _settled(store: Store, status: StatisticsStatus, meaning: str) -> SentTotal | None:
+def settled(store: Store, status: StatisticsStatus, meaning: str) -> SentTotal | None:
     """The total that the aggregator has of this device; None where it has none, or one that is not known here."""
     accepted, pending = ACCEPTED.read(store), PENDING.read(store)
     there = (meaning, status.sequence, status.total)
@@ -306,15 +326,21 @@ def fetch_release(
     store: Store, bundle: Bundle, client: Client, status: StatisticsStatus, root: str, folder: Path
 ) -> None:
     """Fetches the newest release, checks it, and keeps it less this device's own part."""
-    known, meaning = RELEASE.read(store), sums_id(bundle.manifest)
-    if known is not None and known.sums_id != meaning:
-        known = None
-    if not status.release or (known is not None and status.release == known.number):
-        return
-    data = client.statistics_release(status, folder)
-    header, shared = read_release(
-        data, bundle_id=bundle.bundle_id, root_fingerprint=root, after=known.number if known else 0
-    )
+    known = known_release(store, bundle)
+    if status.release and status.release != known:
+        take_release(store, bundle, client.statistics_release(status, folder), status, root)
+
+
+def known_release(store: Store, bundle: Bundle) -> int:
+    """Number of the newest release that is here for this bundle; 0 where none is."""
+    known = RELEASE.read(store)
+    return known.number if known is not None and known.sums_id == sums_id(bundle.manifest) else 0
+
+
+def take_release(store: Store, bundle: Bundle, data: bytes, status: StatisticsStatus, root: str) -> None:
+    """Checks a release, and keeps it less this device's own part. status: what the aggregator said with it."""
+    known, meaning = known_release(store, bundle), sums_id(bundle.manifest)
+    header, shared = read_release(data, bundle_id=bundle.bundle_id, root_fingerprint=root, after=known)
     if header.number != status.release:
         raise TrustError("is another release than was offered", where="released statistics")
     check_release(shared, bundle.manifest)
@@ -378,10 +404,12 @@ def note_removed(store: Store, subject: str = "") -> bool:
     return True
 
 
-def _forget_sent(store: Store) -> None:
+def forget_sent(store: Store) -> None:
+    """Forgets what was sent and received, where no statistics are plain any more."""
+    TEXT.write(store, None)
     if ACCEPTED.exists(store) or RELEASE.exists(store):
         with store.step("statistics off"):
-            for record in (ACCEPTED, PENDING, PENDING_MESSAGE, EARLIER, RELEASE):
+            for record in (ACCEPTED, PENDING, PENDING_MESSAGE, EARLIER, RELEASE, BY_HAND):
                 record.write(store, None)
 
 

@@ -49,15 +49,15 @@ def test_letters_answers_and_differences_of_an_earlier_release_are_read_as_they_
     receiver = msgspec.json.decode((folder / "receiver.json").read_bytes(), type=SealingKey)
     assert check_sealing_key(receiver, root_fingerprint=root, where="receiver") == public_hex(THERE)
 
-    letter, updates = read_message((folder / "letter").read_bytes(), THERE, where="letter")
+    letter, updates, change = read_message((folder / "letter").read_bytes(), THERE, where="letter")
     assert (letter.device, letter.sealing, letter.bundle_id) == (device, public_hex(HERE), "b" * 64)
     assert (letter.after, letter.code, letter.unlearn) == (3, "golden-golden-golden", ("c" * 32,))
-    assert updates == [b"first update", b"second"]
+    assert (updates, change, letter.release) == ([b"first update", b"second"], b"", msgspec.UNSET)
 
-    answer, version = read_answer(
+    answer, version, release = read_answer(
         (folder / "answer").read_bytes(), HERE, device=device, root_fingerprint=root, where="answer"
     )
-    assert version == VERSION
+    assert (version, release, answer.statistics) == (VERSION, b"", None)
     assert answer.round == {"bundle_id": "b" * 64}
     assert (answer.refused, answer.unlearned) == ("", ("c" * 32,))
     assert [receipt.status for receipt in answer.receipts] == ["accepted", "refused"]
