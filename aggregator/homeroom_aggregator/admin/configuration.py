@@ -16,7 +16,7 @@ import msgspec
 
 from homeroom.contract.address import Address, is_address, is_loopback
 from homeroom.contract.roster import LEAST_ROSTER_DEVICES
-from homeroom.contract.round import RoundConfiguration, ServerOptimizer
+from homeroom.contract.round import RoundConfiguration, ServerOptimizer, UnlearningRules
 from homeroom.contract.secagg import SecureRules
 from homeroom.errors import InputError
 from homeroom_aggregator.merge.configuration_change import ROUND_FIELDS
@@ -29,7 +29,13 @@ OPTIMIZERS_OF_OPTION = {"beta1": ("fedavgm", *ADAPTIVE), "beta2": ADAPTIVE, "tau
 PRIVACY_DELTA = 1e-5  # where --delta is not given
 SCHOOL_SHARE = 0.5  # of the bounded rule, where --school-share is not given
 AnyBundle = RoundConfiguration(bundle_id="0" * 64)
-NEW_PLAIN_ROUNDS = msgspec.structs.replace(AnyBundle, k_of="schools", rule="bounded", school_share=SCHOOL_SHARE)
+NEW_PLAIN_ROUNDS = msgspec.structs.replace(
+    AnyBundle,
+    k_of="schools",
+    rule="bounded",
+    school_share=SCHOOL_SHARE,
+    unlearning=UnlearningRules(rule="rewind"),
+)
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 CountOrNone = Annotated[int, msgspec.Meta(ge=0)]
@@ -352,7 +358,7 @@ def first_configuration(base: DistrictConfiguration | None, options: Mapping[str
     """The configuration of a new folder: as `with_options`, with all addresses known and an automatic buffer's size.
 
     base: of the folder's own file; where it is None, rounds that are neither secure nor private count schools, and
-        merge by the bounded rule.
+        merge by the bounded rule and rewind to unlearn.
     """
     private = any(FIELD_OF_OPTION[option] in PRIVACY_FIELDS for option in options)
     terms = AnyBundle if options.get("secure") or private else NEW_PLAIN_ROUNDS

@@ -138,7 +138,8 @@ ACT_KINDS: dict[str, tuple[str, Callable[..., int]]] = {
     "invitations taken back": ("SELECT code FROM invitations WHERE revoked ORDER BY rowid", _taken_back),
     "withdrawn consents": ("SELECT school, withdrawn FROM consents WHERE withdrawn IS NOT NULL", _consent),
     "unlearning": (
-        "SELECT update_id, device FROM log WHERE kind = 'withdraw' AND update_id IS NOT NULL ORDER BY number",
+        "SELECT update_id, device FROM log WHERE kind IN ('withdraw', 'unlearn') AND update_id IS NOT NULL "
+        "ORDER BY number",
         _unlearning,
     ),
     "unlearning of updates on their way": ("SELECT update_id, member FROM early_withdrawals", _unlearning),

@@ -15,6 +15,7 @@ from homeroom_aggregator.admin.folder import open_log, open_rounds
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.members import RANKS, Members, Role
+from homeroom_aggregator.state.rewinds import WaitingRewind
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,17 @@ def withdraw(rounds: Rounds, updates: Mapping[str, Sequence[str]], by: str, why:
         for member, ids in updates.items():
             for update_id in ids:
                 rounds.withdraw(update_id, member)
+
+
+def rewind_lines(planned: WaitingRewind, newest: int) -> list[str]:
+    """What a rewind does to whom, in sentences. newest: the newest version."""
+    said = f"Version {newest + 1} will be version {planned.to} again, which no update that is to be unlearned is in"
+    return [
+        f"{said} ({len(planned.update_ids)} wait for it).",
+        f"{planned.versions} versions since then and {planned.updates} other updates become void: their bytes are "
+        "erased, and each device that learned on such a version drops what it learned and trains anew from its "
+        "samples. Samples that expired, and devices that left, cannot teach again.",
+    ]
 
 
 def _not_allowed(why: str) -> InputError:

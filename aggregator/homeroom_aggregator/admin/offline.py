@@ -51,6 +51,7 @@ def take_in_messages(folder: Path, stick: Path, tell: Callable[[str], None]) -> 
     """
     rounds, secret = open_rounds(folder), read_secret(folder)
     try:
+        rounds.rewind_if_due()
         key = load_sealing_key(folder)
         exchange = OfflineFolder(stick, fingerprint(rounds.certificate.root))
         exchange.put_receiver(sealing_key(key, rounds.key, rounds.certificate))

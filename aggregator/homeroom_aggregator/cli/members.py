@@ -193,8 +193,9 @@ def consent(
 def withdraw(folder: Path, key: str | None, school: str | None, by: str, why: str, yes: bool) -> None:
     """Take the updates of the device with KEY, or the one key that begins so, out of the model. Stop the server first.
 
-    Those that wait are erased at once, those in a version are left out of the next one; a private release or a secure
-    sum cannot give one back. While it serves, the dashboard does the same for a device.
+    Those that wait are erased at once. One in a version takes what was learned since with it, by a rewind within some
+    days, or is left out of the next version (`unlearning.rule`). A private release or a secure sum cannot give one
+    back. While it serves, the dashboard does the same for a device.
     Example: homeroom district withdraw district/ 3f9a02 --by "Ms Lee" --why "its samples were swapped"
     """
     from homeroom_aggregator.admin import officers
@@ -208,7 +209,12 @@ def withdraw(folder: Path, key: str | None, school: str | None, by: str, why: st
         if not yes:
             click.confirm(f"Take back {count} updates of {len(updates)} devices for ever?", abort=True, err=True)
         officers.withdraw(rounds, updates, by, why)
-    say(f"{count} updates of {len(updates)} devices are taken out; the next version is without them")
+        planned = rounds.to_unlearn()
+    say(f"{count} updates of {len(updates)} devices are taken out")
+    if planned is None:
+        say("the next version is without them")
+    else:
+        say(f"those in a version wait for a rewind on {planned.due}; `homeroom district rewind {folder}` does it now")
 
 
 @click.command()

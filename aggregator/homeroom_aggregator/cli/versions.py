@@ -1,4 +1,4 @@
-"""`homeroom district rebuild`, `go-back` and `new-total`: versions from the log, and statistics begun anew."""
+"""`homeroom district rebuild`, `go-back`, `rewind` and `new-total`: versions from the log, statistics begun anew."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from homeroom.cli.options import say
 from homeroom.cli.parameters import FOLDER, NAME, Whole
 from homeroom.errors import StoreError
 
@@ -50,6 +51,32 @@ def go_back(folder: Path, version: int, by: str, why: str) -> None:
     with contextlib.closing(open_rounds(folder)) as rounds:
         new = rounds.roll_back(version, by, why)
     click.echo(f"version {new} is version {version} again")
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--by", type=NAME, required=True, help="Who decides; it stands in the audit log.")
+@click.option("--why", type=NAME, required=True, help="Why; it stands in the audit log.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def rewind(folder: Path, by: str, why: str, yes: bool) -> None:
+    """Unlearn now what waits for it: go on from the version of before, and make void what came since.
+
+    Stop the server first; while it serves, the dashboard does the same.
+    Example: homeroom district rewind district/ --by "Ms Lee" --why "a family asked"
+    """
+    from homeroom_aggregator.admin import officers
+    from homeroom_aggregator.admin.folder import open_rounds
+
+    with contextlib.closing(open_rounds(folder)) as rounds:
+        if (planned := rounds.to_unlearn()) is None:
+            click.echo("nothing waits to be unlearned")
+            return
+        for line in officers.rewind_lines(planned, rounds.state.version):
+            say(line)
+        if not yes:
+            click.confirm("Rewind?", abort=True, err=True)
+        new = rounds.rewind(by=by, why=why)
+    say(f"version {new} is version {planned.to} again; every device drops what it learned since with its next sync")
 
 
 @click.command("new-total")

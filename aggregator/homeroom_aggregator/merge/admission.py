@@ -75,14 +75,14 @@ class Admission:
         elif version - base > self.rules.configuration.max_staleness:
             why = f"is {version - base} behind"
         elif base < oldest:
-            why = "is of before a restore, or was too old already"
+            why = "is of before a restore or a rewind, or was too old already"
         if why:
             raise UpdateError(f"version {base} {why}", code=code, remedy=TRAIN_AGAIN)
 
     def _check_once_a_version(self, member: str, base: int) -> None:
         """Refuse a second update on one version; a withdrawn one does not count."""
         sent = self.log.sent_on(member, base)
-        taken_out = sent and self.log.withdrawn(sent) and (self.log.number(sent) or 0) > self.log.base
+        taken_out = sent and self.log.has("withdraw", sent) and (self.log.number(sent) or 0) > self.log.base
         if sent and not taken_out:
             raise UpdateError(
                 f"this device has sent an update on version {base} already",

@@ -138,7 +138,7 @@ class LoggedState:
             "pending": self.state.pending,
             "devices": self.members.count(),
             "updates": self.log.count("update"),
-            "withdrawn": self.log.count("withdraw"),
+            "withdrawn": self.log.count("withdraw") + self.log.count("unlearn"),
             "set_apart": len(self.apart.names),
         }
 

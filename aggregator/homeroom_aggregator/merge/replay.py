@@ -4,6 +4,8 @@ A withdrawn update is left out as if it had never come: what waits is recomputed
 from a theta recomputed without it. That version differs from the last one by more than the withdrawn update, so nobody
 can read it off the difference. What other devices learned from a version that held it is not undone. A private release
 is replayed from its sums after noise, whatever is withdrawn later: what it says of one update is bounded by its noise.
+Where rounds rewind, an update that a version holds is unlearned by an entry `rewind`, which goes on from the state of
+before that update; what it made void is not replayed.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from homeroom_aggregator.state import secure_sum
 from homeroom_aggregator.state.log import Log, LogEntry
 
 Reading = Callable[[str], AbstractContextManager[None]]
-VERSION_KINDS = ("release", "private_release", "rollback", "restored")  # entries that make a version
+VERSION_KINDS = ("release", "private_release", "rollback", "restored", "rewind")  # entries that make a version
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,8 @@ class _Replay:
         elif entry.kind == "withdraw":
             self.stale = self.stale or entry.update_id in self.merged
             self.withdrawn.add(entry.update_id)
+        elif entry.kind == "unlearn":
+            self.state.sums.leave_out({entry.update_id})  # the parts of it that still wait
         else:
             raise StoreError(f"holds an entry {entry.kind!r}", where="log.db", remedy="update homeroom")
         return None
@@ -170,6 +174,8 @@ class _Replay:
         result = ReleaseResult({}, {}, lambda: None)
         if entry.kind == "restored":
             self.state.version = entry.version
+        elif entry.kind == "rewind":
+            self.state = checkpoint.unpack(entry.body, self.rules.layout)
         elif entry.kind == "rollback":
             target, theta = rollback.unpack(entry.body, len(self.state.theta))
             round_state.replace_theta(self.state, self.target_thetas.get(target, theta))

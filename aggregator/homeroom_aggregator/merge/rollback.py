@@ -14,7 +14,7 @@ import numpy as np
 from homeroom.contract.names import check_name
 from homeroom.errors import InputError, StoreError
 from homeroom.system.sqlite import Database
-from homeroom_aggregator.state import secure_sum
+from homeroom_aggregator.state import rewinds, secure_sum
 from homeroom_aggregator.state.schema import newest_version
 
 
@@ -32,7 +32,7 @@ def unpack(body: bytes, size: int) -> tuple[int, np.ndarray]:
 
 def targets(database: Database) -> frozenset[int]:
     """The versions that were ever rolled back to: a replay remembers their theta."""
-    sql = "SELECT substr(body, 1, 8) FROM log JOIN bodies USING (number) WHERE kind = 'rollback'"
+    sql = "SELECT substr(body, 1, 8) FROM log JOIN bodies USING (number) WHERE kind = 'rollback' AND body != x''"
     return frozenset(struct.unpack("<Q", head)[0] for (head,) in database.rows(sql))
 
 
@@ -41,6 +41,8 @@ def check_target(database: Database, to: int) -> None:
     newest, where = newest_version(database), f"version {to}"
     if not 0 <= to < newest:
         raise InputError(f"is not older than version {newest}, the newest", where=where)
+    if any(first <= to <= last for first, last in rewinds.void_versions(database)):
+        raise InputError("is void: it held an update that was unlearned", where=where, remedy="go back to another one")
     if to and not database.one("SELECT 1 FROM versions WHERE version = ?", (to,)):
         raise InputError("is not kept any more", where=where, remedy="go back to a newer one")
     if holds_withdrawn(database, to):

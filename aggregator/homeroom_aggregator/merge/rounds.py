@@ -5,6 +5,7 @@ The owner lets one thread at a time inside. Whatever raises has changed nothing:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -36,12 +37,12 @@ from homeroom_aggregator.merge import (
 from homeroom_aggregator.merge.admission import Admission
 from homeroom_aggregator.merge.bounded import UnreadableBodyError
 from homeroom_aggregator.merge.configuration_change import FieldChange
-from homeroom_aggregator.merge.logged_state import LoggedState
-from homeroom_aggregator.merge.replay import Replayed, replay
+from homeroom_aggregator.merge.replay import Replayed, replay, replay_log
 from homeroom_aggregator.merge.round_state import MergeRules
 from homeroom_aggregator.merge.statistics import SharedStatistics, Signer
 from homeroom_aggregator.merge.synchronous import SynchronousRound
-from homeroom_aggregator.state import audit, claims, school_segments, secure_sum
+from homeroom_aggregator.merge.withdrawals import Withdrawals
+from homeroom_aggregator.state import audit, claims, rewinds, school_segments, secure_sum
 from homeroom_aggregator.state.log import BASES_TABLE, EARLY_TABLE, Log
 from homeroom_aggregator.state.members import MEMBERS_INDEX, Members
 from homeroom_aggregator.state.privacy_ledger import PrivacyLedger
@@ -49,11 +50,10 @@ from homeroom_aggregator.state.secure_sum import SecureSum
 from homeroom_aggregator.state.set_apart import SetApart
 
 CHECKPOINT_ENTRIES, CHECKPOINT_BYTES = 1000, 256 << 20  # since the last one; the next start replays no more than that
-REPLAYED_AT_ONCE = 32  # entries; a longer replay may run outside
 PRUNED_AT_ONCE = 16
 
 
-class Rounds(LoggedState):
+class Rounds(Withdrawals):
     """One bundle's rounds over one log file. `state` is always what a replay of the log gives."""
 
     def __init__(
@@ -82,7 +82,7 @@ class Rounds(LoggedState):
         super().__init__()
         self.retain = retain
         self.bundle, self.key, self.certificate = bundle, key, certificate
-        self.after_withdrawal: Callable[[], object] = bool  # what a secure round under way does about it
+        self.after_withdrawal = bool
         self.log = Log(path)
         self.members = Members(self.log.database)
         self._begun = MergeRules(bundle.layout, configuration, bundle.theta(), self.members.school, self.log.body)
@@ -273,6 +273,39 @@ class Rounds(LoggedState):
             self._note(number, 4 * len(theta))
         return self.state.version
 
+    def to_unlearn(self) -> rewinds.WaitingRewind | None:
+        """What the next rewind would do; None where nothing waits to be unlearned."""
+        return rewinds.waiting(self.log.database, self.configuration.unlearning)
+
+    def rewind_if_due(self) -> None:
+        """Rewind if the day has come, and no more versions become void than may without a person's word."""
+        planned = self.to_unlearn()
+        if planned and planned.due <= now().date() and planned.versions <= self.configuration.unlearning.most_versions:
+            self.rewind()
+
+    def rewind(self, **about: str) -> int:
+        """Release the state of before the first update that is to be unlearned as a new version; the newest version.
+
+        Updates, versions and checkpoints since then are void and their bytes go, in the same durable step. about: for
+        the audit log.
+        """
+        if (planned := self.to_unlearn()) is None:
+            return self.state.version
+        with self.change():
+            self._keep_state()
+            oldest, version = self._oldest_base, self.state.version + 1
+            self._undos.append(lambda: setattr(self, "_oldest_base", oldest))
+            state = replay_log(self.log, self._rules_at, self.log.all_withdrawn(), planned.after)
+            self.state, self.stale = dataclasses.replace(state, version=version, moments={}), False
+            self._oldest_base, body = version, checkpoint.pack(self.state)
+            number = self.log.append("rewind", version, body=body)
+            rewinds.make_void(self.log.database, rewinds.Rewind(planned.after, number, planned.to, version))
+            more = {"to": planned.to, "unlearned": len(planned.update_ids), "void": planned.updates}
+            self._publish(number, "rewound", **more, **about)
+            self._note(number, len(body))
+            self._erased = True
+        return self.state.version
+
     def _release(self) -> int:
         """Make the next version; the number of its entry."""
         state, body, database = self.state, b"", self.log.database
@@ -308,14 +341,15 @@ class Rounds(LoggedState):
         self.log.forget_sent(state.version - self.configuration.max_staleness)
         if self.retain:
             base = self.log.checkpoint_before(versions=self.retain)
-            if base is not None and base > self.log.base:
+            if base is not None and base > self.log.base and not self.to_unlearn():
                 self.log.move_base(base, checkpoint.waiting_entries(self.log.checkpoint(base)))
 
     def _put_version(self, number: int, devices: dict[str, int]) -> bytes:
         """Sign and keep the state's theta as a version; its bytes. devices: how many fed each segment."""
         state, signer = self.state, (self.key, self.certificate, self.bundle.bundle_id)
         clip_norm = state.clip * 2.0**-self.configuration.scale_bits if state.clip else msgspec.UNSET
-        body = make_version(*signer, state.version, state.theta, devices, clip_norm)
+        void = rewinds.void_versions(self.log.database)
+        body = make_version(*signer, state.version, state.theta, devices, clip_norm, void)
         self.log.put_version(state.version, number, body)
         return body
 
@@ -341,49 +375,6 @@ class Rounds(LoggedState):
             audit.record(self.log.database, "restored", version=version, after=before, sha256=digest(body), **about)
             self.statistics.take_out_all(self.configuration.statistics, now(), above=version)
 
-    def withdraw(self, update_id: str, member: str) -> bool:
-        """Unlearn an update of this member; False where it is another's, or so old that its bytes are gone.
-
-        An id never seen stays out should this member send it. One that still waits is erased as well. An update that a
-        private release holds is `bounded`, and stays in.
-        """
-        owner, number = self.admission.owner(update_id)
-        if owner not in (None, member) or self.bounded(update_id, member):
-            return False
-        if owner is None:
-            return self.log.withdraw_early(update_id, member)
-        if number is None and claims.is_summed(self.log.database, update_id):
-            return False  # its sum is not kept any more
-        kept = number is None or number > self.log.base or number in self.state.sums.waiting
-        if not self.log.withdrawn(update_id):
-            with self.change():
-                self._withdraw(update_id, member, number)
-            self.after_withdrawal()
-        return kept
-
-    def withdrawable(self, member: str) -> list[str]:
-        """The ids of a member's updates that `withdraw` would take out, the oldest first; without secure sums' own."""
-        sql = """SELECT update_id FROM log AS came WHERE kind = 'update' AND device = ? AND NOT EXISTS
-                 (SELECT 1 FROM log WHERE kind = 'withdraw' AND update_id = came.update_id) ORDER BY number"""
-        return [one for (one,) in self.log.database.rows(sql, (member,)) if not self.bounded(one, member)]
-
-    def _withdraw(self, update_id: str, member: str, number: int | None, **why: str) -> None:
-        """number: of the entry that holds the update; None while it waits in a secure round."""
-        audit.record(self.log.database, "withdrawn", device=member, **why)
-        entry = self.log.append("withdraw", self.state.version, update_id=update_id, device=member)
-        if number is None:
-            return
-        if self.ledger or number > self.log.last_release():
-            self.log.erase_updates(update_id)
-            self._erased = True
-        if number > self.log.base or number in self.state.sums.waiting:
-            self.log.drop_checkpoints(max(number, self.log.base + 1), entry)  # they hold it
-            self._keep_state()
-            self.stale = True
-            short = self.log.last() - max(self.log.checkpoints(), default=0) <= REPLAYED_AT_ONCE
-            if short or not self.replays_outside or self.log.waiting:  # what waits apart is this connection's own
-                self.settle()
-
     def adopt_replayed(self, result: Replayed) -> bool:
         """Go on from a replayed state and what was logged since; False where that withdrew what the state holds."""
         withdrawn, targets = self.log.all_withdrawn(), rollback.targets(self.log.database)
@@ -398,23 +389,6 @@ class Rounds(LoggedState):
             secure_ready = self.configuration.secure and round_state.ready(state, self.rules)
             self._note(self.log.last(), 0, bool(secure_ready) or round_state.release_due(state, self.rules))
         return True
-
-    def withdraw_gone(self) -> None:
-        """Withdraw what waits of members whose key was revoked or whose school took its consent back; erase it."""
-        gone = self.members.gone()
-        with self.change():
-            self._undos.append(self.statistics.look_again)
-            self._erased = self.statistics.take_out(gone, self.configuration.statistics, now()) or self._erased
-        for member in sorted(self.state.sums.all_devices() & gone):
-            with self.change():
-                while newest := self._newest_in_sums(member):
-                    self._withdraw(newest[0], member, newest[1], why="key or consent gone")
-                    self.settle()
-        self.after_withdrawal()
-
-    def bounded(self, update_id: str, member: str) -> bool:
-        """Whether this member's update is in a private release, which cannot give it back."""
-        return self.admission.bounded(update_id, member)
 
     def version(self, number: int, school: str = "") -> bytes | None:
         """The signed bytes of a released version, as a device of this school gets it, or None."""

@@ -50,6 +50,9 @@ PARAMETERS = {
     "phase": {"enum": list(PHASES)},
 }
 PARCEL = _object(path=TEXT, size=INTEGER, sha256=TEXT)
+UNLEARNED = _object(update_id=UPDATE_ID, status={"enum": ["accepted", "bounded"]}) | {
+    "properties": {"update_id": UPDATE_ID, "status": {"enum": ["accepted", "bounded"]}, "by": TEXT}
+}
 UPDATE_STATUS = _object(update_id=UPDATE_ID, status={"enum": ["accepted", "already"]}) | {
     "description": "`waiting`: how many updates the next version has, and how many it needs."
 }
@@ -123,7 +126,11 @@ OPERATIONS = (
     HttpOperation("get", "/bundles/{bundle_id}", "The bundle as one file, also with an invitation; Range", BINARY),
     HttpOperation("get", "/versions/{number}", "One version of theta", BINARY),
     HttpOperation(
-        "post", "/unlearn", "Leave an update out from the next version on", UPDATE_STATUS, _object(update_id=UPDATE_ID)
+        "post",
+        "/unlearn",
+        "Unlearn an update; `by`: the day of the rewind that it waits for",
+        UNLEARNED,
+        _object(update_id=UPDATE_ID),
     ),
     HttpOperation(
         "post",

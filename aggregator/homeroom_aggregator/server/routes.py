@@ -227,7 +227,9 @@ def unlearn(service: Service, call: SignedRequest) -> Response:
         raise RefusedError(429, "too_many", "this day's withdrawals are used up", "ask again tomorrow", wait_s)
     rounds.withdraw(update_id, name)  # another device's id gets the same answer as an unknown one
     status = "bounded" if rounds.bounded(update_id, name) else "accepted"
-    return refusals.JsonResponse({"update_id": update_id, "status": status})
+    waits = rounds.to_unlearn() if rounds.configuration.rewinds else None
+    due = {"by": waits.due.isoformat()} if waits and update_id in waits.update_ids else {}
+    return refusals.JsonResponse({"update_id": update_id, "status": status, **due})
 
 
 def rotate(service: Service, call: SignedRequest) -> Response:

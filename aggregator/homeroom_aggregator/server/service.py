@@ -75,6 +75,7 @@ def open_service(folder: Path, token: str | None = None, configuration: District
         changes,
     )
     service.fit_buffer()
+    rounds.rewind_if_due()
     if rounds.configuration.secure:
         sums = ThetaSums(rounds, open_log(folder))
         service.secure_rounds = SecureRounds(folder / SECURE_ROUND_FILE, rounds, sums, lambda: load_roster(folder))
@@ -165,6 +166,8 @@ class Service:
             self.addresses.look()
             if self.addresses.open_to_all:
                 await self.writer.do(self.learn_addresses)
+        if self.rounds.configuration.rewinds:
+            await self.writer.do(self.rounds.rewind_if_due)
         if self.watch:
             await self.watch()
 

@@ -1,11 +1,13 @@
 """The log on disk: every event in order, and the versions that followed.
 
 Kinds of entry: `update` (its bytes as they were signed), `secure` (the sum of a cohort), `withdraw` (an update to
-unlearn), `release` (a new version), `private_release` (a new version, with its sums after noise; its updates' bytes
-are gone from then on), `rollback` (a new version with the theta of an older one), `restored` (the same theta under a
-number that nobody has seen, after a backup was put back), `configuration` (the round configuration in force from then
-on). Sums and theta are computed from it (`replay`), from the last checkpoint on; a released version is kept as it was
-signed. One process writes rounds (`lock_file`); any other may read the file meanwhile.
+leave out), `release` (a new version), `private_release` (a new version, with its sums after noise; its updates' bytes
+are gone from then on), `rollback` (a new version with the theta of an older one), `restored` (the same theta, under a
+number that nobody has seen, after a backup was put back), `unlearn` (an update of a version waits for a rewind),
+`rewind` (a new version with an older state, whose checkpoint it holds), `configuration` (the round configuration in
+force from then on). Sums and theta are computed from it (`replay`), from the last checkpoint on, without what a rewind
+made void; a released version is kept as it was signed. One process writes rounds (`lock_file`); any other may read the
+file meanwhile.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Literal
 
 from homeroom.errors import DamagedError, StoreError
 from homeroom.system.sqlite import Database, lock_file
-from homeroom_aggregator.state import schema
+from homeroom_aggregator.state import rewinds, schema
 
 BASES_TABLE = """CREATE TABLE IF NOT EXISTS bases (
     member TEXT NOT NULL, base INTEGER NOT NULL, update_id TEXT NOT NULL, PRIMARY KEY (member, base)) WITHOUT ROWID"""
@@ -27,7 +29,16 @@ EARLY_TABLE = """CREATE TABLE IF NOT EXISTS early_withdrawals (
 MOST_EARLY_WITHDRAWALS = 100  # of one member: ids of its updates that have not come yet
 WAITING_FILE = "waiting.db"
 EntryKind = Literal[
-    "update", "withdraw", "release", "private_release", "secure", "rollback", "restored", "configuration"
+    "update",
+    "withdraw",
+    "release",
+    "private_release",
+    "secure",
+    "rollback",
+    "restored",
+    "configuration",
+    "unlearn",
+    "rewind",
 ]
 
 
@@ -117,8 +128,9 @@ class Log:
             return number
 
     def entries(self, after: int = 0) -> Iterator[LogEntry]:
-        """Entries after number `after`, in order; one body in memory at a time."""
-        for (number,) in self.database.rows("SELECT number FROM log WHERE number > ? ORDER BY number", (after,)):
+        """Entries after number `after` that are not void, in order; one body in memory at a time."""
+        sql = f"SELECT number FROM log WHERE number > ? AND {rewinds.not_void(self.database)} ORDER BY number"
+        for (number,) in self.database.rows(sql, (after,)):
             yield self.entry(number)
 
     def entry(self, number: int) -> LogEntry:
@@ -174,12 +186,12 @@ class Log:
         return [self.entry(number) for (number,) in self.database.rows(sql, (until,))]
 
     def withdrawn(self, update_id: str) -> bool:
-        """Whether an update was withdrawn."""
-        return self.has("withdraw", update_id)
+        """Whether an update was withdrawn, or is to be unlearned."""
+        return self.has("withdraw", update_id) or self.has("unlearn", update_id)
 
     def withdrawn_by(self, update_id: str, member: str) -> bool:
         """Whether a member withdrew an update, of its own where it has come; another's word counts for nothing."""
-        sql = """SELECT 1 FROM log WHERE kind = 'withdraw' AND update_id = ?1 AND device = ?2
+        sql = """SELECT 1 FROM log WHERE kind IN ('withdraw', 'unlearn') AND update_id = ?1 AND device = ?2
                  UNION SELECT 1 FROM early_withdrawals WHERE update_id = ?1 AND member = ?2"""
         return self.database.one(sql, (update_id, member)) is not None
 
@@ -204,7 +216,7 @@ class Log:
         return int(self.database.one(sql)[0])
 
     def all_withdrawn(self) -> frozenset[str]:
-        """Ids of all updates that were withdrawn."""
+        """Ids of all updates that are left out; those that a rewind unlearns are void with what came after them."""
         rows = self.database.rows("SELECT update_id FROM log WHERE kind = 'withdraw' AND update_id IS NOT NULL")
         return frozenset(row[0] for row in rows)
 
@@ -254,8 +266,9 @@ class Log:
         return int(self.database.one("SELECT COALESCE(max(number), 0) FROM log WHERE kind = 'private_release'")[0])
 
     def last_restored(self) -> int:
-        """The version that the newest restore from a backup released; 0 where there was none."""
-        return int(self.database.one("SELECT COALESCE(max(version), 0) FROM log WHERE kind = 'restored'")[0])
+        """The version that the newest restore from a backup, or rewind, released; 0 where there was none."""
+        sql = "SELECT COALESCE(max(version), 0) FROM log WHERE kind IN ('restored', 'rewind')"
+        return int(self.database.one(sql)[0])
 
     def count(self, kind: EntryKind) -> int:
         """The number of entries of a kind."""

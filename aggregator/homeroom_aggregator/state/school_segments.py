@@ -68,7 +68,8 @@ def assemble_version(signer: VersionSigner, shared: bytes, owned: OwnedSegments)
     header, theta = read_version(shared, signer.layout, bundle_id=signer.bundle_id, root_fingerprint=root)
     devices = header.devices | (owned.devices if owned.version == header.version else {})
     theta = signer.layout.join(owned.segments, theta)
-    return make_version(signer.key, signer.certificate, signer.bundle_id, header.version, theta, devices)
+    void = header.void or ()
+    return make_version(signer.key, signer.certificate, signer.bundle_id, header.version, theta, devices, void=void)
 
 
 def prune(database: Database, version: int, most: int) -> None:

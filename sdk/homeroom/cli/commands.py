@@ -66,6 +66,7 @@ COMMANDS = {
     "district dashboard": ("homeroom_aggregator.cli.dashboard:dashboard", "Print a link that opens the dashboard."),
     "district offline in": ("homeroom_aggregator.cli.offline:offline_in", "Take in messages and leave answers."),
     "district go-back": ("homeroom_aggregator.cli.versions:go_back", "Release an older version again."),
+    "district rewind": ("homeroom_aggregator.cli.versions:rewind", "Unlearn now what waits for it."),
     "district new-total": (
         "homeroom_aggregator.cli.versions:begin_new_total",
         "Begin a new total of secure statistics.",

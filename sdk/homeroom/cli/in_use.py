@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from homeroom.cli.options import say
+from homeroom.cli.receipt import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     from homeroom.device.reader import DeviceReader
     from homeroom.device.status import Status
+    from homeroom.store.records import VoidReport
 
 
 def lines_on_use(device: DeviceReader, directory: Path) -> list[str]:
@@ -21,11 +23,16 @@ def lines_on_use(device: DeviceReader, directory: Path) -> list[str]:
     return [f"in use now: {_version(status)}", *answers, f"next: {_next(status, directory)}"]
 
 
-def say_judgement(lines: Sequence[str], worse: Mapping[str, str]) -> None:
-    """Says what validation samples say of the newest global version.
+def say_judgement(lines: Sequence[str], worse: Mapping[str, str], dropped: VoidReport) -> None:
+    """Says what validation samples say of the newest global version, and what of this device it made void.
 
     lines: of `lines_on_use` where it was refused, else none; worse: a sentence by task.
     """
+    if dropped.trainings or dropped.updates:
+        gone = [(dropped.trainings, "training"), (dropped.updates, "unsent update"), (dropped.profiles, "profile")]
+        what = ", ".join(counted(count, name) for count, name in gone if count)
+        say(f"  the shared model unlearned an update that earlier versions held: {what} of this device grew from those")
+        say("  and went with them; the samples are here: `homeroom device train` learns from them anew")
     if lines:
         say("  the new shared version is clearly worse on this device's validation samples, so it does not answer here")
     for line in lines:

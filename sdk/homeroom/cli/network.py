@@ -140,7 +140,8 @@ def sync(directory: Path, machine: bool) -> None:
     for update_id, reason in report.refused.items():
         say(f"  refused {update_id[:8]}: {reason}")
     if report.unlearned:
-        say(f"asked to unlearn {counted(len(report.unlearned), 'update')}")
+        when = f"; by {report.unlearned_by} a version without it comes" if report.unlearned_by else ""
+        say(f"asked to unlearn {counted(len(report.unlearned), 'update')}{when}")
     if report.bounded:
         click.echo(
             f"{len(report.bounded)} updates are in private releases: what these tell of them is bounded, not undone"
@@ -154,7 +155,7 @@ def sync(directory: Path, machine: bool) -> None:
         here, needed = report.waiting
         say(f"{here} of {needed} updates for the next version are here")
     say(f"global version {report.version or 0}; in use: {report.in_use}")
-    say_judgement(told, report.worse)
+    say_judgement(told, report.worse, report.dropped)
     days_off = abs(report.clock_off_s or 0) / 86_400
     if days_off > 1:
         click.echo(f"this machine's clock is {days_off:.0f} days off: retention dates depend on it")

@@ -79,6 +79,20 @@ class StatisticsRules(msgspec.Struct, frozen=True, kw_only=True):
     within_days: Annotated[int, msgspec.Meta(ge=1, le=3650)] = 30
 
 
+class UnlearningRules(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of a version that holds an update which is to be unlearned; of plain rounds.
+
+    rule: `rewind`: the next version is the last one from before that update came, and what was learned since is void;
+        `replay`: the next version is computed without that update from all others, as by earlier releases.
+    within_days: days after the first request by which a rewind is done, for all requests till then.
+    most_versions: that become void by themselves; beyond, a person decides.
+    """
+
+    rule: Literal["replay", "rewind"] = "replay"
+    within_days: Annotated[int, msgspec.Meta(ge=0, le=3650)] = 30
+    most_versions: Annotated[int, msgspec.Meta(ge=0)] = 10
+
+
 class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     """Rules of a round, signed by the aggregator.
 
@@ -110,6 +124,8 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
         device, none longer than the median. New districts with plain rounds have `bounded`.
     school_share: of the bounded rule: the largest share of a release's weight that one school has, where enough schools
         feed it; a school's own segments are not shared.
+    unlearning: what becomes of versions that hold an update which is to be unlearned. New districts with plain rounds
+        rewind.
 
     A field that is added later needs a default and is left out of `document` while it has it: older configurations, and
     the logs that belong to them, keep their identity.
@@ -140,20 +156,17 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     k_of: Literal["devices", "schools"] = "devices"
     rule: Literal["mean", "bounded"] = "mean"
     school_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    unlearning: UnlearningRules = UnlearningRules()
 
     def __post_init__(self) -> None:
-        if self.rule == "bounded" and (self.secure or self.privacy):
-            raise ValueError("rule bounded needs plain rounds: secure and private ones show nobody's update")
+        if self.secure or self.privacy:
+            self._check_hidden()
         if self.rule == "mean" and self.school_share < 1:
             raise ValueError("school_share says nothing without rule bounded: leave it out, or set it to 1")
-        if self.by_school and (self.secure or self.privacy or self.scope != "shared"):
+        if self.by_school and self.scope != "shared":
             raise ValueError("schools' own segments are merged in plain rounds of several schools only")
         if self.cohort and (self.max_staleness or self.cohort.quorum > self.buffer_size):
             raise ValueError("a synchronous round has max_staleness 0 and a quorum up to buffer_size")
-        if self.cohort and (self.secure or self.privacy):
-            raise ValueError("synchronous rounds are plain ones: neither secure nor private")
-        if self.statistics.mode == "plain" and (self.secure or self.privacy):
-            raise ValueError("plain statistics would show what secure and private rounds hide")
         if self.statistics.mode == "secure" and not self.secure:
             raise ValueError("secure statistics need secure rounds: their roster and rules are these")
         if self.statistics.mode == "secure" and self.privacy:
@@ -174,10 +187,28 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
         if self.secure and self.secure.minimum <= exact_share(self.secure.corrupt_rate, self.secure.cohort):
             raise ValueError("with so many corrupt devices in a cohort, no sum is sure to hold an honest one's noise")
 
+    def _check_hidden(self) -> None:
+        """ValueError where secure or private rounds, which show nobody's update, are to do what needs one."""
+        if self.rule == "bounded":
+            raise ValueError("rule bounded needs plain rounds: secure and private ones show nobody's update")
+        if self.by_school:
+            raise ValueError("schools' own segments are merged in plain rounds of several schools only")
+        if self.cohort:
+            raise ValueError("synchronous rounds are plain ones: neither secure nor private")
+        if self.rewinds:
+            raise ValueError("secure and private rounds are never rewound: unlearning.rule is for plain ones")
+        if self.statistics.mode == "plain":
+            raise ValueError("plain statistics would show what secure and private rounds hide")
+
     @property
     def central(self) -> bool:
         """Whether the aggregator adds the noise (central differential privacy)."""
         return self.privacy is not None and self.privacy.mechanism == "central"
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether an update that is to be unlearned takes what was learned since with it."""
+        return self.unlearning.rule == "rewind"
 
     @property
     def sums_whole_segments(self) -> bool:

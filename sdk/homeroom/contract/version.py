@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -19,6 +20,7 @@ from homeroom.errors import NetworkError, TrustError
 VERSION_FORMAT = 1
 VERSION_MAGIC = b"HRVERSN1"
 VERSION_LIMIT_BYTES = 512 << 20
+MOST_VOID = 1024  # ranges; those that follow each other are one
 
 
 class VersionHeader(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +28,8 @@ class VersionHeader(msgspec.Struct, frozen=True, kw_only=True):
 
     devices: by segment name, the number of distinct devices in its change; segments that did not change are absent.
     clip_norm: L2 clip of updates to this version, where the private round's clip adapts.
+    void: earlier versions that held an update which was unlearned since, in ranges of the first and the last; a device
+        drops whatever it learned on them.
     """
 
     format: int = VERSION_FORMAT
@@ -35,6 +39,11 @@ class VersionHeader(msgspec.Struct, frozen=True, kw_only=True):
     devices: dict[str, int] = {}
     payload_sha256: Hash
     clip_norm: float | msgspec.UnsetType = msgspec.UNSET
+    void: Annotated[tuple[tuple[int, int], ...], msgspec.Meta(max_length=MOST_VOID)] | msgspec.UnsetType = msgspec.UNSET
+
+    def is_void(self, version: int) -> bool:
+        """Whether an earlier version held an update that was unlearned since."""
+        return self.void is not msgspec.UNSET and any(first <= version <= last for first, last in self.void)
 
 
 def make_version(
@@ -45,12 +54,13 @@ def make_version(
     theta: np.ndarray,
     devices: dict[str, int],
     clip_norm: float | msgspec.UnsetType = msgspec.UNSET,
+    void: Sequence[tuple[int, int]] = (),
 ) -> bytes:
     """Signs a version.
 
     key: the aggregator's signing key; `certificate` is the root's for it.
     theta: float32 [P].
-    devices, clip_norm: as in VersionHeader.
+    devices, clip_norm, void: as in VersionHeader.
     """
     payload = safetensors.numpy.save({"theta": np.ascontiguousarray(theta, np.float32)})
     header = VersionHeader(
@@ -60,6 +70,7 @@ def make_version(
         devices=devices,
         payload_sha256=digest(payload),
         clip_norm=clip_norm,
+        void=tuple(void) or msgspec.UNSET,
     )
     return envelope.pack(VERSION_MAGIC, "version", header, payload, key)
 

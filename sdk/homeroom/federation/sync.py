@@ -31,6 +31,7 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.unpack import SIZE_LIMIT_BYTES
 from homeroom.store import Store
 from homeroom.store.device_state import json_record
+from homeroom.store.records import VoidReport
 from homeroom.system.clock import now
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class SyncReport:
     statistics: what was done with statistics; None where the aggregator collects none.
     worse: what the global version in use answers clearly worse than this device's last training, or than one part of
         the model alone: a sentence by task.
+    dropped: what was learned here on versions that are void, since they held an update that was unlearned.
+    unlearned_by: the day, ISO 8601, by which a version without `unlearned` comes; "" where it is the next one.
     """
 
     sent: tuple[str, ...] = ()
@@ -75,6 +78,8 @@ class SyncReport:
     held: str = ""
     statistics: StatisticsReport | None = None
     worse: Mapping[str, str] = field(default_factory=dict)
+    dropped: VoidReport = field(default_factory=VoidReport)
+    unlearned_by: str = ""
 
 
 def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], Scores]) -> SyncReport:
@@ -94,7 +99,7 @@ def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], 
             agreement.OFFLINE_MESSAGES.write(store, [])  # an answer on its way is older than this round
         enrolment.store_aggregator(store, client.certificate, client.school)
         queue_newest_update(store, bundle)
-        unlearned, bounded = ask_unlearning(store, client)
+        unlearned, bounded, unlearned_by = ask_unlearning(store, client)
         try:
             if configuration.secure:
                 context = secure_round.SecureRoundContext(store, bundle, client, client.key, root, configuration)
@@ -134,6 +139,8 @@ def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], 
         waiting=waiting,
         held=held,
         statistics=shared,
+        dropped=fetched.dropped,
+        unlearned_by=unlearned_by,
     )
 
 
@@ -181,24 +188,31 @@ def send_updates(
     return sent, refused, size
 
 
-def ask_unlearning(store: Store, client: Client) -> tuple[list[str], list[str]]:
-    """Sends the unlearning requests; returns the ids unlearned, and those that a private release bounds instead."""
+def ask_unlearning(store: Store, client: Client) -> tuple[list[str], list[str], str]:
+    """Sends the unlearning requests; returns the ids unlearned, those that a private release bounds, and by when."""
     unlearned: list[str] = []
     bounded: list[str] = []
+    last = ""  # days in this form sort
     for update_id in store.outbox.unlearning():
-        (bounded if client.unlearn(update_id) == "bounded" else unlearned).append(update_id)
+        receipt = client.unlearn(update_id)
+        (bounded if receipt.status == "bounded" else unlearned).append(update_id)
+        last = max(last, receipt.by)
         store.outbox.mark_unlearned(update_id)
-    return unlearned, bounded
+    return unlearned, bounded, last
 
 
 @dataclass(frozen=True)
 class FetchedTheta:
-    """The outcome of a fetch: `in_use` is "global", "local" (clearly better here) or "unchanged"; scores by task."""
+    """The outcome of a fetch: `in_use` is "global", "local" (clearly better here) or "unchanged"; scores by task.
+
+    dropped: what was learned here on versions that are void.
+    """
 
     in_use: str = "unchanged"
     received_bytes: int = 0
     theirs: Scores = field(default_factory=dict)
     ours: Scores = field(default_factory=dict)
+    dropped: VoidReport = field(default_factory=VoidReport)
 
 
 def fetch_global(
@@ -259,7 +273,8 @@ def use_global(
     if header.version == after:
         return FetchedTheta(received_bytes=len(data))
     theirs = score(with_local_segments(store, bundle, theta))
-    ours = score(theta_of(store, bundle, present)) if present else {}
+    sound = present is not None and not header.is_void(present.base)
+    ours = score(theta_of(store, bundle, present)) if sound else {}
     worse, clip = clearly_worse(theirs, ours), {}
     if header.clip_norm is not msgspec.UNSET:
         clip["clip_norm"] = header.clip_norm
@@ -269,9 +284,10 @@ def use_global(
         version_id = store.versions.put(
             theta, "global", header.version, version_facts(bundle, devices=header.devices, **clip)
         )
+        dropped = store.drop_void(header.is_void)
         if not worse:
             store.versions.set_current(version_id)
-    return FetchedTheta("local" if worse else "global", len(data), theirs, ours)
+    return FetchedTheta("local" if worse else "global", len(data), theirs, ours, dropped)
 
 
 def download_bundle(client: Client, folder: Path, present: str | None, code: str = "") -> Path | None:

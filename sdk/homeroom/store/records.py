@@ -84,6 +84,15 @@ class RemoveReport:
 
 
 @dataclass(frozen=True)
+class VoidReport:
+    """What went since it was learned on versions that are void, counted: trainings, unsent updates, profiles."""
+
+    trainings: int = 0
+    updates: int = 0
+    profiles: int = 0
+
+
+@dataclass(frozen=True)
 class StoredProfile:
     """One person's own theta. `segments`: float32 [size] by segment_id; `subjects`: who entered it, the owner too."""
 

@@ -27,9 +27,18 @@ from homeroom.store.master_keys import MasterKeys
 from homeroom.store.open import open_store
 from homeroom.store.outbox import Outbox
 from homeroom.store.profiles import put_profile, read_profile
-from homeroom.store.records import AddReport, ConsentReport, Export, ForgetReport, RemoveReport, StoredProfile
+from homeroom.store.records import (
+    AddReport,
+    ConsentReport,
+    Export,
+    ForgetReport,
+    RemoveReport,
+    StoredProfile,
+    VoidReport,
+)
 from homeroom.store.snapshot import open_snapshot
 from homeroom.store.versions import Versions
+from homeroom.store.void_versions import drop_void
 
 
 class Store:
@@ -243,6 +252,10 @@ class Store:
     def forget(self, subject: str) -> ForgetReport:
         """Destroys a subject's key and all that stems from it; InputError if there is no such subject."""
         return forget_subject(self._context, subject)
+
+    def drop_void(self, is_void: Callable[[int], bool]) -> VoidReport:
+        """Removes what was learned on void versions; see `homeroom.store.void_versions.drop_void`. Inside a step."""
+        return drop_void(self._context, is_void)
 
     def remove(self, sample_ids: Sequence[str]) -> RemoveReport:
         """Removes samples, all or none, and all that may stem from them; their subjects stay.

@@ -131,6 +131,7 @@ COUNTS = {
     "district restore": "--from-lost",
     "district withdraw": "--school --by --why --yes",
     "district go-back": "--by --why",
+    "district rewind": "--by --why --yes",
     "district new-total": "--by --why",
     "district upgrade-bundle": "--bundle",
     "district audit show": "--json",

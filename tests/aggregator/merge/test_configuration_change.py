@@ -80,6 +80,9 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {  # by field: what the log was
     "statistics.subjects": ({}, 11),
     "statistics.sample_limit": ({}, 9),
     "statistics.within_days": ({}, 9),
+    "unlearning.rule": ({}, "rewind"),
+    "unlearning.within_days": ({}, 9),
+    "unlearning.most_versions": ({}, 9),
 }
 
 

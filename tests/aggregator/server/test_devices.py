@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from homeroom import Device, Sample
 from homeroom.contract.invitation import as_text
 from homeroom.contract.privacy import Privacy, squared_norm
 from homeroom.contract.roster import make_roster
-from homeroom.contract.round import CohortRules, RoundConfiguration
+from homeroom.contract.round import CohortRules, RoundConfiguration, UnlearningRules
 from homeroom.contract.secagg import SecureRules
 from homeroom.contract.signing import certify, new_key
 from homeroom.contract.update_checks import read_update
@@ -24,6 +25,8 @@ from homeroom.errors import NetworkError, TrustError
 from homeroom.federation import agreement, privacy_ledger
 from homeroom.federation.enrolment import follow_bundle, set_network
 from homeroom.federation.make_update import queue_newest_update
+from homeroom.store.records import VoidReport
+from homeroom.system import clock
 from homeroom_aggregator.admin import backup
 from homeroom_aggregator.admin.folder import create_folder, invite_devices, make_invitations, replace_roster
 from homeroom_aggregator.server.service import Service, open_service
@@ -117,6 +120,56 @@ def test_two_schools_learn_together_and_one_forgets_a_pupil(service: Service, ad
         assert device.train(minutes=1, epochs=1).update == "queued"
         device.sync()
     assert service.rounds.state.version == 2
+    assert service.rounds.verify() == []
+
+
+REWINDS = {"buffer_size": 2, "min_devices": 2, "unlearning": UnlearningRules(rule="rewind", within_days=7)}
+
+
+@pytest.mark.parametrize("rules", [REWINDS])
+def test_whoever_learned_on_what_is_unlearned_drops_it_and_trains_anew(
+    service: Service, address: str, school: OpenSchool
+) -> None:
+    one, two, away = (school(service, address) for _ in range(3))
+    for device in (one, two):
+        device.train(minutes=1, epochs=2)
+        device.sync()
+    subject = two.store.subjects()[0]
+    (held,) = (version for version in two.store.versions.all() if version.kind == "local")
+    for device in (one, two, away):
+        device.sync()
+        device.train(minutes=1, epochs=4)
+    two.train(minutes=1, epochs=1, profile=subject)
+    before = two.store.versions.current()
+    assert before is not None
+    assert before.base == 1
+    one.forget(one.store.subjects()[0])
+    report = one.sync()
+    assert len(report.unlearned) == 1
+    assert report.unlearned_by == (clock.now().date() + datetime.timedelta(days=7)).isoformat()
+    assert service.rounds.state.version == 1
+    service.rounds.rewind(by="tests")
+    two.store.versions.set_current(before.version_id)
+
+    report = two.sync()
+    assert report.version == 2
+    assert report.in_use == "global", "it is not compared with what is void"
+    (refusal,) = report.refused.values()
+    assert "of before a restore or a rewind" in refusal
+    assert report.dropped == VoidReport(trainings=1, updates=0, profiles=1)
+    assert report.local_scores == {}
+    bases = {(version.kind, version.base) for version in two.store.versions.all()}
+    assert bases == {("local", 0), ("global", 2)}
+    assert two.store.versions.theta(held.version_id).size, "what it learned from the bundle's own theta stays"
+    assert two.store.profile(subject) is None
+    assert two.status()["updates_waiting"] == 0
+    assert two.sync().dropped == VoidReport()
+    for device in (two, one):
+        device.sync()
+        assert device.train(minutes=1, epochs=1).update == "queued"
+        device.sync()
+    assert service.rounds.state.version == 3
+    assert away.sync().dropped.trainings == 1, "the header of a later version says it too"
     assert service.rounds.verify() == []
 
 

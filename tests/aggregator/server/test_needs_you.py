@@ -14,6 +14,9 @@ from click.testing import CliRunner
 from aggregator.institution import START, make_folder, running
 from aggregator.server.officer import confirmed, enrol, send, signed_in, text
 from homeroom.cli.main import homeroom
+from homeroom.contract.round import UnlearningRules
+from homeroom.contract.signing import public_hex
+from homeroom.system.clock import now
 from homeroom_aggregator.admin import backup, learned_addresses
 from homeroom_aggregator.server.dashboard import formatting, pages, queries, school_status
 from homeroom_aggregator.server.public_address import PublicAddresses
@@ -152,3 +155,28 @@ def test_a_device_whose_updates_are_far_too_long_is_named_and_its_updates_can_be
         service.rounds.release_now()
         assert service.rounds.verify() == []
         np.testing.assert_allclose(service.rounds.state.theta[:4], START[:4] + 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rules", [{"unlearning": UnlearningRules(rule="rewind", most_versions=1)}])
+def test_what_waits_to_be_unlearned_has_a_day_or_a_decision_and_a_button(service: Service, address: str) -> None:
+    clients = [enrol(service, address, f"School {n}") for n in range(2)]
+    for client in clients:
+        send(client)
+    (first,) = service.rounds.withdrawable(public_hex(clients[0].key))
+    with signed_in(service, address) as browser:
+        assert needs(browser.get("/dashboard").text) == []
+        day = clients[0].unlearn(first).by
+        assert day == f"{now().date() + datetime.timedelta(days=30)}"
+        ((words, _),) = needs(browser.get("/dashboard").text)
+        assert f"1 update in a version to be unlearned by {day}" in words
+        for client in clients:
+            send(client)
+        ((words, links),) = needs(browser.get("/dashboard").text)
+        assert "more than 1 version would become void, so a person decides" in words
+        path = links[-1].removeprefix("/dashboard")
+        assert "Version 3 will be version 0 again" in text(browser.get(f"/dashboard{path}").text)
+        answer = browser.post(f"/dashboard{path}", data=confirmed(browser, path, "a family asked"))
+        assert answer.status_code == 200
+        assert needs(browser.get("/dashboard").text) == []
+        assert "Version 3 goes on from version 0" in text(browser.get("/dashboard/audit").text)
+    assert service.rounds.state.version == 3

@@ -170,18 +170,18 @@ def test_a_withdrawal_is_replayed_beside_the_writer(
         return result
 
     monkeypatch.setattr(rounds, "replayed", slow)
-    monkeypatch.setattr("homeroom_aggregator.merge.rounds.REPLAYED_AT_ONCE", 0)
+    monkeypatch.setattr("homeroom_aggregator.merge.withdrawals.REPLAYED_AT_ONCE", 0)
     data = School(clients[0].key).update(configuration, 0.25)
     assert clients[0].update(data) == "accepted"
     update_id = read_update(data, configuration, rounds.rules.layout).header.update_id
-    assert clients[0].unlearn(update_id) == "accepted"
+    assert clients[0].unlearn(update_id).status == "accepted"
     for client in clients[1:3]:
         assert client.update(School(client.key).update(configuration, 0.5)) == "accepted"
     assert (rounds.stale, rounds.state.version) == (True, 0), "updates are let in, nothing is released"
     second = School(clients[3].key).update(configuration, 0.75)
     assert clients[3].update(second) == "accepted"
     other = read_update(second, configuration, rounds.rules.layout).header.update_id
-    assert clients[3].unlearn(other) == "accepted"
+    assert clients[3].unlearn(other).status == "accepted"
     attack.got += rounds.state.version
     waits.set()
     end_s = time.monotonic() + 60

@@ -20,7 +20,7 @@ from homeroom.errors import DiskFullError, InputError, StoreError, UpdateError
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin import backup
 from homeroom_aggregator.admin.folder import open_rounds
-from homeroom_aggregator.merge import checkpoint, rounds
+from homeroom_aggregator.merge import checkpoint, rounds, withdrawals
 from homeroom_aggregator.merge.replay import replay
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state import schema
@@ -131,7 +131,7 @@ def test_from_any_checkpoint_on_the_state_is_the_same_bit_for_bit(
 
     with tempfile.TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patched:
         patched.setattr(rounds, "CHECKPOINT_ENTRIES", every)
-        patched.setattr(rounds, "REPLAYED_AT_ONCE", 0)
+        patched.setattr(withdrawals, "REPLAYED_AT_ONCE", 0)
         with closing(open_rounds(make_folder(Path(scratch)))) as opened:
             sent: list[tuple[str, School]] = []
             opened.replays_outside = outside

@@ -19,11 +19,13 @@ from homeroom_aggregator.admin.configuration import buffer_may_follow
 from homeroom_aggregator.admin.configuration_file import bring_into_force, read_configuration
 from homeroom_aggregator.admin.next_version import NextVersion
 from homeroom_aggregator.merge import rollback, round_state
+from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.server.dashboard import formatting, queries
 from homeroom_aggregator.server.refusals import RefusedError
 from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state import audit
 
+REWIND = "Rewind now"
 DONE_AGAIN = "It is done again"  # of what a restored backup undid
 AUTOMATIC = "automatic"  # a buffer that follows the devices
 REASON = "Why? It stands in the audit log; name no pupil."
@@ -145,13 +147,30 @@ def _tells_withdrawal(service: Service, key: str) -> list[str]:
     school = members.school(members.name_of(key))
     return [
         f"{formatting.count(len(updates), 'update')} of key {key[:8]} ({formatting.school(school)}) will be "
-        "taken out: those that wait at once, those in a version with the next version. This cannot be undone."
+        f"taken out: those that wait at once, those in a version {how_unlearned(service.rounds)}. "
+        "This cannot be undone."
     ]
 
 
 def _updates(service: Service, key: str) -> list[str]:
     """The updates of a member, by any key it ever had, revoked or not, that can still be withdrawn."""
     return service.rounds.withdrawable(service.rounds.members.name_of(key))
+
+
+def how_unlearned(rounds: Rounds) -> str:
+    """How a version loses an update, as the end of a sentence."""
+    days = rounds.configuration.unlearning.within_days
+    return f"by a rewind within {days} days" if rounds.configuration.rewinds else "with the next version"
+
+
+def _tells_rewind(service: Service, _: str) -> list[str]:
+    if (planned := service.rounds.to_unlearn()) is None:
+        raise InputError("nothing waits to be unlearned")
+    return officers.rewind_lines(planned, service.rounds.state.version)
+
+
+def _rewind(service: Service, subject: str, by: officers.Officer, why: str) -> None:
+    service.rounds.rewind(by=by.name, why=why)
 
 
 def _withdraw(service: Service, key: str, by: officers.Officer, why: str) -> None:
@@ -292,6 +311,7 @@ ACTIONS = {
     "withdraw": Action(
         "Withdraw the updates of key {}?", _tells_withdrawal, _withdraw, "schools", "Withdraw the updates of key {}"
     ),
+    "rewind": Action("Rewind now?", _tells_rewind, _rewind, "versions", REWIND),
     "buffer": Action("Change the buffer?", _tells_buffer, _set_buffer, "", "Set the buffer: {}"),
     "addresses": Action(
         "Answer to these addresses alone?", _tells_addresses, _close_addresses, "", "Answer to these addresses alone"

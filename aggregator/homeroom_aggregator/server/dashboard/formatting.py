@@ -150,6 +150,8 @@ def event(name: str, about: Mapping[str, Any]) -> str:
         "consent withdrawn": "Consent of {school} was withdrawn: {by}",
         "released": "Version {version} was released{bounded}",
         "rolled back": "Version {version} was made from version {to} by {by}: {why}",
+        "rewound": "Version {version} goes on from version {to}, without what was to be unlearned ({unlearned}); "
+        "later updates are void ({void})",
         "statistics": "Device {device} sent statistics, number {sequence}",
         "statistics taken out": "The statistics of device {device} were erased",
         "statistics released": "Release {release} of statistics: {rows} rows by name",

@@ -25,11 +25,12 @@ from homeroom_aggregator.admin import learned_addresses, privacy_report
 from homeroom_aggregator.merge import rollback
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.server.dashboard import formatting, queries
-from homeroom_aggregator.server.dashboard.actions import DONE_AGAIN, Question
+from homeroom_aggregator.server.dashboard.actions import DONE_AGAIN, REWIND, Question
 from homeroom_aggregator.server.dashboard.queries import AuditChain, PendingUpdates, VersionRow
 from homeroom_aggregator.server.dashboard.school_status import WORST_FIRST, SchoolStatus, schools
 from homeroom_aggregator.server.dashboard.sessions import Session
 from homeroom_aggregator.server.service import Service
+from homeroom_aggregator.state import rewinds
 from homeroom_aggregator.state.audit import AuditRecord
 from homeroom_aggregator.state.privacy_ledger import PrivacyLedger, epsilon
 from homeroom_aggregator.state.schema import newest_version
@@ -157,6 +158,7 @@ def attention_list(context: PageContext, statuses: list[SchoolStatus]) -> list[A
         items.append(Attention("bad", "The audit log", "audit", f"is damaged: {wrong}", advice))
     items += _about_version(context) if statuses else []
     items += _about_server(context)
+    items += _about_rewind(context)
     for what, why in reasons(context.database)[-SET_APART_SHOWN:]:
         advice = "Nothing behind it waits; have it sent again, and tell the makers if it is set apart again"
         items.append(Attention("warn", "Set apart", "audit", f"{what}: {why}", advice))
@@ -199,6 +201,20 @@ def _about_server(context: PageContext) -> Iterator[Attention]:
     if service.tls_end and service.tls_end < now() + datetime.timedelta(days=CERTIFICATE_WARNING_DAYS):
         advice = "Put a newer one into the files of --tls-cert and --tls-key: it is taken at once"
         yield Attention("bad", "The TLS certificate", "", f"ends {formatting.moment(str(service.tls_end))}", advice)
+
+
+def _about_rewind(context: PageContext) -> Iterator[Attention]:
+    if (planned := rewinds.waiting(context.database, context.rounds.configuration.unlearning)) is None:
+        return
+    most = context.rounds.configuration.unlearning.most_versions
+    waits = f"{formatting.count(len(planned.update_ids), 'update')} in a version to be unlearned"
+    advice = f"Versions since version {planned.to} become void then ({planned.versions}), and devices train anew"
+    if planned.versions > most:
+        says = f"{waits}; more than {formatting.count(most, 'version')} would become void, so a person decides"
+        yield Attention("bad", "Unlearning", "versions", says, advice, REWIND, "do/rewind")
+    else:
+        says = f"{waits} by {planned.due}"
+        yield Attention("warn", "Unlearning", "versions", says, advice, REWIND, "do/rewind")
 
 
 def _about_school(school: SchoolStatus) -> Iterator[Attention]:

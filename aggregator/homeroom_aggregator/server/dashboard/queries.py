@@ -25,7 +25,7 @@ from homeroom_aggregator.state import audit, secure_sum
 from homeroom_aggregator.state.schema import newest_version
 from homeroom_aggregator.state.statistics_totals import StatisticsTotals
 
-VERSION_EVENTS = ("released", "rolled back", "restored")  # audit events that made a version
+VERSION_EVENTS = ("released", "rolled back", "rewound", "restored")  # audit events that made a version
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def longest_updates(recent: Sequence[VersionRow]) -> dict[str, tuple[float, int]
 
 def _made(database: Database, first: int, last: int) -> dict[int, tuple[str, dict[str, Any]]]:
     """The audit log's entries about the versions from `first` to `last`: time and details."""
-    sql = """SELECT at, about FROM audit WHERE event IN (?, ?, ?)
+    sql = """SELECT at, about FROM audit WHERE event IN (?, ?, ?, ?)
              AND json_extract(about, '$.version') BETWEEN ? AND ? ORDER BY number"""
     events = ((at, json.loads(about)) for at, about in database.rows(sql, (*VERSION_EVENTS, first, last)))
     return {event["version"]: (at, event) for at, event in events}

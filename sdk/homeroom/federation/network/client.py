@@ -97,6 +97,16 @@ def join(
     return enrolment
 
 
+class UnlearnReceipt(msgspec.Struct, frozen=True):
+    """What becomes of an update that is to be unlearned: `bounded` where a private release holds it for good.
+
+    by: the day, ISO 8601, of the rewind that a released update waits for; "" where it is left out at once.
+    """
+
+    status: str = "accepted"
+    by: Annotated[str, msgspec.Meta(pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2})?$")] = ""
+
+
 class Client:
     """Sends requests signed with one device key; the nonce of each response signs the next request."""
 
@@ -222,14 +232,10 @@ class Client:
 
         return download(offer, folder, kind, limit_bytes, fetch_part)
 
-    def unlearn(self, update_id: str) -> str:
-        """Asks to unlearn an update; returns "accepted", or "bounded" where a private release holds it for good."""
-
-        class Receipt(msgspec.Struct):
-            status: str = "accepted"
-
+    def unlearn(self, update_id: str) -> UnlearnReceipt:
+        """Asks to unlearn an update."""
         body = msgspec.json.encode({"update_id": update_id})
-        return str(self._decode(self.send("POST", "/v1/unlearn", body), Receipt).status)
+        return cast(UnlearnReceipt, self._decode(self.send("POST", "/v1/unlearn", body), UnlearnReceipt))
 
     def statistics(self) -> StatisticsStatus:
         """What the aggregator has of this device's statistics, and which release it serves."""

@@ -1,0 +1,100 @@
+"""Withdrawals: an update that waits is erased at once; one that a version holds is left out, or waits for a rewind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from homeroom.contract.round import RoundConfiguration
+from homeroom.system.clock import now
+from homeroom_aggregator.merge.admission import Admission
+from homeroom_aggregator.merge.logged_state import LoggedState
+from homeroom_aggregator.merge.statistics import SharedStatistics
+from homeroom_aggregator.state import audit, claims, rewinds
+from homeroom_aggregator.state.members import Members
+
+REPLAYED_AT_ONCE = 32  # entries; a longer replay may run outside
+
+
+class Withdrawals(LoggedState):
+    """The part of rounds that takes updates out again."""
+
+    admission: Admission
+    members: Members
+    statistics: SharedStatistics
+    after_withdrawal: Callable[[], object]  # what a secure round under way does about it
+
+    @property
+    def configuration(self) -> RoundConfiguration:
+        """The round configuration in force."""
+        return self.admission.rules.configuration
+
+    def withdraw(self, update_id: str, member: str) -> bool:
+        """Unlearn an update of this member; False where it is another's, or so old that its bytes are gone.
+
+        An id never seen stays out should this member send it. One that still waits is erased as well; one that a
+        version holds waits for the next rewind, where rounds rewind. An update that a private release holds is
+        `bounded`, and stays in.
+        """
+        owner, number = self.admission.owner(update_id)
+        if owner not in (None, member) or self.bounded(update_id, member):
+            return False
+        if owner is None:
+            return self.log.withdraw_early(update_id, member)
+        if number is None and claims.is_summed(self.log.database, update_id):
+            return False  # its sum is not kept any more
+        kept = number is None or number > self.log.base or number in self.state.sums.waiting
+        if not self.log.withdrawn(update_id):
+            with self.change():
+                self._withdraw(update_id, member, number)
+            self.after_withdrawal()
+        return kept
+
+    def withdrawable(self, member: str) -> list[str]:
+        """The ids of a member's updates that `withdraw` would take out, the oldest first; without secure sums' own."""
+        sql = """SELECT update_id FROM log AS came WHERE kind = 'update' AND device = ? AND NOT EXISTS
+                 (SELECT 1 FROM log WHERE kind IN ('withdraw', 'unlearn') AND update_id = came.update_id)
+                 ORDER BY number"""
+        return [one for (one,) in self.log.database.rows(sql, (member,)) if not self.bounded(one, member)]
+
+    def _withdraw(self, update_id: str, member: str, number: int | None, **why: str) -> None:
+        """number: of the entry that holds the update; None while it waits in a secure round."""
+        audit.record(self.log.database, "withdrawn", device=member, **why)
+        is_void = number is not None and rewinds.is_void(self.log.database, number)
+        released = number is not None and self.log.base < number <= self.log.last_release()
+        if released and not is_void and self.configuration.rewinds:
+            self.log.append("unlearn", self.state.version, update_id=update_id, device=member)
+            rewinds.ask(self.log.database, now().date())
+            sums, waiting = self.state.sums, self.state.sums.waiting
+            self._undos.append(lambda: setattr(sums, "waiting", waiting))
+            sums.leave_out({update_id})  # the parts of it that still wait
+            return
+        entry = self.log.append("withdraw", self.state.version, update_id=update_id, device=member)
+        if number is None or is_void:
+            return
+        if self.ledger or number > self.log.last_release():
+            self.log.erase_updates(update_id)
+            self._erased = True
+        if number > self.log.base or number in self.state.sums.waiting:
+            self.log.drop_checkpoints(max(number, self.log.base + 1), entry)  # they hold it
+            self._keep_state()
+            self.stale = True
+            short = self.log.last() - max(self.log.checkpoints(), default=0) <= REPLAYED_AT_ONCE
+            if short or not self.replays_outside or self.log.waiting:  # what waits apart is this connection's own
+                self.settle()
+
+    def withdraw_gone(self) -> None:
+        """Withdraw what waits of members whose key was revoked or whose school took its consent back; erase it."""
+        gone = self.members.gone()
+        with self.change():
+            self._undos.append(self.statistics.look_again)
+            self._erased = self.statistics.take_out(gone, self.configuration.statistics, now()) or self._erased
+        for member in sorted(self.state.sums.all_devices() & gone):
+            with self.change():
+                while (newest := self._newest_in_sums(member)) and not self.log.withdrawn(newest[0]):
+                    self._withdraw(newest[0], member, newest[1], why="key or consent gone")
+                    self.settle()
+        self.after_withdrawal()
+
+    def bounded(self, update_id: str, member: str) -> bool:
+        """Whether this member's update is in a private release, which cannot give it back."""
+        return self.admission.bounded(update_id, member)

@@ -1,0 +1,117 @@
+"""Rewinds of a log: which of its entries and versions are void, and what waits to be unlearned by the next one."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from homeroom.contract.round import UnlearningRules
+from homeroom.system.sqlite import Database
+
+REWINDS, SINCE = "rewinds", "unlearning since"  # names of facts
+VOID_KINDS = "kind != 'configuration'"  # what a rewind makes void: all but the rules
+
+
+class Rewind(msgspec.Struct, frozen=True, array_like=True):
+    """One rewind: entries between `after` and `entry` are void, and the versions between `to` and `version`."""
+
+    after: int
+    entry: int
+    to: int
+    version: int
+
+
+@dataclass(frozen=True)
+class WaitingRewind:
+    """What the next rewind would do.
+
+    update_ids: that it unlearns. to: the version from before the first of them came, made by entry `after`.
+    versions: that become void. updates: that do, beside those unlearned. due: the day from which it is done.
+    """
+
+    update_ids: tuple[str, ...]
+    to: int
+    after: int
+    versions: int
+    updates: int
+    due: datetime.date
+
+
+def rewinds(database: Database) -> list[Rewind]:
+    """All rewinds of a log, the oldest first."""
+    row = database.one("SELECT value FROM facts WHERE name = ?", (REWINDS,))
+    return msgspec.json.decode(row[0], type=list[Rewind]) if row else []
+
+
+def void_versions(database: Database) -> list[tuple[int, int]]:
+    """The void versions, in ranges of the first and the last, in order; ranges that touch are one."""
+    ranges: list[tuple[int, int]] = []
+    for first, last in sorted((one.to + 1, one.version - 1) for one in rewinds(database)):
+        if ranges and first <= ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], max(last, ranges[-1][1]))
+        else:
+            ranges.append((first, last))
+    return ranges
+
+
+def not_void(database: Database) -> str:
+    """The condition of an entry that is not void, in SQL."""
+    spans = "".join(f" AND NOT (number > {one.after} AND number < {one.entry})" for one in rewinds(database))
+    return f"(NOT ({VOID_KINDS}) OR (TRUE{spans}))"
+
+
+def is_void(database: Database, number: int) -> bool:
+    """Whether an entry is void."""
+    return any(one.after < number < one.entry for one in rewinds(database))
+
+
+def ask(database: Database, today: datetime.date) -> None:
+    """Note when the first request came that waits for a rewind."""
+    database.write("INSERT OR IGNORE INTO facts (name, value) VALUES (?, ?)", (SINCE, today.isoformat().encode()))
+
+
+def waiting(database: Database, rules: UnlearningRules) -> WaitingRewind | None:
+    """The next rewind; None where no update waits to be unlearned."""
+    since = database.one("SELECT value FROM facts WHERE name = ?", (SINCE,))
+    last = max((one.entry for one in rewinds(database)), default=0)
+    sql = f"""SELECT came.update_id, came.number, came.version FROM log AS came JOIN log AS gone USING (update_id)
+              WHERE came.kind = 'update' AND gone.kind = 'unlearn' AND gone.number > ?
+              AND came.number IN (SELECT number FROM log WHERE {not_void(database)}) ORDER BY came.number"""
+    found = database.rows(sql, (last,))
+    if not found or since is None:
+        return None
+    to = _before_roll_backs(database, int(found[0][2]), int(found[0][1]))
+    row = database.one("SELECT number FROM versions WHERE version = ?", (to,))
+    after = int(row[0]) if row else 0
+    newest = int(database.one("SELECT COALESCE(max(version), 0) FROM versions")[0])
+    sql = f"SELECT count(*) FROM log WHERE kind = 'update' AND number > ? AND {not_void(database)}"
+    updates = int(database.one(sql, (after,))[0]) - len(found)
+    due = datetime.date.fromisoformat(since[0].decode()) + datetime.timedelta(days=rules.within_days)
+    return WaitingRewind(tuple(row[0] for row in found), to, after, newest - to, updates, due)
+
+
+def _before_roll_backs(database: Database, to: int, number: int) -> int:
+    """An officer who went back further than `to` after entry `number` wanted nothing newer."""
+    sql = "SELECT substr(body, 1, 8) FROM log JOIN bodies USING (number) WHERE kind = 'rollback' AND number > ?"
+    targets = [int.from_bytes(head, "little") for (head,) in database.rows(sql, (number,)) if head]
+    kept = {0, *(version for (version,) in database.rows("SELECT version FROM versions"))}
+    return min([to, *(target for target in targets if target in kept)])
+
+
+def make_void(database: Database, done: Rewind) -> None:
+    """Make entries and versions void: their bytes go, in the caller's step."""
+    span = f"number > {done.after} AND number < {done.entry}"
+    database.write(
+        f"UPDATE bodies SET body = x'' WHERE number IN (SELECT number FROM log WHERE {span} AND {VOID_KINDS})"
+    )
+    database.write(f"DELETE FROM checkpoints WHERE {span}")
+    database.write("DELETE FROM versions WHERE version > ? AND version < ?", (done.to, done.version))
+    if database.one("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'owned'"):
+        database.write("DELETE FROM owned WHERE version > ? AND version < ?", (done.to, done.version))
+    known: Sequence[Rewind] = [*rewinds(database), done]
+    body = msgspec.json.encode(known)
+    database.write("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (REWINDS, body))
+    database.write("DELETE FROM facts WHERE name = ?", (SINCE,))

@@ -1,0 +1,50 @@
+"""`homeroom district rewind`: what it says before it does it, and that it asks."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from aggregator.institution import School, make_folder
+from homeroom.cli.main import homeroom
+from homeroom.contract.round import UnlearningRules
+from homeroom_aggregator.admin.folder import open_rounds
+from homeroom_aggregator.state import audit
+from homeroom_aggregator.state.members import StoredInvitation
+
+A, B = School(), School()
+SAID = ("--by", "Ms Lee", "--why", "a family asked")
+
+
+def run(*words: str, typed: str = "") -> tuple[int, str]:
+    found = CliRunner().invoke(homeroom, ["district", *words], input=typed)
+    return found.exit_code, found.output
+
+
+def test_an_officer_takes_updates_back_sees_what_a_rewind_costs_and_does_it(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, unlearning=UnlearningRules(rule="rewind"))
+    assert run("rewind", str(folder), *SAID) == (0, "nothing waits to be unlearned\n")
+    with closing(open_rounds(folder)) as rounds:
+        for version in range(2):
+            for school in (A, B):
+                rounds.members.join(school.name, StoredInvitation(school.name)) if not version else None
+                rounds.update(school.update(rounds.configuration, 0.5, version), school.name)
+    code, said = run("withdraw", str(folder), A.name[:10], *SAID, "--yes")
+    assert code == 0
+    assert "2 updates of 1 devices are taken out" in said
+    assert f"`homeroom district rewind {folder}` does it now" in said
+    code, said = run("rewind", str(folder), *SAID, typed="n\n")
+    assert code == 1
+    assert "Version 3 will be version 0 again" in said
+    assert "2 versions since then and 2 other updates become void" in said
+    with closing(open_rounds(folder)) as rounds:
+        assert rounds.state.version == 2
+    code, said = run("rewind", str(folder), *SAID, "--yes")
+    assert code == 0
+    assert "version 3 is version 0 again" in said
+    with closing(open_rounds(folder)) as rounds:
+        *_, entry = (one for one in audit.records(rounds.log.database) if one.event == "rewound")
+        assert (entry.about["by"], entry.about["why"]) == ("Ms Lee", "a family asked")
+    assert run("rebuild", str(folder))[0] == 0

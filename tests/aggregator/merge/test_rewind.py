@@ -1,0 +1,286 @@
+"""Rewinding: what was learned since an update that is unlearned is void, and its bytes are nowhere."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from aggregator.institution import START, School, make_folder
+from aggregator.merge.test_crashes import PLACES, dying
+from homeroom.contract.privacy import Privacy
+from homeroom.contract.round import RoundConfiguration, UnlearningRules
+from homeroom.contract.version import VersionHeader, read_version
+from homeroom.errors import InputError, UpdateError
+from homeroom.system import clock
+from homeroom_aggregator.admin import backup
+from homeroom_aggregator.admin.folder import open_rounds, read_facts
+from homeroom_aggregator.merge import checkpoint, rounds
+from homeroom_aggregator.merge.rounds import Rounds
+from homeroom_aggregator.state import audit
+from homeroom_aggregator.state.members import StoredInvitation
+
+A, B, C = School(), School(), School()
+RULES = UnlearningRules(rule="rewind", within_days=30, most_versions=3)
+
+
+def folder_of(path: Path, **fields: object) -> Path:
+    return make_folder(path, unlearning=RULES, **fields)
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Rounds]:
+    found = open_rounds(folder_of(tmp_path))
+    yield found
+    found.close()
+
+
+def send(found: Rounds, school: School, delta: float) -> str:
+    return found.update(school.update(found.configuration, delta, found.state.version), school.name)[0]
+
+
+def release(found: Rounds, delta: float) -> None:
+    send(found, A, delta)
+    send(found, B, delta)
+
+
+def served(found: Rounds, version: int) -> tuple[VersionHeader, np.ndarray]:
+    body = found.version(version)
+    assert body is not None
+    root = read_facts(found.log.database.path.parent).root
+    return read_version(body, found.rules.layout, bundle_id=found.bundle.bundle_id, root_fingerprint=root)
+
+
+def test_the_state_of_before_goes_on_and_what_came_since_is_void(opened: Rounds) -> None:
+    release(opened, 0.5)
+    gone = send(opened, A, 8.0)
+    send(opened, B, 0.5)
+    release(opened, 0.25)
+    send(opened, C, 0.125)  # waits, and was learned on a version that becomes void
+    assert opened.withdraw(gone, A.name)
+    assert opened.state.version == 3, "nothing happens before the day"
+    planned = opened.to_unlearn()
+    assert planned is not None
+    assert (planned.to, planned.versions, planned.updates, planned.update_ids) == (1, 2, 4, (gone,))
+    assert opened.rewind(by="Ms Lee", why="asked") == 4
+    header, theta = served(opened, 4)
+    np.testing.assert_array_equal(theta, served(opened, 1)[1])
+    assert header.void == ((2, 3),)
+    assert opened.state.pending == 0
+    assert opened.version(2) is None
+    assert opened.version(3) is None
+    with pytest.raises(UpdateError, match="is of before a restore or a rewind"):
+        opened.update(C.update(opened.configuration, 0.5, 3), C.name)
+    with pytest.raises(InputError, match="is void"):
+        opened.roll_back(2, "Ms Lee", "back")
+    release(opened, 0.25)
+    np.testing.assert_array_equal(served(opened, 5)[1][:7], START[:7] + np.float32(0.75))
+    assert served(opened, 5)[0].void == ((2, 3),), "who was away learns of it too"
+    assert opened.verify() == []
+    assert opened.to_unlearn() is None
+    assert opened.rewind() == 5, "nothing waits"
+    *_, entry = (e for e in audit.records(opened.log.database) if e.event == "rewound")
+    assert (entry.about["to"], entry.about["unlearned"], entry.about["void"]) == (1, 1, 4)
+
+
+def test_a_restart_gives_the_same_state_wherever_checkpoints_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of(tmp_path)
+    for every in (1, 3, 1000):
+        monkeypatch.setattr(rounds, "CHECKPOINT_ENTRIES", every)
+        found = open_rounds(folder)
+        release(found, 0.5)
+        gone = send(found, A, 3.0)
+        send(found, B, 0.25)
+        found.withdraw(gone, A.name)
+        found.rewind()
+        send(found, C, 0.125)
+        before = checkpoint.pack(found.state)
+        found.close()
+        found = open_rounds(folder)
+        assert checkpoint.pack(found.state) == before
+        assert found.verify() == []
+        send(found, A, 0.125)
+        found.close()
+
+
+def test_no_byte_of_a_void_update_is_left(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    found = open_rounds(folder)
+    release(found, 0.5)
+    bodies = [school.update(found.configuration, 3.0, 1) for school in (A, B)]
+    ids = [found.update(body, school.name)[0] for body, school in zip(bodies, (A, B), strict=True)]
+    found.withdraw(ids[0], A.name)
+    version = found.version(2)
+    found.rewind()
+    backup.backup(folder, tmp_path / "copy")
+    found.close()
+    for path in [*folder.rglob("*"), *(tmp_path / "copy").rglob("*")]:
+        data = path.read_bytes() if path.is_file() else b""
+        for body in (*bodies, version):
+            assert body is not None
+            assert body[-40:] not in data, path
+
+
+def test_requests_share_one_rewind_at_its_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = open_rounds(folder_of(tmp_path))
+    first = send(found, A, 1.0)
+    second = send(found, B, 1.0)
+    found.withdraw(second, B.name)
+    today = clock.now()
+    monkeypatch.setattr("homeroom_aggregator.merge.rounds.now", lambda: today + datetime.timedelta(days=29))
+    found.rewind_if_due()
+    found.withdraw(first, A.name)
+    assert found.state.version == 1
+    monkeypatch.setattr("homeroom_aggregator.merge.rounds.now", lambda: today + datetime.timedelta(days=31))
+    found.rewind_if_due()
+    assert found.state.version == 2
+    np.testing.assert_array_equal(found.state.theta, START)
+    found.rewind_if_due()
+    assert found.state.version == 2
+    for _ in range(3):
+        release(found, 0.5)
+    gone = send(found, A, 1.0)
+    send(found, B, 1.0)
+    for _ in range(3):
+        release(found, 0.5)
+    found.withdraw(gone, A.name)
+    monkeypatch.setattr("homeroom_aggregator.merge.rounds.now", lambda: today + datetime.timedelta(days=400))
+    found.rewind_if_due()
+    assert found.state.version == 9, "four versions would become void: a person decides"
+    assert found.rewind(by="Ms Lee") == 10
+    assert served(found, 10)[0].void == ((1, 1), (6, 9))
+    found.close()
+
+
+def test_what_waits_is_taken_out_at_once_and_nothing_is_rewound(opened: Rounds) -> None:
+    release(opened, 0.5)
+    gone = send(opened, A, 8.0)
+    opened.withdraw(gone, A.name)
+    assert opened.to_unlearn() is None
+    release(opened, 0.25)
+    np.testing.assert_array_equal(served(opened, 2)[1][:7], START[:7] + np.float32(0.75))
+
+
+def test_who_went_back_further_is_not_brought_forward(opened: Rounds) -> None:
+    for _ in range(3):
+        release(opened, 0.5)
+    gone = send(opened, A, 1.0)
+    send(opened, B, 1.0)
+    opened.roll_back(1, "Ms Lee", "worse")
+    opened.withdraw(gone, A.name)
+    opened.rewind()
+    np.testing.assert_array_equal(served(opened, 6)[1], served(opened, 1)[1])
+    assert opened.verify() == []
+
+
+def test_a_failure_in_a_rewind_changes_nothing(opened: Rounds, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = send(opened, A, 1.0)
+    send(opened, B, 1.0)
+    opened.withdraw(gone, A.name)
+    before, body = checkpoint.pack(opened.state), opened.version(1)
+    for name in ("_keep_state", "_publish", "_note"):
+        with monkeypatch.context() as patch:
+            patch.setattr(opened, name, lambda *_, **__: (_ for _ in ()).throw(OSError("the disk is gone")))
+            with pytest.raises(OSError, match="gone"):
+                opened.rewind()
+        assert checkpoint.pack(opened.state) == before
+        assert opened.version(1) == body
+        assert opened.verify() == []
+    assert opened.rewind() == 2
+
+
+def test_an_update_is_unlearned_twice_without_harm(opened: Rounds) -> None:
+    gone = send(opened, A, 1.0)
+    also = send(opened, B, 1.0)
+    for _ in range(2):
+        assert opened.withdraw(gone, A.name)
+    assert not opened.withdraw(gone, C.name), "another's"
+    opened.rewind()
+    assert opened.withdraw(gone, A.name)
+    assert opened.withdraw(also, B.name), "it is void already"
+    assert opened.to_unlearn() is None
+    assert opened.verify() == []
+
+
+def test_secure_and_private_rounds_are_never_rewound() -> None:
+    promise = Privacy(clip_norm=1.0, noise_multiplier=2.0, epsilon=6.0, delta=1e-5)
+    with pytest.raises(ValueError, match="never rewound"):
+        RoundConfiguration(bundle_id="0" * 64, unlearning=RULES, privacy=promise)
+
+
+def test_logs_of_before_leave_updates_out_as_they_promised(tmp_path: Path) -> None:
+    found = open_rounds(make_folder(tmp_path))
+    assert "unlearning" not in found.configuration.document
+    gone = send(found, A, 1.0)
+    send(found, B, 0.5)
+    found.configure(msgspec.structs.replace(found.configuration, unlearning=RULES))
+    found.withdraw(gone, A.name)
+    assert found.to_unlearn() is not None
+    assert found.rewind() == 2
+    with pytest.raises(InputError, match="rule cannot be lowered"):
+        found.configure(msgspec.structs.replace(found.configuration, unlearning=UnlearningRules()))
+    assert found.verify() == []
+    found.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+def test_fifty_deaths_inside_a_rewind_leave_it_whole_or_undone(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    with closing(open_rounds(folder)) as found:
+        release(found, 0.5)
+        gone = send(found, A, 3.0)
+        send(found, B, 0.25)
+        found.withdraw(gone, A.name)
+    ends = set[int]()
+    for seed in range(50):
+        copy = tmp_path / f"copy{seed}"
+        shutil.copytree(folder, copy)
+        chance = random.Random(seed)
+        child = os.fork()
+        if not child:
+            module, name = PLACES[chance.choice(["a statement", "a release", "a checkpoint", "a commit"])]
+            setattr(module, name, dying(getattr(module, name), chance.randint(1, 8), chance.random() < 0.5))
+            with closing(open_rounds(copy)) as found:
+                found.rewind(by="Ms Lee")
+            os._exit(0)
+        os.waitpid(child, 0)
+        with closing(open_rounds(copy)) as found:
+            ends.add(found.state.version)
+            assert found.verify() == []
+            assert found.rewind() == 3
+            np.testing.assert_array_equal(found.state.theta[:7], START[:7] + np.float32(0.5))
+            assert found.verify() == []
+    assert ends == {2, 3}
+
+
+@pytest.mark.parametrize("rule", ["mean", "bounded"])
+def test_the_parts_of_an_update_that_still_wait_go_at_once(tmp_path: Path, rule: str) -> None:
+    found = open_rounds(folder_of(tmp_path, rule=rule))
+    for school, segments in ((A, {"ladder_table": 4, "head_grade": 4}), (B, {"ladder_table": 4})):
+        found.update(school.update(found.configuration, 1.0, 0, **segments), school.name)
+    assert found.state.version == 1, "the head waits for a second device"
+    (gone,) = found.withdrawable(A.name)
+    found.members.join(A.name, StoredInvitation("a"))
+    found.withdraw(gone, A.name)
+    found.members.revoke(A.name, "Ms Lee")
+    found.withdraw_gone()
+    if rule == "bounded":
+        assert not found.state.sums.waiting
+    found.close()
+    found = open_rounds(tmp_path / "district")
+    assert found.verify() == []
+    found.rewind()
+    np.testing.assert_array_equal(found.state.theta, START)
+    assert not found.state.sums.all_devices()
+    assert found.verify() == []
+    found.close()
