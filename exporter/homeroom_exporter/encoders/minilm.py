@@ -35,7 +35,7 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     licence, files = packages.licence(packages.MINILM, "minilm", scratch, changes)
     graph = optimum_graph(model, chosen, TEXT_INPUTS, config.num_hidden_layers)
     taps, size, files = tuple(f"layer.{i}" for i in chosen), float_bytes(model), {**files, **tokenizer}
-    return Encoder(TITLE, graph, taps, spec.buckets, preprocess, "dynamic", size, (licence,), files)
+    return Encoder(TITLE, graph, taps, spec.buckets, preprocess, "dynamic", size, (licence,), files, languages=("en",))
 
 
 def load_model() -> Any:

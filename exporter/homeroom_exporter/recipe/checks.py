@@ -14,7 +14,7 @@ from homeroom.contract.layout import Scope
 from homeroom.contract.manifest import SLOT_LIMIT, Column, ModalityName, Objective, Slot, Task
 from homeroom.data.samples import OTHER_RESERVED, RESERVED_FIELDS
 from homeroom.data.tasks import KINDS as DEVICE_KINDS
-from homeroom_exporter.encoders.spec import EncoderSpec
+from homeroom_exporter.encoders.spec import LANGUAGES_OF, EncoderSpec
 from homeroom_exporter.model.heads import FUSED, PAIR
 from homeroom_exporter.model.lora.plan import AdapterPlan
 from homeroom_exporter.model.tasks import HEADS, KINDS
@@ -57,7 +57,24 @@ def _encoder(document: Document, name: str, value: Any) -> EncoderSpec:
         _check_range(document, column, *path, "columns")
     if (name == "sequence") != bool(table.skills) or len(set(table.skills)) != len(table.skills):
         raise document.refusal("a sequence, and only a sequence, names its skills, each once", *path, "skills")
+    _check_languages(document, table, *path, "languages")
     return EncoderSpec(modality=name, **msgspec.structs.asdict(table))  # type: ignore[arg-type]
+
+
+def _check_languages(document: Document, table: EncoderTable, *path: str) -> None:
+    """Refuses languages of an encoder that has no choice of them, or that it does not read."""
+    if not table.languages:
+        return
+    known = LANGUAGES_OF.get(table.source, ())
+    if not known:
+        remedy = f'remove it, or source = "{next(iter(LANGUAGES_OF))}"'
+        raise document.refusal(f"{table.source} reads what it reads", *path, remedy=remedy)
+    if wrong := [one for one in table.languages if one not in known]:
+        raise document.refusal(
+            f"{wrong[0]!r} is no language that it reads", *path, remedy=f"some of {', '.join(known)}"
+        )
+    if len(set(table.languages)) != len(table.languages):
+        raise document.refusal("names a language twice", *path)
 
 
 def _check_range(document: Document, column: Column, *path: str) -> None:

@@ -52,6 +52,7 @@ class EncoderTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     drift: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.02
     columns: tuple[Column, ...] = ()
     skills: Annotated[tuple[str, ...], msgspec.Meta(max_length=SKILL_LIMIT)] = ()
+    languages: tuple[str, ...] = ()
     preprocessing: PreprocessVersion = PREPROCESS_VERSION
 
 

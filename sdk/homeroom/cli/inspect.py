@@ -13,7 +13,7 @@ from homeroom.cli.options import say
 from homeroom.cli.parameters import PATH
 
 if TYPE_CHECKING:
-    from homeroom.contract.manifest import Graph, Manifest
+    from homeroom.contract.manifest import Graph, Manifest, Modality
     from homeroom.runtime.bundle import Bundle
 
 KIND_WIDTH = 13  # characters
@@ -64,11 +64,7 @@ def _line(kind: str, text: str) -> None:
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Kind and description of each part, in the order in which a sample passes them."""
     for modality in manifest.modalities:
-        inside = f"{len(modality.taps)} taps of {modality.dim}" if modality.taps else "LoRA inside"
-        yield "backbone", f"{modality.name}: {modality.encoder}, {inside}"
-        if modality.taps:
-            why = manifest.provenance.get(f"taps.{modality.name}") or ", ".join(modality.taps)
-            yield "taps", f"{modality.name}: {why}"
+        yield from _backbone(modality, manifest.provenance.get(f"taps.{modality.name}"))
     for slot in manifest.slots:
         yield "input", f"{slot.name}: {slot.modality}{f' x {slot.count}' if slot.count > 1 else ''}"
     for task in manifest.tasks:
@@ -94,6 +90,15 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
             yield "provenance", f"{name}: {value}"
     for path, file in sorted(manifest.files.items()):
         yield "file", f"{file.sha256} {file.bytes:>11,} {path}"
+
+
+def _backbone(modality: Modality, why: str | None) -> Iterator[tuple[str, str]]:
+    inside = f"{len(modality.taps)} taps of {modality.dim}" if modality.taps else "LoRA inside"
+    yield "backbone", f"{modality.name}: {modality.encoder}, {inside}"
+    if modality.taps:
+        yield "taps", f"{modality.name}: {why or ', '.join(modality.taps)}"
+    if modality.known_languages:
+        yield "languages", f"{modality.name}: {', '.join(modality.known_languages)}"
 
 
 def _graph(graph: Graph) -> str:

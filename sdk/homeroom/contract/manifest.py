@@ -23,6 +23,7 @@ ModalityName = Literal["text", "image", "audio", "table", "sequence"]
 Precision = Literal["int4", "int8", "float32"]  # of a backbone's weights, lowest first
 Runtime = Literal["onnx", "litert"]
 Unit = Annotated[str, msgspec.Meta(min_length=1, max_length=24)]
+Language = Annotated[str, msgspec.Meta(pattern=r"^[a-z]{2,3}$")]
 PreprocessVersion = Literal[1, 2]
 PREPROCESS_VERSION: PreprocessVersion = 2  # of new exports: what a model sees of a text, a picture or a sound
 NO_UNIT = "(no unit given)"  # said after a number of a task without one
@@ -38,12 +39,14 @@ class File(msgspec.Struct, frozen=True):
 class TextPreprocess(msgspec.Struct, frozen=True, tag="text", tag_field="kind"):
     """`tokenizer` is a tokenizer.json; ids are padded with `pad_id` to a bucket, cut at the largest.
 
+    unread: a file with a bit for each id, the first the highest of a byte: 1 where the encoder reads it as unknown.
     `version` of this and the next two: docs/bundle.md, "Preprocessing versions".
     """
 
     tokenizer: str
     pad_id: int = 0
     version: PreprocessVersion = 1
+    unread: str = ""
 
 
 class ImagePreprocess(msgspec.Struct, frozen=True, tag="image", tag_field="kind"):
@@ -137,7 +140,12 @@ class SequencePreprocess(msgspec.Struct, frozen=True, tag="sequence", tag_field=
 
 Preprocess = TextPreprocess | ImagePreprocess | AudioPreprocess | TablePreprocess | SequencePreprocess
 RANGE_FIELDS = ("min", "max", "unit")  # of a column
-LATER_FIELDS: dict[str, object] = {"fit": "cover", "normalize": False, "version": 1}  # with what held before they came
+LATER_FIELDS: dict[str, object] = {
+    "fit": "cover",
+    "normalize": False,
+    "version": 1,
+    "unread": "",
+}  # with what held before they came
 
 
 def at_version(preprocess: Preprocess, version: PreprocessVersion) -> Preprocess:
@@ -169,6 +177,7 @@ class Modality(msgspec.Struct, frozen=True, kw_only=True):
     buckets: token counts that a batch is padded to, rising; a single one where the count is fixed.
     adapter: `lora` is inside the backbone, and there are no features: steps read preprocessed inputs, `taps` is empty,
         `dim` is the backbone's width, and `tolerance` is that of the golden outputs.
+    languages: that texts may be in, as ISO 639-1; a later field, absent where that is not known.
     """
 
     name: ModalityName
@@ -181,6 +190,12 @@ class Modality(msgspec.Struct, frozen=True, kw_only=True):
     tolerance: Tolerance
     float_bytes: int = 0
     adapter: Literal["ladder", "lora"] = "ladder"
+    languages: tuple[Language, ...] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def known_languages(self) -> tuple[str, ...]:
+        """The languages that texts may be in; none where that is not known."""
+        return () if self.languages is msgspec.UNSET else self.languages
 
 
 class Slot(msgspec.Struct, frozen=True):

@@ -19,9 +19,11 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
 from homeroom.store.device_state import json_record
+from homeroom.system import hardware
 from homeroom.train.features.cached import missing
 from homeroom.train.settings import Settings
 
+LARGE_TABLE_BYTES = 16 << 20
 COSTS = json_record("costs", Costs, made_again=True)
 
 
@@ -30,7 +32,7 @@ def plan_training(
 ) -> TrainingPlan:
     """Plans a training and sets tier, threads and batch in `graphs`; measures the bundle first where memory is limited.
 
-    Raises TrainError where nothing fits.
+    Raises TrainError where nothing fits; a text encoder that cannot is not loaded for it.
 
     store: whose cache and measured costs are used.
     bundle: in use.
@@ -40,6 +42,8 @@ def plan_training(
     settings: of the training.
     """
     costs = known_costs(store, bundle, graphs.runtime)
+    if budget.limit_bytes is not None:
+        check_tables(store, bundle, graphs, samples, budget.limit_bytes)
     if costs is None and budget.limit_bytes is not None:
         costs = measure_costs(store, bundle, graphs.runtime)
     fresh = missing(store, bundle, graphs, samples) if costs else np.zeros(0, bool)
@@ -49,6 +53,24 @@ def plan_training(
         use_tier(store, bundle, graphs, chosen.tier)  # stored: `Device.open(tier=…)` takes it back
     graphs.configure(graphs.threads if budget.threads is None and graphs.threads else chosen.threads, chosen.batch)
     return chosen
+
+
+def check_tables(
+    store: Store, bundle: Bundle, graphs: Graphs, samples: Sequence[StoredSample], limit_bytes: int
+) -> None:
+    """Raises TrainError where the file of a text encoder that is needed leaves no room below the limit, unread."""
+    for modality in bundle.manifest.modalities:
+        if modality.name != "text" or not modality.taps:
+            continue
+        file = bundle.manifest.files[graphs.features_graph(modality.name).file].bytes
+        least = hardware.resident() + file
+        if file < LARGE_TABLE_BYTES or least <= limit_bytes:
+            continue
+        columns = [slot.modality == "text" for slot in bundle.manifest.slots for _ in range(slot.count)]
+        if missing(store, bundle, graphs, samples)[:, columns].any():
+            what = f"the text encoder's file is {file / 1e6:.0f} MB, which {limit_bytes / 1e6:.0f} MB do not hold"
+            more = f"megabytes={least // 1_000_000 + 1} or more"
+            raise TrainError(what, remedy=f"{more}, or a bundle of fewer `languages` or a smaller text encoder")
 
 
 def known_costs(store: Store, bundle: Bundle, runtime: Runtime = "onnx") -> Costs | None:

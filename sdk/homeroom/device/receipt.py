@@ -59,6 +59,7 @@ class Tally:
     bundle: Bundle
     labelled: Counter[str] = field(default_factory=Counter)
     longer: Counter[str] = field(default_factory=Counter)
+    unknown: Counter[str] = field(default_factory=Counter)  # texts by what is said of those that the model hardly reads
     subjects: set[str] = field(default_factory=set)
     nobody: int = 0  # samples that name no subject
     without_consent: Counter[str] = field(default_factory=Counter)
@@ -70,9 +71,20 @@ class Tally:
             self.nobody += sample.subject == DEFAULT_SUBJECT
             self.subjects |= {sample.subject, *([sample.author] if sample.author else [])}
             self.without_consent.update([sample.consent_state] * (sample.consent_state in FORBIDDING))
-            pairs = ((slot, value) for slot, values in sample.inputs.items() for value in values)
+            pairs = [(slot, value) for slot, values in sample.inputs.items() for value in values]
             self.longer.update(slot for slot, value in pairs if self._is_longer(slot, value))
+            self.unknown.update(filter(None, (self._unknown(slot, value) for slot, value in pairs)))
             yield sample
+
+    def _unknown(self, slot: str, value: object) -> str:
+        """Says so where the model hardly reads a text."""
+        if not isinstance(value, str):
+            return ""
+        from homeroom.data.preprocess.text import unknown_words
+
+        modality = self.bundle.manifest.modality(self.bundle.manifest.slot(slot).modality)
+        said = unknown_words(modality, value, self.bundle.file)
+        return said and f"{slot}: {said}"
 
     def _is_longer(self, slot: str, value: object) -> bool:
         """Whether a text, a sequence or a sound is longer than the model reads."""
@@ -108,6 +120,8 @@ def write_receipt(
         intake.note(f"{changes.stale_labels:,} {STALE_LABELS}")
     if changes.other_labels:
         intake.note(f"{changes.other_labels:,} {OTHER_LABELS}")
+    for said, number in tally.unknown.items():
+        intake.note(f"{number:,} of {said}")
     for name in sorted(tally.subjects):
         if near := near_names(name, held):
             intake.note(f"{name}: also held: {', '.join(near)}")

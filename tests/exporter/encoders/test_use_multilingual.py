@@ -23,7 +23,8 @@ from onnx import TensorProto
 
 from homeroom.data.ingest import read_samples
 from homeroom.data.preprocess import prepare
-from homeroom.errors import ExportError
+from homeroom.data.preprocess.text import unknown_words
+from homeroom.errors import ExportError, RecipeError
 from homeroom_exporter import encoders
 from homeroom_exporter.encoders import backbone, packages
 from homeroom_exporter.encoders.sentencepiece_file import as_tokenizer
@@ -157,6 +158,60 @@ def test_the_table_stays_bytes_in_one_graph_and_buckets_agree(arrays: dict[str, 
     assert licence.name == "Apache-2.0"
     assert "Yang et al. 2019" in text
     assert "Apache License" in text
+
+
+def test_fewer_languages_leave_out_the_rows_of_other_scripts(arrays: dict[str, Any], tmp_path: Path) -> None:
+    fewer = msgspec.structs.replace(SPEC, languages=("fr", "es"))
+    made = {}
+    for name, spec in (("all", SPEC), ("fewer", fewer)):
+        (tmp_path / name).mkdir()
+        encoder = encoders.load(spec, tmp_path / name)
+        session = onnxruntime.InferenceSession(encoder.graph.SerializeToString())
+        (table,) = [one for one in encoder.graph.graph.initializer if one.data_type == TensorProto.UINT8]
+        made[name] = (encoder, encoder.modality(spec), session, table.dims[0])
+
+    def taps(name: str, text: str) -> list[np.ndarray]:
+        encoder, modality, session, _ = made[name]
+        ids = prepare(modality, text, encoder.files.__getitem__).arrays["input_ids"][None]
+        found: list[np.ndarray] = session.run(list(encoder.taps), {"input_ids": ids, "attention_mask": ids * 0 + 1})
+        return found
+
+    assert [one[3] for one in made.values()] == [42, 30], "кот, 猫, 犬, ガ, at a word's begin and inside"
+    for text in ("cat rojo é s1!", "～~"):
+        assert all(np.array_equal(*pair) for pair in zip(taps("all", text), taps("fewer", text), strict=True))
+    words = taps("fewer", "cat кот ☃")[0][0]
+    assert np.array_equal(words[2], words[4]), "read as the unknown piece"
+    assert not np.array_equal(*taps("all", "кот ☃")[0][0, [1, 3]])
+    encoder, modality, *_ = made["fewer"]
+    assert modality.known_languages == ("es", "fr")
+    assert "more than a tenth is unknown to the model, which reads es, fr" in unknown_words(
+        modality, "cat кот red", encoder.files.__getitem__
+    )
+    for text in ("cat red", "cat 👍🏽 red ...", ""):
+        assert not unknown_words(modality, text, encoder.files.__getitem__)
+    encoder, modality, *_ = made["all"]
+    assert len(modality.known_languages) == 15, "Chinese in two scripts"
+    assert not unknown_words(modality, "cat кот", encoder.files.__getitem__)
+    assert unknown_words(modality, "cat щщщ", encoder.files.__getitem__)
+    (tmp_path / "built").mkdir()
+    (tmp_path / "built all").mkdir()
+    texts = [" ".join(np.random.default_rng(i).choice(WORDS, 3 + i % 4)) for i in range(40)]
+    built = backbone.build(fewer, texts, tmp_path / "built"), backbone.build(SPEC, texts, tmp_path / "built all")
+    assert built[0].modality.features_id != built[1].modality.features_id
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('source = "pip:minilm"\nlanguages = ["en"]', "pip:minilm reads what it reads"),
+        ('source = "pip:use-multilingual"\nlanguages = ["en", "el"]', "'el' is no language that it reads"),
+        ('source = "pip:use-multilingual"\nlanguages = ["en", "en"]', "names a language twice"),
+    ],
+)
+def test_languages_that_cannot_be_chosen_are_refused(line: str, says: str) -> None:
+    with pytest.raises(RecipeError, match=says) as refused:
+        parse_recipe(RECIPE.replace('source = "pip:use-multilingual"', line))
+    assert "encoders.text.languages" in str(refused.value)
 
 
 def test_every_operation_of_its_graph_has_a_form_for_litert(arrays: dict[str, Any], tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,10 +10,15 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from homeroom.contract.graph_io import ATTENTION_MASK, INPUT_IDS
-from homeroom.contract.manifest import PreprocessVersion
+from homeroom.contract.manifest import Modality, PreprocessVersion, TextPreprocess
 from homeroom.data.preprocess.plain_text import plain
 from homeroom.data.preprocess.prepared import Prepared
 from homeroom.errors import BundleError, InputError
+from homeroom.system.files import read_small
+
+UNKNOWN_SHARE = 0.1  # of a text, beyond which a device says so
+UNREAD_LIMIT_BYTES = 1 << 20  # a bit for each of eight million pieces
+NOBODYS = "\ue000"  # of private use
 
 
 @lru_cache(maxsize=4)
@@ -52,6 +57,41 @@ def unread_end(tokenizer: Path, text: str, limit: int, version: PreprocessVersio
         return ""
     last = max(end for _, end in encoding.offsets)
     return text[last:] if version == 1 else text[plain(text).origin(0, last)[1] if last else 0 :]
+
+
+def unknown_words(modality: Modality, text: str, bundle_file: Callable[[str], Path]) -> str:
+    """Says so where more than UNKNOWN_SHARE of a text's letters and digits are in pieces that the encoder reads as
+    unknown; empty else, and where it is not known which languages it reads.
+    """
+    spec, limit = modality.preprocess, modality.buckets[-1]
+    if not isinstance(spec, TextPreprocess) or not modality.known_languages:
+        return ""
+    tokenizer, plain_text = bundle_file(spec.tokenizer), read(text, spec.version)
+    unknown = _unknown_ids(tokenizer, limit, bundle_file(spec.unread) if spec.unread else None)
+    encoding, sizes = _tokenizer(tokenizer, limit).encode(plain_text), [0, 0]
+    for number, (start, end), special in zip(encoding.ids, encoding.offsets, encoding.special_tokens_mask, strict=True):
+        sizes[number in unknown] += 0 if special else sum(map(str.isalnum, plain_text[start:end]))
+    if sizes[True] <= UNKNOWN_SHARE * sum(sizes):
+        return ""
+    return f"more than a tenth is unknown to the model, which reads {', '.join(modality.known_languages)}"
+
+
+@lru_cache(maxsize=4)
+def _unknown_ids(tokenizer: Path, limit: int, unread: Path | None) -> frozenset[int]:
+    """The ids of what the tokenizer has no piece for, and of pieces that the encoder does not read."""
+    known = _tokenizer(tokenizer, limit)
+    name = getattr(known.model, "unk_token", None)
+    if name is None:  # a model of unigrams does not say: the id of a character that is nobody's
+        encoding = known.encode(NOBODYS)
+        ids = [n for n, special in zip(encoding.ids, encoding.special_tokens_mask, strict=True) if not special]
+        found = {*ids[-1:]}
+    else:
+        found = {known.token_to_id(name)}
+    if unread is not None:
+        found.update(
+            np.flatnonzero(np.unpackbits(np.frombuffer(read_small(unread, UNREAD_LIMIT_BYTES), np.uint8))).tolist()
+        )
+    return frozenset(found)
 
 
 def word_spans(tokenizer: Path, text: str, limit: int, version: PreprocessVersion = 1) -> list[tuple[int, int] | None]:

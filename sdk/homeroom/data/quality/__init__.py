@@ -47,10 +47,11 @@ def far_labels(sample: StoredSample, manifest: Manifest) -> list[str]:
 
 
 def _assess_input(value: StoredInput, language: str | None, manifest: Manifest, slot: str) -> QualityFinding | None:
-    preprocess = manifest.modality(manifest.slot(slot).modality).preprocess
+    modality = manifest.modality(manifest.slot(slot).modality)
+    preprocess = modality.preprocess
     if isinstance(value, str):
         plain_only = isinstance(preprocess, TextPreprocess) and preprocess.version > 1
-        return text.assess(plain(value).text if plain_only else value, language)
+        return text.assess(plain(value).text if plain_only else value, language, modality.known_languages)
     if isinstance(preprocess, TablePreprocess) and isinstance(value, dict):
         return table.assess(preprocess, value)
     return client.run(assess_media, preprocess, value) if isinstance(value, bytes) else None

@@ -6,10 +6,11 @@ have some. A single word is judged by its script alone.
 
 from __future__ import annotations
 
-import itertools
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Collection
+from itertools import chain, groupby
 
 from homeroom.data.quality.finding import QualityFinding
 
@@ -57,13 +58,19 @@ SCRIPTS_OF_LANGUAGE = {code: frozenset(scripts) for scripts, codes in _read_tabl
 COMMON_WORDS = {codes[0]: frozenset(words) for codes, words in _read_table(COMMON_WORD_TABLE) if codes}
 
 
-def assess(value: str, language: str | None) -> QualityFinding | None:
-    """Returns why a text is poor, or None; language: a BCP 47 tag."""
+def assess(value: str, language: str | None, read: Collection[str] = ()) -> QualityFinding | None:
+    """Returns why a text is poor, or None; language: a BCP 47 tag; read: languages of the model, none: not known."""
     letters = [c for c in value if c.isalpha()]
     if not any(c.isalnum() for c in value):
         return QualityFinding("without a letter or a digit", empty=True)
-    if max((len(list(run)) for c, run in itertools.groupby(value) if c.isalpha()), default=0) > MOST_REPEATED_LETTERS:
+    if max((len(list(run)) for c, run in groupby(value) if c.isalpha()), default=0) > MOST_REPEATED_LETTERS:
         return QualityFinding(f"one letter more than {MOST_REPEATED_LETTERS} times in a row", empty=True)
+    scripts = frozenset(chain.from_iterable(SCRIPTS_OF_LANGUAGE.get(code, ()) for code in read))
+    if scripts and letters:
+        foreign = sum(script_of(c) not in scripts for c in letters) / len(letters)
+        if foreign > MOST_FOREIGN_LETTERS:
+            unread = f"{foreign:.0%} of the letters are of a script that the model does not read"
+            return QualityFinding(f"{unread}: it reads {', '.join(read)}")
     code = (language or "").lower().replace("_", "-").split("-")[0]
     if code in SCRIPTS_OF_LANGUAGE and letters:
         foreign = sum(script_of(c) not in SCRIPTS_OF_LANGUAGE[code] for c in letters) / len(letters)

@@ -80,8 +80,10 @@ def _unread(bundle: Bundle, modality: Modality, value: StoredInput) -> str:
         case SequencePreprocess() if input_length(value) > limit:
             return f"the last {limit} of {input_length(value)} interactions count"
         case TextPreprocess() as spec if isinstance(value, str):
-            from homeroom.data.preprocess.text import unread_end
+            from homeroom.data.preprocess.text import unknown_words, unread_end
 
+            if unknown := unknown_words(modality, value, bundle.file):
+                return unknown
             if end := unread_end(bundle.file(spec.tokenizer), value, limit, spec.version):
                 return f"the end is not read: “{textwrap.shorten(end, SHOWN_CHARACTERS, placeholder=' ...')}”"
         case AudioPreprocess() as spec if isinstance(value, bytes):
