@@ -14,7 +14,7 @@ from homeroom.cli.files import read_certificate
 from homeroom.cli.parameters import OUT_FOLDER, PATH
 from homeroom.contract.canonical_json import canonical
 from homeroom.contract.signing import Certificate, certify, fingerprint, new_key, public_hex, read_key, write_key
-from homeroom.errors import ExportError, RecipeError, TrustError
+from homeroom.errors import RecipeError, TrustError
 from homeroom.system.files import check_folder_of, removed_on_failure
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def export_command(
     dry_run: bool,
 ) -> None:
     """Make a bundle from a recipe, or estimate what it would take; its help is `HELP`."""
+    from homeroom_exporter.bundle.scratch import refuse_present
     from homeroom_exporter.interchange.peft import read
     from homeroom_exporter.recipe.recipe import read_recipe
 
@@ -93,9 +94,8 @@ def export_command(
     if peft is not None and plan.adapter is None:
         fault = "has no [adapter] to start from a checkpoint"
         raise RecipeError(fault, where=recipe.name, remedy='add family = "lora"')
-    if out is not None and out.exists():
-        raise ExportError("exists already", where=str(out), remedy="choose another place, or remove it first")
     if out is not None:
+        refuse_present(out)
         check_folder_of(out)
     if dry_run:
         unread = {"--key": key, "--certificate": certificate, "--zip": zipped, "--peft": peft}
@@ -128,6 +128,10 @@ def export_command(
         )
     click.echo(f"{out}: bundle {done.manifest.name} version {done.manifest.version}, {done.bundle_id}")
     click.echo(f"root {fingerprint(vouched.root)}")
+    if done.second:
+        size_mb = done.second.stat().st_size / 1e6
+        click.echo(f"{done.second}: {size_mb:.1f} MB, the float32 backbones; keep it beside the bundle, for devices")
+        click.echo("whose processor computes other features in low precision: they ask for it at install")
     for paper in write_papers(out, done.manifest, done.bundle_id, done.report):
         click.echo(f"{paper}: {paper.stat().st_size / 1e3:.0f} KB, beside the bundle")
     if zipped:

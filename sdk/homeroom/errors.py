@@ -48,6 +48,7 @@ class Code(StrEnum):
     UNSIGNED_ANSWER = "unsigned_answer"  # an aggregator older than this device, or another machine in its place
     TLS_ONLY = "tls_only"  # an address without TLS, on a device that joined by https
     OTHER_TLS_KEY = "other_tls_key"  # a server that has another TLS key than the aggregator
+    FALLBACK_NEEDED = "fallback_needed"  # this machine needs the float32 backbones of a bundle's second file
     BUNDLE_NOT_OFFERED = "bundle_not_offered"  # the aggregator does not hand out its bundle
 
 

@@ -41,6 +41,7 @@ from homeroom.contract.statistics.secure import StatisticsTerms
 from homeroom.errors import InputError, StoreError, TrustError
 from homeroom.privacy.secagg.statistics_shape import StatisticsShape
 from homeroom.runtime.bundle import Bundle, install, open_bundle
+from homeroom.runtime.fallback import take_along
 from homeroom.system.clock import now
 from homeroom.system.files import (
     close_to_others,
@@ -90,7 +91,7 @@ def create_folder(
 ) -> FolderFacts:
     """Create an aggregator's folder for a bundle of the same root.
 
-    folder, bundle: the new folder, and the bundle to install in it.
+    folder, bundle: the new folder, and the bundle to install in it, with its second file if that lies beside it.
     institution: its name.
     root_key: certifies a new key here and now; or
     key, certificate: made elsewhere.
@@ -113,7 +114,7 @@ def create_folder(
     with removed_on_failure(folder):
         make_directory(folder)
         close_to_others(folder)
-        installed = install(bundle, folder / BUNDLES_FOLDER, root=root)
+        installed = take_along(install(bundle, folder / BUNDLES_FOLDER, root=root), bundle)
         if configuration is not None:
             check_statistics(configuration, installed, bundle)
         begun = configuration or RoundConfiguration(bundle_id=installed.bundle_id)

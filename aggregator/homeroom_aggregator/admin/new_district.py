@@ -20,6 +20,7 @@ from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import Role, certify, fingerprint, new_key, public_hex, read_key, write_key
 from homeroom.errors import InputError
 from homeroom.runtime.bundle import Bundle, install, read_bundle_id, write_signature
+from homeroom.runtime.fallback import take_along
 from homeroom.system.files import make_directory, write_durable
 from homeroom_aggregator.admin import invitations
 from homeroom_aggregator.admin.configuration import FIELD_OF_OPTION, DistrictConfiguration, shown_option
@@ -127,7 +128,7 @@ def _kept(path: Path) -> Ed25519PrivateKey:
 def under_root(bundle: Path, keys: Path, name: str) -> Iterator[Bundle]:
     """The bundle, verified, signed by the district's exporter key where another root vouches for it."""
     with tempfile.TemporaryDirectory() as scratch:
-        installed = install(bundle, Path(scratch), root=None)
+        installed = take_along(install(bundle, Path(scratch), root=None), bundle)
         root, exporter = read_key(keys / ROOT_KEY_FILE), read_key(keys / EXPORTER_KEY_FILE)
         if installed.certificate.root != public_hex(root):
             write_signature(installed.path, installed.manifest, certify(root, "exporter", exporter, name), exporter)

@@ -25,6 +25,7 @@ from homeroom.contract import http_signatures
 from homeroom.contract.canonical_json import digest, digest_file
 from homeroom.contract.delta import make_delta, values_of
 from homeroom.runtime.bundle import zip_bundle
+from homeroom.runtime.fallback import second_file, zip_second
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.statistics_totals import StatisticsTotals
@@ -55,7 +56,8 @@ class StoredFile(FileResponse):
 
 
 class Downloads:
-    """Of one aggregator; `archive` is the bundle's `.homeroom` file, made anew where it is missing.
+    """Of one aggregator; `archive` is the bundle's `.homeroom` file, made anew where it is missing, and so is its
+    second file beside it, where the folder has that.
 
     reader: the downloads' own connection, which sees what is durable; used inside `in_thread` only.
     """
@@ -63,10 +65,15 @@ class Downloads:
     def __init__(self, rounds: Rounds, reader: Log, archive: Path) -> None:
         self.rounds, self.reader, self.archive = rounds, reader, archive
         self._thread = ThreadPoolExecutor(1, "downloads")
+        bundle, self.second = rounds.bundle, second_file(archive)
         if not archive.exists():
-            zip_bundle(rounds.bundle.path, archive, private=True)
-        path = f"/v1/bundles/{rounds.bundle.bundle_id}"
-        self.bundle = {"path": path, "size": archive.stat().st_size, "sha256": digest_file(archive)}
+            zip_bundle(bundle.path, archive, leave_out=bundle.manifest.fallback_files, private=True)
+        path = f"/v1/bundles/{bundle.bundle_id}"
+        self.bundle, self.fallback = _parcel_of(path, archive), None
+        if bundle.fallback_graphs:
+            if not self.second.exists():
+                zip_second(bundle, self.second, private=True)
+            self.fallback = _parcel_of(f"{path}/fallback", self.second)
         self._kept: OrderedDict[tuple[int, int, str], bytes] = OrderedDict()
 
     async def in_thread(self, work: Callable[[], Response]) -> Response:
@@ -132,6 +139,10 @@ class Downloads:
         """The bundle's file; starlette serves its parts."""
         return StoredFile(self.archive, media_type=OCTET_STREAM)
 
+    def second_file(self) -> Response | None:
+        """The bundle's second file; None where this folder was made without it."""
+        return StoredFile(self.second, media_type=OCTET_STREAM) if self.fallback else None
+
 
 def range_response(request: Request, body: bytes, tag: str) -> Response:
     """The body, or the one part of it that the request's Range names; several parts at once are not served.
@@ -149,6 +160,10 @@ def range_response(request: Request, body: bytes, tag: str) -> Response:
     headers["content-range"] = f"bytes {first}-{last}/{len(body)}"
     headers["content-digest"] = http_signatures.content_digest(part := body[first : last + 1])
     return Response(part, 206, media_type=OCTET_STREAM, headers=headers)
+
+
+def _parcel_of(path: str, file: Path) -> dict[str, Any]:
+    return {"path": path, "size": file.stat().st_size, "sha256": digest_file(file)}
 
 
 def _parcel(path: str, body: bytes) -> dict[str, Any]:

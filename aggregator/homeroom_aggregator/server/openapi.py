@@ -124,6 +124,7 @@ OPERATIONS = (
     ),
     HttpOperation("get", "/versions/{number}/from/{base}", "A version as its difference from another; Range", BINARY),
     HttpOperation("get", "/bundles/{bundle_id}", "The bundle as one file, also with an invitation; Range", BINARY),
+    HttpOperation("get", "/bundles/{bundle_id}/fallback", "Its second file, float32 backbones; Range", BINARY),
     HttpOperation("get", "/versions/{number}", "One version of theta", BINARY),
     HttpOperation(
         "post",

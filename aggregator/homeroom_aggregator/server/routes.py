@@ -70,6 +70,7 @@ def keys(service: Service, request: Request) -> Response:
             "bundle_id": service.rounds.bundle.bundle_id,
             "certificate": service.rounds.certificate,
             "bundle": service.downloads.bundle,
+            "fallback": service.downloads.fallback,
             "tls": service.tls_pin,
             "sealing": public_hex(service.sealing),
         }
@@ -78,6 +79,19 @@ def keys(service: Service, request: Request) -> Response:
 
 def bundle(service: Service, call: SignedRequest) -> Response:
     """The bundle as one file, for members and for who holds an invitation: a device has its bundle before it joins."""
+    _may_fetch(service, call)
+    return service.downloads.bundle_file()
+
+
+def second_file(service: Service, call: SignedRequest) -> Response:
+    """The bundle's second file, its float32 backbones, for the same callers."""
+    _may_fetch(service, call)
+    if (response := service.downloads.second_file()) is None:
+        raise RefusedError(404, "unknown_bundle", "the second file of this bundle is not here", "ask for it as a file")
+    return response
+
+
+def _may_fetch(service: Service, call: SignedRequest) -> None:
     code = _code(service, call, call.request.headers.get(http_signatures.INVITATION_HEADER, ""))
     if not may_fetch(service.members, service.secret, call.key, code):
         used = "its invitation is not in force: it was used, has ended or was taken back; ask for a new one"
@@ -85,7 +99,6 @@ def bundle(service: Service, call: SignedRequest) -> Response:
         raise RefusedError(403, "unknown_device", "this device is not enrolled", remedy)
     if call.request.path_params["bundle_id"] != service.rounds.bundle.bundle_id:
         raise RefusedError(404, "unknown_bundle", "this bundle is not served here", "see /v1/keys for the one that is")
-    return service.downloads.bundle_file()
 
 
 def _code(service: Service, call: SignedRequest, text: str) -> str:
@@ -269,6 +282,7 @@ API_ROUTES = (
     ApiRoute("GET", "/openapi.json", openapi),
     ApiRoute("GET", "/metrics", admin_routes.metrics, writes=True),
     ApiRoute("GET", "/bundles/{bundle_id}", signed=bundle, roles=()),
+    ApiRoute("GET", "/bundles/{bundle_id}/fallback", signed=second_file, roles=()),
     ApiRoute("GET", "/round", signed=round_),
     ApiRoute("GET", "/versions/latest", signed=latest),
     ApiRoute("GET", "/versions/after/{number:number}", signed=after),

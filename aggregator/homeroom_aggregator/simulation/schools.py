@@ -85,8 +85,7 @@ def run(
     tell: gets one line a round. on_trained: called after each school.
     remote: an engine outside this process.
     """
-    bundle = install(source, scratch, root=None)
-    precision = golden.choose_precision(bundle)
+    bundle, precision = golden.with_precision(install(source, scratch, root=None), source)
     settings = advised(bundle.manifest, epochs=asked.epochs, proximal=terms.proximal, constant_rate=True)
     kept = {name: getattr(terms, name) for name in ("privacy", "optimizer", "server_rate")}
     configuration = default_configuration(bundle, len(paths), asked.participation, **kept)

@@ -13,7 +13,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from homeroom.errors import HomeroomError
+from homeroom.errors import ExportError, HomeroomError
+from homeroom.runtime.fallback import second_file
 from homeroom.system.sqlite import lock_file
 
 LOCK = "in-use"
@@ -53,3 +54,10 @@ def _locked(path: Path) -> sqlite3.Connection | None:
         return lock_file(path, timeout_s=0)
     except (HomeroomError, sqlite3.Error):
         return None
+
+
+def refuse_present(out: Path) -> None:
+    """Raise ExportError where a bundle or the second file of one is there already."""
+    for path in (out, second_file(out)):
+        if path.exists():
+            raise ExportError("exists already", where=str(path), remedy="choose another place, or remove it first")

@@ -21,14 +21,17 @@ from homeroom.contract import manifest
 from homeroom.contract.canonical_json import canonical, digest_file
 from homeroom.contract.layout import FULL_TIER
 from homeroom.contract.statistics.section import Section
-from homeroom.errors import DiskFullError, ExportError
+from homeroom.errors import DiskFullError
 from homeroom.runtime.backend import SUFFIXES
+from homeroom.runtime.bundle import zip_bundle
+from homeroom.runtime.fallback import second_file
 from homeroom.system.files import DISK_FULL_ERRNOS as NO_SPACE
 from homeroom.system.files import refusal
-from homeroom_exporter.bundle.scratch import claim
+from homeroom_exporter.bundle.scratch import claim, refuse_present
 from homeroom_exporter.model.design import Design
 from homeroom_exporter.model.tiers import NestedDesign
 
+SECOND = "second.homeroom"  # in the scratch directory
 THETA, SCALES, TIERS, GOLDEN = "theta.safetensors", "scales.safetensors", "tiers.safetensors", "golden"
 VARYING = ("text", "sequence")  # modalities whose inputs differ in length: a graph for each bucket
 LITERT_FORMAT = 3  # of the file's schema, "TFL3"
@@ -148,7 +151,8 @@ def litert_version() -> str:
 
 
 def fill(folder: Path, contents: BundleContents) -> manifest.Manifest:
-    """Write every file of the bundle but its signature into `folder`; returns the manifest written."""
+    """Write every file of the bundle but its signature into `folder`, and those of its second file, as `set_apart`
+    then moves them; returns the manifest written."""
     for graph in (*contents.graphs, *contents.converted):
         _copy(graph.path, folder / graph.name)
     for name, path in contents.files.items():
@@ -166,19 +170,30 @@ def fill(folder: Path, contents: BundleContents) -> manifest.Manifest:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     listed = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    files = {name: manifest.File(digest_file(folder / name), (folder / name).stat().st_size) for name in listed}
+    apart = {graph.name for graph in _fallback(contents)}
+    entries = {graph.name: graph_entry(graph) for graph in (*contents.graphs, *contents.converted)}
+
+    def listed_graphs(graphs: Sequence[GraphFile]) -> tuple[manifest.Graph, ...]:
+        return tuple(entries[graph.name] for graph in graphs if graph.name not in apart)
+
+    fallback = manifest.Fallback(
+        tuple(entry for name, entry in entries.items() if name in apart),
+        {name: file for name, file in files.items() if name in apart},
+    )
     facts = manifest.Manifest(
         format=manifest.MANIFEST_FORMAT,
         name=contents.name,
         version=contents.version,
-        files={name: manifest.File(digest_file(folder / name), (folder / name).stat().st_size) for name in listed},
+        files={name: file for name, file in files.items() if name not in apart},
         modalities=contents.design.modalities,
         slots=contents.design.slots,
         tasks=contents.design.tasks,
         segments=contents.design.layout.segments,
         objectives=contents.design.objectives,
-        graphs=tuple(graph_entry(graph) for graph in contents.graphs if graph.role != "grad_heads"),
-        settled=tuple(graph_entry(graph) for graph in contents.graphs if graph.role == "grad_heads"),
-        converted=tuple(graph_entry(graph) for graph in contents.converted),
+        graphs=listed_graphs([graph for graph in contents.graphs if graph.role != "grad_heads"]),
+        settled=listed_graphs([graph for graph in contents.graphs if graph.role == "grad_heads"]),
+        converted=listed_graphs(contents.converted),
         unconverted=dict(contents.unconverted),
         theta=THETA,
         golden=GOLDEN,
@@ -188,19 +203,35 @@ def fill(folder: Path, contents: BundleContents) -> manifest.Manifest:
         tiers=tuple(manifest.Tier(name, len(tier.index)) for name, tier in contents.tiers.items()),
         tier_index=TIERS if contents.tiers else None,
         statistics=contents.statistics.section if contents.statistics else msgspec.UNSET,
+        fallback=fallback if apart else msgspec.UNSET,
     )
     (folder / "manifest.json").write_bytes(canonical(facts))
     return facts
+
+
+def _fallback(contents: BundleContents) -> list[GraphFile]:
+    """Backbones that devices take only where one in a lower precision, for the same runtime, does not hold."""
+    backbones = [graph for graph in (*contents.graphs, *contents.converted) if graph.role == "features"]
+    lower = {(graph.modality, graph.runtime) for graph in backbones if graph.precision != "float32"}
+    return [g for g in backbones if g.precision == "float32" and (g.modality, g.runtime) in lower]
+
+
+def set_apart(folder: Path, facts: manifest.Manifest) -> None:
+    """Move the files of the manifest's second file out of a staged folder, into a zip that `staging` puts in place."""
+    if apart := facts.fallback_files:
+        others = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - set(apart)
+        zip_bundle(folder, folder.parent / SECOND, leave_out=others)
+        for name in apart:
+            (folder / name).unlink()
 
 
 @contextlib.contextmanager
 def staging(out: Path) -> Iterator[Path]:
     """A scratch directory beside `out`, renamed to it at the end; on any error nothing is left, and `out` untouched.
 
-    What an export into the same place left that was killed goes first.
+    A second file of `set_apart` goes beside it. What an export into the same place left that was killed goes first.
     """
-    if out.exists():
-        raise ExportError("exists already", where=str(out), remedy="choose another place, or remove it first")
+    refuse_present(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         scratch = claim(out.parent, f".{out.name}.")
@@ -210,10 +241,17 @@ def staging(out: Path) -> Iterator[Path]:
         folder = scratch.path / "bundle"
         folder.mkdir()
         yield folder
-        for path in [p for p in folder.rglob("*") if p.is_file()]:
+        second = scratch.path / SECOND
+        for path in [p for p in scratch.path.rglob("*") if p.is_file() and (p == second or folder in p.parents)]:
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
-        folder.rename(out)
+        if second.exists():
+            second.rename(second_file(out))
+        try:
+            folder.rename(out)
+        except OSError:
+            second_file(out).unlink(missing_ok=True)
+            raise
     except OSError as problem:
         if problem.errno not in NO_SPACE:
             raise

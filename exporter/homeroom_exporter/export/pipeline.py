@@ -16,8 +16,9 @@ from homeroom.contract.canonical_json import digest
 from homeroom.contract.manifest import Manifest
 from homeroom.contract.signing import Certificate
 from homeroom.runtime.bundle import write_signature
+from homeroom.runtime.fallback import second_file
 from homeroom_exporter.bundle.scratch import claim
-from homeroom_exporter.bundle.write import fill, staging
+from homeroom_exporter.bundle.write import fill, set_apart, staging
 from homeroom_exporter.check.check import SelfCheck
 from homeroom_exporter.check.footprint import RuntimeComparison
 from homeroom_exporter.export import stages
@@ -28,12 +29,13 @@ from homeroom_exporter.recipe.recipe import Recipe, with_modules
 
 @dataclass(frozen=True)
 class Exported:
-    """A written bundle and the self-check that it passed."""
+    """A written bundle and the self-check that it passed; `second`: the file of its float32 backbones, if any."""
 
     path: Path
     manifest: Manifest
     bundle_id: str
     report: SelfCheck
+    second: Path | None = None
 
 
 def export(
@@ -50,6 +52,8 @@ def export(
     show: Callable[[SelfCheck], None] = lambda report: None,
 ) -> Exported:
     """Makes the bundle that the recipe describes and writes it to the directory `out`, which must not exist.
+
+    Its float32 backbones, where there are int8 ones, go to a second file beside it.
 
     calibration: samples (JSONL, CSV or a folder) that the backbones' compression and quantization are fitted on; the
         labelled ones also serve the self-check, and a few become the golden samples.
@@ -84,4 +88,5 @@ def export(
         progress("writing")
         manifest = fill(folder, contents)
         bundle_id = write_signature(folder, manifest, certificate, key)
-    return Exported(out, manifest, bundle_id, report)
+        set_apart(folder, manifest)
+    return Exported(out, manifest, bundle_id, report, second_file(out) if manifest.fallback_files else None)

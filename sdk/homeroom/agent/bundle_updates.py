@@ -7,13 +7,16 @@ from pathlib import Path
 
 from homeroom.agent.status import AGENT_FOLDER
 from homeroom.contract.canonical_json import digest_file
+from homeroom.contract.manifest import Runtime
 from homeroom.device.device import Device
 from homeroom.device.install import InstalledBundle, installed_bundle, runtime_for, upgrade_bundle
 from homeroom.device.reports import TrainReport
 from homeroom.device.resources.benchmark import run_benchmark
 from homeroom.errors import BundleError
 from homeroom.federation import enrolment, sync
-from homeroom.runtime.bundle import install
+from homeroom.runtime.bundle import Bundle, install
+from homeroom.runtime.fallback import absent, add_fallback
+from homeroom.runtime.graphs import Graphs
 from homeroom.system.attempt import ENDED, attempt, cut_short
 
 TRYING_FILE = "trying-bundle.json"  # the mark of the aggregator's bundle that is being tried
@@ -22,17 +25,26 @@ TRYING_FILE = "trying-bundle.json"  # the mark of the aggregator's bundle that i
 def try_bundle(source: Path, root: str | None, known: InstalledBundle | None = None) -> None:
     """Verifies a bundle and computes its golden samples in a process of its own.
 
-    A graph that crashes ends that process, and the bundle in use stays. Raises BundleError or TrustError if it fails.
+    A graph that crashes ends that process, and the bundle in use stays. Raises BundleError or TrustError if it fails,
+    FallbackNeededError where it needs a second file that does not lie beside the source.
     """
     with tempfile.TemporaryDirectory() as scratch:
         unpacked = install(source, Path(scratch), root=root)
-        result = run_benchmark(unpacked.path, runtime=runtime_for(unpacked, None, known))
-        if result.crashed:
-            raise BundleError(f"trying it, {result.crashed} {result.how}", where=source.name)
-        correct = {name.split()[1] for name, facts in result.stages.items() if facts.get("within")}
-        wrong = [m.name for m in unpacked.manifest.modalities if m.name not in correct]
+        runtime = runtime_for(unpacked, None, known)
+        wrong = _wrong_features(unpacked, runtime, source)
+        if wrong and (graphs := tuple(graph for name in wrong for graph in absent(unpacked, name, runtime))):
+            wrong = _wrong_features(add_fallback(unpacked, source, graphs), runtime, source)
         if wrong:
             raise BundleError(f"this machine computes other {', '.join(wrong)} features", where=source.name)
+
+
+def _wrong_features(unpacked: Bundle, runtime: Runtime, source: Path) -> list[str]:
+    """The modalities whose golden samples fail in every precision that is here."""
+    result = run_benchmark(unpacked.path, runtime=runtime)
+    if result.crashed:
+        raise BundleError(f"trying it, {result.crashed} {result.how}", where=source.name)
+    correct = {name.split()[1] for name, facts in result.stages.items() if facts.get("within")}
+    return [m.name for m in unpacked.manifest.modalities if m.name not in correct]
 
 
 def change_bundle(directory: Path, source: Path, root: str | None) -> str:
@@ -62,10 +74,17 @@ def follow_bundle(device: Device) -> bool:
     mark, name = device.store.directory / AGENT_FOLDER / TRYING_FILE, digest_file(source)
     if (before := cut_short(mark)) is not None and before.name == name:
         raise BundleError(f"the aggregator's bundle is not tried again: {ENDED}", remedy="homeroom device upgrade")
-    with attempt(mark, name):
+
+    def use() -> Graphs:
         try_bundle(source, known.root if known else None, known)
         device.store.back_up()
-        device.graphs = upgrade_bundle(device.store, source, device.bundle, device.graphs.threads)
+        try:
+            return upgrade_bundle(device.store, source, device.bundle, device.graphs.threads)
+        finally:
+            source.unlink(missing_ok=True)
+
+    with attempt(mark, name):
+        device.graphs = sync.fetching_fallback(source, lambda: enrolment.connect(device.store), use)
         enrolment.follow_bundle(device.store, device.bundle)
     return True
 

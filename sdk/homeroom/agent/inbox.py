@@ -25,6 +25,8 @@ from homeroom.data.ingest.sheet import SHEET_SUFFIXES
 from homeroom.device.device import Device
 from homeroom.device.receipt import AddReceipt
 from homeroom.errors import BundleError, HomeroomError, InputError
+from homeroom.runtime.fallback import second_file
+from homeroom.runtime.unpack import BUNDLE_SUFFIX, SECOND_SUFFIX
 from homeroom.system.attempt import ENDED, attempt, cut_short
 from homeroom.system.files import make_directory, read_bounded, write_durable
 
@@ -34,7 +36,6 @@ REFUSED_FOLDER, WHY_SUFFIX = "refused", ".why.txt"
 WHY_LIMIT_BYTES = 4096
 REFUSED_STAMP = re.compile(r"^\d{8}-\d{6}-")
 MARK_FILE, ENTRY_LIMIT_S = "reading.json", 7200.0
-BUNDLE_SUFFIX = ".homeroom"
 ROW_SUFFIXES = (".jsonl", ".ndjson", *SHEET_SUFFIXES)
 DAY_S = 86_400.0
 
@@ -51,10 +52,16 @@ class InboxEntries:
 
 
 def scan_inbox(inbox: Path, settled_s: float = SETTLED_S) -> InboxEntries:
-    """The complete entries: not hidden, not half copied, and unchanged for `settled_s` seconds."""
-    entries = [entry for entry in settled_entries(inbox, time.time(), settled_s) if not why_no_entry(entry)]
+    """The complete entries: not hidden, not half copied, and unchanged for `settled_s` seconds; a bundle with its
+    second file, where that is there."""
+    settled = settled_entries(inbox, time.time(), settled_s)
+    entries = [entry for entry in settled if not why_no_entry(entry)]
     samples = tuple(entry for entry in entries if entry.is_dir() or entry.suffix.lower() in ROW_SUFFIXES)
-    bundles = tuple(entry for entry in entries if entry.suffix == BUNDLE_SUFFIX)
+    bundles = tuple(
+        entry
+        for entry in entries
+        if entry.suffix == BUNDLE_SUFFIX and (second_file(entry) in settled or not second_file(entry).exists())
+    )
     return InboxEntries(samples, bundles)
 
 
@@ -95,11 +102,17 @@ def why_no_entry(entry: Path) -> str:
         return "it is a pipe or a device, not a file"
     if isinstance(waiting_entry(entry), WaitingEntry):
         return "it waits for a person's yes"
+    if _is_second(entry):
+        return "a bundle's second file is read with the bundle, if this machine needs it: put that beside it"
     if entry.suffix.lower() in (*ROW_SUFFIXES, BUNDLE_SUFFIX):
         return ""
     if entry.suffix.lower() in (*MODALITY_OF, *EXTRA_SUFFIXES):
         return "put media into a folder: its name, or a sheet beside them, labels them"
     return NOT_READ.get(entry.suffix.lower(), "it is not read: put sheets, .jsonl files or folders of media here")
+
+
+def _is_second(entry: Path) -> bool:
+    return entry.name.lower().endswith(SECOND_SUFFIX)
 
 
 @dataclass(frozen=True)
@@ -249,7 +262,9 @@ def refuse_entry(entry: Path, problem: HomeroomError) -> None:
 
 
 def remove_entry(entry: Path) -> None:
-    """Deletes an entry, a file or a folder."""
+    """Deletes an entry, a file or a folder, and the second file of a bundle."""
+    if entry.suffix == BUNDLE_SUFFIX:
+        second_file(entry).unlink(missing_ok=True)
     if entry.is_dir():
         shutil.rmtree(entry)
     else:

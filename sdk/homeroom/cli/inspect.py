@@ -32,14 +32,17 @@ def inspect(bundle: Path, root: str | None, golden: bool) -> None:
     """
     from homeroom.runtime.bundle import install, open_bundle
 
-    if bundle.is_dir():
-        _show(open_bundle(bundle, root=root), golden)
-        return
     with tempfile.TemporaryDirectory() as folder:
-        _show(install(bundle, Path(folder), root=root), golden)
+        opened = open_bundle(bundle, root=root) if bundle.is_dir() else install(bundle, Path(folder), root=root)
+        _show(opened)
+        if golden:
+            from homeroom.inference.golden import with_precision
+
+            for name, precision in with_precision(opened, bundle, into=Path(folder))[1].items():
+                _line("golden", f"{name}: {precision} gives the expected features on this machine")
 
 
-def _show(opened: Bundle, golden: bool) -> None:
+def _show(opened: Bundle) -> None:
     from homeroom.contract.signing import fingerprint
 
     manifest = opened.manifest
@@ -48,13 +51,12 @@ def _show(opened: Bundle, golden: bool) -> None:
     _line("root", fingerprint(opened.certificate.root))
     _line("signed by", opened.certificate.name)
     _line("size", f"{sum(file.bytes for file in manifest.files.values()) / 1e6:.1f} MB")
+    if manifest.fallback_files:
+        size_mb = sum(file.bytes for file in manifest.fallback_files.values()) / 1e6
+        needed = "for devices whose features in low precision fail the golden samples"
+        _line("second file", f"NAME.float32.homeroom, {size_mb:.1f} MB unpacked: float32 backbones, {needed}")
     for kind, text in _facts(manifest):
         _line(kind, text)
-    if golden:
-        from homeroom.inference.golden import choose_precision
-
-        for name, precision in choose_precision(opened).items():
-            _line("golden", f"{name}: {precision} gives the expected features on this machine")
 
 
 def _line(kind: str, text: str) -> None:
@@ -88,8 +90,9 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for name, value in manifest.provenance.items():
         if not name.startswith("taps."):
             yield "provenance", f"{name}: {value}"
-    for path, file in sorted(manifest.files.items()):
-        yield "file", f"{file.sha256} {file.bytes:>11,} {path}"
+    for path, file in sorted(manifest.every_file.items()):
+        apart = " (in the second file)" if path in manifest.fallback_files else ""
+        yield "file", f"{file.sha256} {file.bytes:>11,} {path}{apart}"
 
 
 def _backbone(modality: Modality, why: str | None) -> Iterator[tuple[str, str]]:

@@ -75,12 +75,16 @@ def fetch(directory: Path, invitation: Path) -> None:
 def fetch_device(directory: Path, invitation: str | Path) -> None:
     """Make the device in a directory with the bundle of an invitation, fetched from the aggregator."""
     from homeroom.contract.invitation import read_invitation
-    from homeroom.federation.sync import DOWNLOADS_FOLDER, download_first_bundle
+    from homeroom.federation.sync import DOWNLOADS_FOLDER, download_first_bundle, fetching_fallback, first_client
 
     invited = read_invitation(invitation)
     bundle = download_first_bundle(invited, directory / DOWNLOADS_FOLDER)
-    with opened(directory, bundle, invited.root) as device:
-        say(f"{directory}: {device.bundle.manifest.name} version {device.bundle.manifest.version}")
+
+    def make() -> None:
+        with opened(directory, bundle, invited.root) as device:
+            say(f"{directory}: {device.bundle.manifest.name} version {device.bundle.manifest.version}")
+
+    fetching_fallback(bundle, lambda: first_client(invited), make, invited.code)
     bundle.unlink()
 
 

@@ -294,6 +294,13 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
     tried: tuple[str, ...] = ()
 
 
+class Fallback(msgspec.Struct, frozen=True):
+    """Backbones in a second file, which a device needs only where no lower precision passes its golden samples."""
+
+    graphs: tuple[Graph, ...]
+    files: dict[str, File]
+
+
 class Tier(msgspec.Struct, frozen=True):
     """A smaller adapter: `size` values of theta, named by an int32 array in the manifest's `tier_index` file."""
 
@@ -343,6 +350,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     settled: graphs of role grad_heads, one for each `grad`; older readers ignore the field.
     tier_index: safetensors file with one int32 array a tier, its rising indices in theta.
     statistics: what heads are solved from; a later field, absent where no task is covered.
+    fallback: what a second file holds; a later field, absent where there is none.
     """
 
     format: int
@@ -366,6 +374,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     settled: tuple[Graph, ...] = ()
     tier_index: str | None = None
     statistics: Section | msgspec.UnsetType = msgspec.UNSET
+    fallback: Fallback | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def layout(self) -> Layout:
@@ -374,8 +383,23 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def every_graph(self) -> tuple[Graph, ...]:
-        """All graphs: `graphs`, `settled` and `converted`."""
-        return *self.graphs, *self.settled, *self.converted
+        """All graphs: `graphs`, `settled`, `converted` and those of the second file."""
+        return *self.graphs, *self.settled, *self.converted, *self.fallback_graphs
+
+    @property
+    def fallback_graphs(self) -> tuple[Graph, ...]:
+        """The backbones in the second file."""
+        return () if self.fallback is msgspec.UNSET else self.fallback.graphs
+
+    @property
+    def fallback_files(self) -> dict[str, File]:
+        """The files in the second file."""
+        return {} if self.fallback is msgspec.UNSET else self.fallback.files
+
+    @property
+    def every_file(self) -> dict[str, File]:
+        """The files of the bundle and of its second file."""
+        return {**self.files, **self.fallback_files}
 
     @property
     def inputs(self) -> tuple[tuple[str, str, int], ...]:

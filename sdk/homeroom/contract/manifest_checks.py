@@ -33,7 +33,7 @@ def read_manifest(data: bytes) -> Manifest:
     manifest = decode(data, Manifest, limit_bytes=limit_bytes, where=where, error=BundleError)
     for what in chain(*(check(manifest) for check in FAULTS)):
         raise _refusal(what)
-    for name in manifest.files:
+    for name in manifest.every_file:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or str(path) != name:
             raise _refusal(f"file name {name!r} leads outside the bundle", "do not use this bundle")
@@ -105,8 +105,17 @@ def _faults_of_files(manifest: Manifest) -> Iterator[str]:
     if manifest.tiers and manifest.tier_index not in manifest.files:
         yield "has tiers, but no file that says which values are theirs"
     for name in (manifest.theta, *(graph.file for graph in manifest.every_graph)):
-        if name not in manifest.files:
+        if name not in manifest.every_file:
             yield f"{name} is named but not listed among the files"
+    if twice := manifest.files.keys() & manifest.fallback_files.keys():
+        yield f"{min(twice)} is listed for the bundle and for its second file"
+    if set(manifest.fallback_files) != {graph.file for graph in manifest.fallback_graphs}:
+        yield "its second file holds something else than backbones"
+    listed = (*manifest.graphs, *manifest.converted)
+    lower = {(graph.modality, graph.runtime) for graph in listed if graph.role == "features"}
+    for graph in manifest.fallback_graphs:
+        if graph.role != "features" or (graph.modality, graph.runtime) not in lower:
+            yield f"{graph.file} is in the second file, and is no backbone that the bundle has in a lower precision"
 
 
 def _faults_of_statistics(manifest: Manifest) -> Iterator[str]:

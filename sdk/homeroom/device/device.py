@@ -282,7 +282,14 @@ class Device(DeviceReader):
             source = sync.download_bundle(client, self.store.directory / sync.DOWNLOADS_FOLDER, self.bundle.bundle_id)
         if source is None:
             return False
-        self.graphs = upgrade_bundle(self.store, source, self.bundle, self.graphs.threads)
+        try:
+            self.graphs = sync.fetching_fallback(
+                source,
+                lambda: enrolment.connect(self.store),
+                lambda: upgrade_bundle(self.store, source, self.bundle, self.graphs.threads),
+            )
+        finally:
+            source.unlink(missing_ok=True)
         enrolment.follow_bundle(self.store, self.bundle)
         return True
 

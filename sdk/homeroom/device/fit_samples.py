@@ -60,7 +60,11 @@ def fit(
         if start is not None:
             _check_theta(start, theta, manifest.name)
         stored = _teaching(samples, manifest)
-        graphs = Graphs(opened, golden.choose_precision(opened, threads=threads, runtime="onnx"), threads)
+        second = Path(
+            resources.enter_context(tempfile.TemporaryDirectory(prefix="homeroom-", ignore_cleanup_errors=True))
+        )
+        opened, precision = golden.with_precision(opened, Path(bundle), threads=threads, into=second)
+        graphs = Graphs(opened, precision, threads)
         ready = examples(None, opened, graphs, stored, progress=progress, stop=stop)
         if len(ready) < len(stored):
             raise TrainError("it was cancelled before its features were there", remedy="run it again")
@@ -91,5 +95,9 @@ def _check_theta(start: np.ndarray, theta: np.ndarray, where: str) -> None:
 def _opened(path: Path, root: str | None, resources: contextlib.ExitStack) -> Bundle:
     if path.is_dir():
         return open_bundle(path, root=root)
-    folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="homeroom-", ignore_cleanup_errors=True))
-    return install(path, Path(folder), root=root)
+    return install(path, _scratch(resources), root=root)
+
+
+def _scratch(resources: contextlib.ExitStack) -> Path:
+    folder = tempfile.TemporaryDirectory(prefix="homeroom-", ignore_cleanup_errors=True)
+    return Path(resources.enter_context(folder))

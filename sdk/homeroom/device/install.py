@@ -12,7 +12,7 @@ from homeroom.contract.signing import fingerprint
 from homeroom.errors import BundleError, InputError
 from homeroom.inference import golden
 from homeroom.runtime.bundle import Bundle, install, open_bundle
-from homeroom.runtime.graphs import Graphs
+from homeroom.runtime.graphs import Graphs, precisions
 from homeroom.store import Store
 from homeroom.store.device_state import json_record, text_record
 from homeroom.store.open import is_device, open_store, remove
@@ -73,7 +73,12 @@ def open_device(
 
 
 def use_bundle(
-    store: Store, source: Path | None, root: str | None, threads: int | None, runtime: Runtime | None = None
+    store: Store,
+    source: Path | None,
+    root: str | None,
+    threads: int | None,
+    runtime: Runtime | None = None,
+    second: Path | None = None,
 ) -> Graphs:
     """Opens the graphs of the directory's bundle, after installing `source` if that is another one.
 
@@ -85,6 +90,7 @@ def use_bundle(
     root: fingerprint of the root key to trust; None trusts the one stored.
     threads: of the runtime.
     runtime: of the graphs from now on; None keeps the present one where the bundle has graphs for it.
+    second: what its second file lies beside, or is, where that is not the source.
     """
     folder, known = store.directory / "bundles", installed_bundle(store)
     root = known.root if known and root is None else root
@@ -95,7 +101,7 @@ def use_bundle(
     else:
         bundle = install(source, folder, root=root)
     runtime = runtime_for(bundle, runtime, known)
-    if known and (known.bundle_id, known.runtime) == (bundle.bundle_id, runtime):
+    if known and (known.bundle_id, known.runtime) == (bundle.bundle_id, runtime) and _has(bundle, known):
         return Graphs(bundle, known.precision, threads, stored_tier(store, bundle), runtime)
     if known and known.name == bundle.manifest.name and bundle.manifest.version < known.version:
         raise BundleError(
@@ -104,7 +110,7 @@ def use_bundle(
             remedy="use the newest bundle of your institution",
         )
     bundle.theta()  # before it is in use: signed does not mean sound
-    precision = golden.choose_precision(bundle, threads=threads, runtime=runtime)
+    bundle, precision = golden.with_precision(bundle, second or source or bundle.path, threads=threads, runtime=runtime)
     fact = InstalledBundle(
         bundle_id=bundle.bundle_id,
         name=bundle.manifest.name,
@@ -116,6 +122,12 @@ def use_bundle(
     with store.step("bundle"):
         BUNDLE.write(store, fact)
     return Graphs(bundle, precision, threads, stored_tier(store, bundle), runtime)
+
+
+def _has(bundle: Bundle, known: InstalledBundle) -> bool:
+    """Whether the backbones in use are here: a bundle that was damaged and installed anew has no second file."""
+    offered = {modality: precisions(bundle, modality, known.runtime) for modality in known.precision}
+    return all(known.precision[modality] in here for modality, here in offered.items() if here)
 
 
 def runtime_for(bundle: Bundle, requested: Runtime | None, known: InstalledBundle | None) -> Runtime:
@@ -134,22 +146,19 @@ def upgrade_bundle(store: Store, source: Path, present: Bundle, threads: int | N
     """Replaces the bundle in use with a newer one of the same name.
 
     store: of the device.
-    source: downloaded file, which is removed.
+    source: downloaded file; its second file lies beside it, if this machine needs that.
     present: the bundle in use.
     threads: of the runtime.
     """
     known = installed_bundle(store)
-    try:
-        bundle = install(source, store.directory / "bundles", root=known.root if known else None)
-    finally:
-        source.unlink(missing_ok=True)
+    bundle = install(source, store.directory / "bundles", root=known.root if known else None)
     new, old = bundle.manifest, present.manifest
     if new.name != old.name or new.version <= old.version:
         raise BundleError(
             f"offers {new.name} version {new.version}, which is not newer than {old.name} version {old.version}",
             remedy="ask your institution which bundle is right",
         )
-    return use_bundle(store, bundle.path, None, threads)
+    return use_bundle(store, bundle.path, None, threads, second=source)
 
 
 def use_tier(store: Store, bundle: Bundle, graphs: Graphs, tier: str) -> None:

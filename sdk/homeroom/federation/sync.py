@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -19,7 +20,7 @@ from homeroom.contract.signing import new_key
 from homeroom.contract.update import REFUSALS
 from homeroom.contract.version import read_version
 from homeroom.data.tasks.metrics import Score, clearly_worse
-from homeroom.errors import Code, NetworkError, UpdateError
+from homeroom.errors import BundleError, Code, NetworkError, UpdateError
 from homeroom.federation import agreement, enrolment, privacy_ledger, secure_round
 from homeroom.federation.make_update import queue_newest_update
 from homeroom.federation.network.settings import NetworkSettings
@@ -28,7 +29,8 @@ from homeroom.federation.secure_update import UpdateContribution
 from homeroom.federation.statistics import StatisticsReport, exchange_statistics
 from homeroom.federation.versions import newest_global, stored_theta, theta_of, version_facts, with_local_segments
 from homeroom.runtime.bundle import Bundle
-from homeroom.runtime.unpack import SIZE_LIMIT_BYTES
+from homeroom.runtime.fallback import FallbackNeededError, second_file
+from homeroom.runtime.unpack import SECOND_SUFFIX, SIZE_LIMIT_BYTES
 from homeroom.store import Store
 from homeroom.store.device_state import json_record
 from homeroom.store.records import VoidReport
@@ -43,6 +45,7 @@ DOWNLOADS_FOLDER = "downloads"  # of unfinished downloads, in the device's direc
 WAITING = json_record("identity.waiting", tuple[int, int])  # updates for the next version, as the aggregator last told
 
 Scores = Mapping[str, Score]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -315,12 +318,46 @@ def download_bundle(client: Client, folder: Path, present: str | None, code: str
 
 def download_first_bundle(invitation: Invitation, folder: Path) -> Path:
     """Downloads the bundle of an invitation, for a device that has none yet."""
+    with first_client(invitation) as client:
+        client.check_server()
+        path = download_bundle(client, folder, None, invitation.code)
+    assert path is not None  # no bundle is present
+    return path
+
+
+@contextlib.contextmanager
+def first_client(invitation: Invitation) -> Iterator[Client]:
+    """A connection to the aggregator of an invitation, with a key that is not enrolled."""
     from homeroom.federation.network.client import Client
     from homeroom.federation.network.discovery import locate
 
     enrolment, key = enrolment_of(invitation), new_key()
     with contextlib.closing(Client(enrolment, key, locate(enrolment, key, NetworkSettings()))) as client:
-        client.check_server()
-        path = download_bundle(client, folder, None, invitation.code)
-    assert path is not None  # no bundle is present
-    return path
+        yield client
+
+
+def fetching_fallback(
+    source: Path, connect: Callable[[], AbstractContextManager[Client]], use: Callable[[], Result], code: str = ""
+) -> Result:
+    """What `use` makes of a downloaded bundle; where this machine needs its second file, that is fetched beside it.
+
+    source: the bundle's file.
+    connect: opens a client of the aggregator that it came from.
+    use: is called again with the second file in place; BundleError of either call is raised.
+    code: of an invitation, for a device that has not joined.
+    """
+    second = second_file(source)
+    try:
+        return use()
+    except FallbackNeededError as needed:
+        with connect() as client:
+            if (offer := client.keys().fallback) is None:
+                what = f"{needed.what}, which the aggregator does not hand out"
+                remedy = f"ask for NAME.homeroom and NAME{SECOND_SUFFIX}, and put both into one folder: "
+                remedy += "`homeroom device init DIR --bundle NAME.homeroom`"
+                where = client.enrolment.address
+                raise BundleError(what, code=Code.FALLBACK_NEEDED, where=where, remedy=remedy) from None
+            client.fetch(offer, source.parent, "fallback", SIZE_LIMIT_BYTES, code=code).replace(second)
+        return use()
+    finally:
+        second.unlink(missing_ok=True)

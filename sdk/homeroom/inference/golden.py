@@ -18,6 +18,7 @@ from homeroom.data.samples import StoredSample
 from homeroom.data.validation import reserved_fields, resolve
 from homeroom.errors import BundleError
 from homeroom.runtime.bundle import Bundle
+from homeroom.runtime.fallback import FallbackNeededError, absent, add_fallback, second_file
 from homeroom.runtime.graphs import Graphs, precisions
 from homeroom.train.evaluate import all_outputs_of
 from homeroom.train.features.compute import compute
@@ -124,7 +125,10 @@ def _drifts(bundle: Bundle, modality: Modality, threads: int | None, runtime: Ru
 
 
 def choose_precision(bundle: Bundle, *, threads: int | None = None, runtime: Runtime = "onnx") -> dict[str, Precision]:
-    """Chooses by modality the lowest precision within the tolerance on this machine; BundleError if none is."""
+    """Chooses by modality the lowest precision within the tolerance on this machine; BundleError if none is.
+
+    FallbackNeededError where that may be one of the bundle's second file, which is not here.
+    """
     chosen: dict[str, Precision] = {}
     for modality in bundle.manifest.modalities:
         tried: list[Drift] = []
@@ -134,6 +138,8 @@ def choose_precision(bundle: Bundle, *, threads: int | None = None, runtime: Run
                 chosen[modality.name] = measured_drift.precision
                 break
         else:
+            if graphs := absent(bundle, modality.name, runtime):
+                raise FallbackNeededError(bundle, second_file(bundle.path), graphs)
             measured = ", ".join(f"{d.precision} {d.mean:.4f} (worst {d.worst:.4f})" for d in tried)
             raise BundleError(
                 f"this machine computes other {modality.name} features than the bundle's golden samples: {measured}",
@@ -141,3 +147,17 @@ def choose_precision(bundle: Bundle, *, threads: int | None = None, runtime: Run
                 remedy="update the runtime, or ask the exporter for a bundle for this processor",
             )
     return chosen
+
+
+def with_precision(
+    bundle: Bundle, source: Path, *, threads: int | None = None, runtime: Runtime = "onnx", into: Path | None = None
+) -> tuple[Bundle, dict[str, Precision]]:
+    """The bundle, with what this machine needs of its second file, and the precisions as `choose_precision` does.
+
+    source, into: of `add_fallback`, which is called where no lower precision will do.
+    """
+    while True:
+        try:
+            return bundle, choose_precision(bundle, threads=threads, runtime=runtime)
+        except FallbackNeededError as problem:
+            bundle = add_fallback(bundle, source, problem.graphs, into)

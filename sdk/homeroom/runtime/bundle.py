@@ -8,6 +8,7 @@ import os
 import shutil
 import uuid
 import zipfile
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from safetensors import SafetensorError
 
 from homeroom.contract.canonical_json import decode, digest, digest_file
 from homeroom.contract.layout import Layout
-from homeroom.contract.manifest import Hash, Manifest
+from homeroom.contract.manifest import File, Graph, Hash, Manifest
 from homeroom.contract.manifest_checks import read_manifest
 from homeroom.contract.signing import Certificate, check_certificate, sign, verify
 from homeroom.data.decoder import client as decoder
@@ -62,16 +63,23 @@ class BundleSignature(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle in a directory."""
+    """A verified bundle in a directory. `fallback`: where files of its second file are, if not there too."""
 
     path: Path
     manifest: Manifest
     bundle_id: str
     certificate: Certificate
+    fallback: Path | None = None
 
     def file(self, name: str) -> Path:
         """Path of a file that the manifest lists."""
-        return self.path / name
+        apart = self.fallback / name if self.fallback and name in self.manifest.fallback_files else None
+        return apart if apart and apart.is_file() else self.path / name
+
+    @cached_property
+    def fallback_graphs(self) -> tuple[Graph, ...]:
+        """Those backbones of the second file that are here."""
+        return tuple(graph for graph in self.manifest.fallback_graphs if self.file(graph.file).is_file())
 
     @cached_property
     def layout(self) -> Layout:
@@ -116,18 +124,20 @@ def open_bundle(path: Path, *, root: str | None) -> Bundle:
         if not graph.file.endswith(SUFFIXES[graph.runtime]):
             what = f"is a graph of {graph.runtime}, but is not called *{SUFFIXES[graph.runtime]}"
             raise BundleError(what, where=graph.file, remedy="do not use it")
-    for name, entry in manifest.files.items():
+    for name, entry in manifest.every_file.items():
         try:
             with open_below(path, name) as file:
                 size_bytes, sha256 = os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError:
+            if name in manifest.fallback_files:
+                continue
             raise BundleError("is missing", where=name, remedy=GET_AGAIN) from None
         except OSError as problem:
             raise BundleError(f"cannot be read: {problem.strerror}", where=name, remedy=GET_AGAIN) from None
         if (size_bytes, sha256) != (entry.bytes, entry.sha256):
             raise BundleError("is not the file that was signed: damaged or altered", where=name, remedy=GET_AGAIN)
         if name.endswith(SUFFIXES["onnx"]):
-            check_external_data(path / name, name, manifest.files)
+            check_external_data(path / name, name, manifest.every_file)
     return Bundle(path, manifest, bundle_id, certificate)
 
 
@@ -180,7 +190,7 @@ def install(source: Path, into: Path, *, root: str | None) -> Bundle:
             if stale != scratch:
                 shutil.rmtree(stale, ignore_errors=True)
         if source.is_dir():
-            _copy_signed_files(source, scratch, manifest)
+            copy_signed_files(source, scratch, manifest.files)
         else:
             decoder.run(
                 unpack_zip, str(source), str(scratch), dict(manifest.files), limit_s=UNPACK_LIMIT_S, error=BundleError
@@ -198,8 +208,9 @@ def install(source: Path, into: Path, *, root: str | None) -> Bundle:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _copy_signed_files(source: Path, into: Path, manifest: Manifest) -> None:
-    for name, signed in manifest.files.items():
+def copy_signed_files(source: Path, into: Path, files: Mapping[str, File]) -> None:
+    """Writes the signed files of a folder into another, as `copy_signed`; BundleError where one is missing."""
+    for name, signed in files.items():
         try:
             file = open_below(source, name)
         except FileNotFoundError:
@@ -210,10 +221,10 @@ def _copy_signed_files(source: Path, into: Path, manifest: Manifest) -> None:
             copy_signed(file, into, name, signed)
 
 
-def zip_bundle(folder: Path, out: Path, *, private: bool = False) -> None:
+def zip_bundle(folder: Path, out: Path, *, leave_out: Collection[str] = (), private: bool = False) -> None:
     """Writes a bundle as one `.homeroom` file: a zip with fixed order and times, so that its bytes are reproducible.
 
-    private: for this user alone.
+    leave_out: files by name. private: for this user alone.
     """
     partial = out.with_name(f".{out.name}.partial")
     if private:
@@ -221,7 +232,10 @@ def zip_bundle(folder: Path, out: Path, *, private: bool = False) -> None:
     try:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
             for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-                entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), ZIP_TIME)
+                name = path.relative_to(folder).as_posix()
+                if name in leave_out:
+                    continue
+                entry = zipfile.ZipInfo(name, ZIP_TIME)
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 entry.external_attr = 0o644 << 16
                 archive.writestr(entry, path.read_bytes())

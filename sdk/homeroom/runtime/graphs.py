@@ -197,7 +197,7 @@ def converted_graph(bundle: Bundle, facts: Graph, runtime: Runtime) -> Graph:
 
 def backbones(bundle: Bundle, modality: str, runtime: Runtime) -> list[Graph]:
     """The modality's backbones for a runtime, the lowest precision first; onnxruntime's if it has none."""
-    graphs = (*bundle.manifest.converted, *bundle.manifest.graphs)
+    graphs = (*bundle.manifest.converted, *bundle.manifest.graphs, *bundle.fallback_graphs)
     candidates = [graph for graph in graphs if (graph.role, graph.modality) == ("features", modality)]
     for supported in (runtime, "onnx"):
         if matching := [graph for graph in candidates if graph.runtime == supported]:

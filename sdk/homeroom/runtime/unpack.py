@@ -16,6 +16,7 @@ from homeroom.contract.manifest_checks import MANIFEST_LIMIT_BYTES
 from homeroom.errors import BundleError, DiskFullError, StoreError
 from homeroom.system.files import DISK_FULL_ERRNOS, make_directory, open_private, open_regular
 
+BUNDLE_SUFFIX, SECOND_SUFFIX = ".homeroom", ".float32.homeroom"  # of a bundle's file, and of its second file
 MANIFEST_FILE, SIGNATURE_FILE = "manifest.json", "signature.json"
 SIGNATURE_LIMIT_BYTES = 64 << 10
 SIGNED_LIMITS_BYTES = {MANIFEST_FILE: MANIFEST_LIMIT_BYTES, SIGNATURE_FILE: SIGNATURE_LIMIT_BYTES}
@@ -29,6 +30,9 @@ def read_signed_zip(source: str) -> tuple[bytes, bytes]:
     """Manifest and signature of a zip, as they stand; BundleError where it is none of a bundle, or leads outside."""
     with _entries(source) as (archive, names):
         if any(name not in names for name in SIGNED_LIMITS_BYTES):
+            if source.endswith(SECOND_SUFFIX):
+                what, name = "is the second file of a bundle, and nothing alone", source.removesuffix(SECOND_SUFFIX)
+                raise BundleError(what, where=source, remedy=f"give {name}{BUNDLE_SUFFIX}, beside which it lies")
             raise BundleError("is a zip, but not of a bundle", where=source, remedy=GET_AGAIN)
         manifest, signature = (_read(archive, names[name], limit) for name, limit in SIGNED_LIMITS_BYTES.items())
         return manifest, signature

@@ -103,7 +103,12 @@ def test_an_export_is_checked_signed_and_the_same_twice(calibration: Path, tmp_p
     for out in ("one", "two"):
         export(recipe(), calibration, tmp_path / out, tiny.EXPORTER, certificate, threads=1, show=reports.append)
     assert files(tmp_path / "one") == files(tmp_path / "two")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "one.float32.homeroom", "two", "two.float32.homeroom"]
+    seconds = [(tmp_path / f"{out}.float32.homeroom").read_bytes() for out in ("one", "two")]
+    assert seconds[0] == seconds[1]
+    assert not [name for name in files(tmp_path / "one") if "float32" in name]
+    with zipfile.ZipFile(tmp_path / "one.float32.homeroom") as archive:
+        assert archive.namelist() == [f"graphs/features.{modality}.float32.onnx" for modality in ("image", "text")]
     bundle = open_bundle(tmp_path / "one", root=tiny.fingerprint(tiny.public_hex(tiny.ROOT)))
     assert (bundle.manifest.name, bundle.manifest.version) == ("tiny_lesson", 3)
     assert golden.choose_precision(bundle, threads=1) == {"text": "int8", "image": "int8"}

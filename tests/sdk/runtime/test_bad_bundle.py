@@ -56,7 +56,7 @@ def flip(path: Path) -> None:
 
 
 def graph(folder: Path) -> Path:
-    return sorted((folder / "graphs").iterdir())[0]
+    return next(path for path in sorted((folder / "graphs").iterdir()) if "float32" not in path.name)
 
 
 def forge(folder: Path, made: tiny.Tiny) -> None:

@@ -48,12 +48,14 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class AggregatorKeys(msgspec.Struct, frozen=True):
-    """An aggregator's certificate, the bundle it serves and where that may be fetched, its sealing key and TLS pin."""
+    """An aggregator's certificate, the bundle it serves and where that and its second file may be fetched, its sealing
+    key and TLS pin."""
 
     bundle_id: str
     certificate: Certificate
     sealing: Hash
     bundle: DownloadOffer | None = None
+    fallback: DownloadOffer | None = None
     tls: str = ""
 
 

@@ -153,7 +153,7 @@ def missing(store: Store, bundle: Bundle, graphs: Graphs, samples: Sequence[Stor
 def variant(bundle: Bundle, graphs: Graphs, modality: str) -> str:
     """The cache's name of a backbone: the features' identity, and the very graph file that computes them here."""
     graph = graphs.features_graph(modality)
-    return f"{bundle.manifest.modality(modality).features_id}/{bundle.manifest.files[graph.file].sha256}"
+    return f"{bundle.manifest.modality(modality).features_id}/{bundle.manifest.every_file[graph.file].sha256}"
 
 
 class _DistinctValues(Sequence[Any]):
