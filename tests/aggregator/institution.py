@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import itertools
+import os
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -166,6 +170,18 @@ def enrol(service: Service, address: str, school: str = "", role: Role = "device
     (invitation,) = make_invitations(service.rounds.log.database.path.parent, address, [(school, role)], **more)
     key = new_key()
     return Client(join(invitation, key), key)
+
+
+# Below those that a system gives to whoever asks for any, such as each client of a test beside this one.
+STAYING_PORTS = itertools.count(10_000 + os.getpid() * 10 % 20_000)
+
+
+def staying_port() -> int:
+    """A port of this machine that nobody else takes, for a server that a test starts again."""
+    for port in STAYING_PORTS:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError
 
 
 async def _main_loop(server: uvicorn.Server) -> None:

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 import pytest
 import tiny
 
+from aggregator.institution import staying_port
 from homeroom.contract.invitation import read_invitation
 from homeroom_aggregator.admin.folder import open_log, open_rounds
 from homeroom_aggregator.admin.new_district import PAGE_FILE
@@ -80,11 +80,6 @@ def shell(tmp_path: Path, tiny_bundle: tiny.Tiny) -> Shell:
     return Shell(tmp_path)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
-
-
 def init(shell: Shell, *more: object, code: int = 0) -> str:
     bundle = ("--bundle", "vocabulary", "--name", "District 7", "--schools", "schools.csv")
     return shell.run("district", "init", "district", *bundle, *more, code=code)
@@ -97,7 +92,7 @@ def lessons(shell: Shell, school: str, seed: int) -> Path:
 
 
 def test_three_schools_have_a_version_after_eight_commands(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
-    said = init(shell, "--port", free_port())
+    said = init(shell, "--port", staying_port())
     assert "keep district-keys off this machine" in said
     assert (shell.folder / "district-keys" / "root.pem").stat().st_mode & 0o77 == 0
     files = sorted((shell.folder / "district-invitations").glob("*.json"))
@@ -124,7 +119,7 @@ def test_three_schools_have_a_version_after_eight_commands(shell: Shell, capsys:
 
 
 def test_a_private_version_takes_the_same_eight_commands(shell: Shell) -> None:
-    said = init(shell, "--port", free_port(), "--epsilon", 8, "--clip-norm", 1, "--noise-multiplier", 2)
+    said = init(shell, "--port", staying_port(), "--epsilon", 8, "--clip-norm", 1, "--noise-multiplier", 2)
     assert "a release will be" in said, "what such rounds will do is said before anybody joins"
     files = sorted((shell.folder / "district-invitations").glob("*.json"))
     with shell.served("district") as said:
@@ -143,7 +138,7 @@ def test_a_private_version_takes_the_same_eight_commands(shell: Shell) -> None:
 def test_a_secure_sum_takes_a_roster_of_all_that_joined(shell: Shell) -> None:
     """The agent is told to join: so one command a school. The syncs of running agents are not typed."""
     roster = "trust roster district/roster.json --key district-keys/roster.pem --members district"
-    assert roster in init(shell, "--port", free_port(), "--secure")
+    assert roster in init(shell, "--port", staying_port(), "--secure")
     files = sorted((shell.folder / "district-invitations").glob("*.json"))
     with shell.served("district"):
         for seed, file in enumerate(files):
@@ -202,7 +197,7 @@ main.main(sys.argv[1:])
 
 def test_killed_anywhere_the_same_command_finishes_it(shell: Shell) -> None:
     bundle = ["--bundle", "vocabulary", "--name", "District 7", "--schools", "schools.csv"]
-    bundle += ["--port", str(free_port())]
+    bundle += ["--port", str(staying_port())]
     words, kills = ["district", "init", "district", *bundle], 0
     for step in (*range(1, 20, 3), *range(20, 120, 11)):
         command = [sys.executable, "-c", MAKING, str(step), *words]
@@ -225,7 +220,7 @@ def test_killed_anywhere_the_same_command_finishes_it(shell: Shell) -> None:
 
 
 def test_what_it_was_made_with_is_not_changed_by_another_call(shell: Shell) -> None:
-    init(shell, "--port", free_port())
+    init(shell, "--port", staying_port())
     words = ["district", "init", "district", "--bundle", "vocabulary", "--schools", "schools.csv", "--name", "Other"]
     assert "with another name" in shell.run(*words, code=3)
     assert "would lie in the server's folder" in init(shell, "--keys", "district/keys", code=3)

@@ -260,13 +260,13 @@ def test_who_falls_silent_or_behind_is_seen(service: Service, address: str, monk
 
 def test_days_of_contact_outlast_a_restart_and_are_no_more_than_days(tmp_path: Path) -> None:
     where = make_folder(tmp_path)
-    service = open_service(where)
+    service, before = open_service(where), datetime.datetime.now(datetime.UTC).date()
     with running(service) as address:
         enrol(service, address, "Hill School").round()
     service.close()
     service = open_service(where)
-    days = service.last_seen.days(service.reader.database)
-    assert [datetime.date.fromisoformat(day) for day in days.values()] == [datetime.datetime.now(datetime.UTC).date()]
+    (day,) = service.last_seen.days(service.reader.database).values()
+    assert before <= datetime.date.fromisoformat(day) <= datetime.datetime.now(datetime.UTC).date()
     service.close()
 
 

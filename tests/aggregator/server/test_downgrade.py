@@ -22,7 +22,7 @@ from conftest import Attack
 from test_old_release import Old, old
 from test_upgrade import LESSON, ROOT_KEY
 
-from aggregator.institution import ROOT, learn, make_folder, write_bundle
+from aggregator.institution import ROOT, learn, make_folder, staying_port, write_bundle
 from aggregator.server.thief import other_key, thief
 from homeroom import Device
 from homeroom.contract.address import pin_of
@@ -87,8 +87,7 @@ def district(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Distri
     stamina.set_testing(True, attempts=1)
     write_key(tmp_path / "root.pem", ROOT)
     write_bundle(tmp_path / "bundle")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        made = District(tmp_path / "district", free.getsockname()[1])
+    made = District(tmp_path / "district", staying_port())
     yield made
     made.stop()
     stamina.set_testing(False)
@@ -143,9 +142,7 @@ def test_a_forged_announcement_gets_nothing(scheme: str, district: District, tmp
 def test_a_relay_with_a_tls_key_of_its_own_is_not_believed(district: District, tmp_path: Path, attack: Attack) -> None:
     pytest.importorskip("zeroconf")
     with joined(district, tmp_path) as device:
-        moved, known = District(district.folder, 0), district.port
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            moved.port = free.getsockname()[1]
+        moved, known = District(district.folder, staying_port()), district.port
         relay, tls = relayed(moved.port), other_key(tmp_path / "thief")
         try:
             with thief(relay, tls) as liar, announced(liar.port, device, "https"):

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from aggregator.institution import learn
+from aggregator.institution import learn, staying_port
 from aggregator.server.test_downgrade import District, district  # noqa: F401, a fixture
 from homeroom import Device
 from homeroom.cli.main import homeroom
@@ -37,8 +37,7 @@ def nginx(tmp_path: Path, upstream: int, drop: str = "") -> Iterator[int]:
     (tmp_path / "n").mkdir()
     files = tls_files(tmp_path / "n", ServerSection(host="0.0.0.0", insecure=False))
     assert files
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = staying_port()
     lines = [line for line in block.splitlines() if not drop or drop not in line]
     changes = {"443 ssl": f"127.0.0.1:{port} ssl", "127.0.0.1:8340": f"127.0.0.1:{upstream}"}
     changes |= {"/etc/ssl/district.pem": str(files[0]), "/etc/ssl/district.key": str(files[1])}
