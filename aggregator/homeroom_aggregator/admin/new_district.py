@@ -35,6 +35,7 @@ from homeroom_aggregator.admin.folder import (
     read_facts,
 )
 from homeroom_aggregator.admin.invitations import InvitationRequest
+from homeroom_aggregator.admin.reach import reached
 from homeroom_aggregator.state.members import Members
 from homeroom_aggregator.state.one_time_codes import code_digest
 
@@ -206,7 +207,7 @@ def checklist(folder: Path, keys: Path, out: Path, schools: Sequence[InvitationR
     consents = [f"record the consent of {', '.join(missing)}: on the dashboard, under Schools"] if missing else []
     steps = [
         f"keep {keys} off this machine, in two places: who has {ROOT_KEY_FILE} is the district",
-        f"homeroom district serve {folder}   (it is reached at {address})",
+        f"homeroom district serve {folder}   ({reached(folder, address)})",
         f"print {out / PAGE_FILE}, and give each school its invitation with its file",
         "each school: homeroom device join classroom/ ITS-FILE, then homeroom device run classroom/ --inbox lessons/",
         *consents,

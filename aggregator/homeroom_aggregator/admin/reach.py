@@ -76,6 +76,15 @@ def local_address(folder: Path, *, leaves: bool) -> str:
     return f"{'https' if there.secure else 'http'}://{_url_host(host)}:{there.port}"
 
 
+def reached(folder: Path, address: str) -> str:
+    """How devices reach a folder that is served, in words; where it listens elsewhere, somebody has to pass them on."""
+    there = _listening(folder)
+    own = {authority_of(f"http://{_url_host(host)}:{there.port}") for host in local_hosts(there.host)}
+    if authority_of(address) in own:
+        return f"it is reached at {address}"
+    return f"it listens on {there.host} port {there.port}, to which a proxy of yours has to pass on {address}"
+
+
 def invited(folder: Path, address: str) -> str:
     """The pin for invitations to an address, which is added to those that the server answers to; one under way sees it.
 

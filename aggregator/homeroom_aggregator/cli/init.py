@@ -87,7 +87,8 @@ def init(
     address = address or local_address(folder, leaves=True)
     new_district.invite_schools(folder, address, schools, out, days)
     facts = read_facts(folder)
-    expected = forecast_release(facts.configuration, open_folder_bundle(folder, facts).layout)
+    layout = open_folder_bundle(folder, facts).layout
+    expected = forecast_release(facts.configuration, layout, buffer_follows=wanted.automatic_buffer)
     private = f"private rounds: {expected.words()}" if expected else ""
     statistics = statistics_note(wanted.round) or STATISTICS_OFF
     few = new_district.few_schools_note(wanted.round, schools)

@@ -121,9 +121,10 @@ def serve(folder: Path, **options: Any) -> None:
     notes = (waiting_note(configuration.round), statistics_note(configuration.round), link_note(folder))
     for note in filter(None, notes):
         click.echo(note, err=True)
-    if configuration.round.privacy and (
-        expected := forecast_release(configuration.round, open_folder_bundle(folder, facts).layout)
-    ):
+    if configuration.round.privacy:
+        layout = open_folder_bundle(folder, facts).layout
+        expected = forecast_release(configuration.round, layout, buffer_follows=configuration.automatic_buffer)
+        assert expected
         click.echo(f"private rounds: {expected.words()}", err=not expected.learns)
     if data is not None:
         roster = replace_roster(folder, data)

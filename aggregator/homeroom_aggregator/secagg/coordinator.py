@@ -58,6 +58,8 @@ class SecureRounds:
         self._cached_view: tuple[str, CohortView] | None = None
         self._unmasking: Unmasking | None = None
         self._gathers = ""  # why those who came do not begin
+        self.tell: Callable[[str], None] = lambda _: None  # of a roster that counts from now on
+        self._told = 0  # serial of the roster that was told
         self.progress: RoundProgress | None = None  # replaced as a whole: any thread may read it
         for device, advertisement in self._advertised().items():  # kept in case the log has lost their claims
             self.sums.claim(advertisement, self.rounds.members.name_of(device))
@@ -338,6 +340,9 @@ class SecureRounds:
         )
         live, self._gathers = ActiveRound(notice=notice, roster=roster, phase="keys", since=self.clock()), ""
         self.store.save(live)
+        if roster.serial != self._told:
+            self._told = roster.serial
+            self.tell(f"roster {roster.serial}: {len(roster.devices)} devices, at least {roster.minimum} in a sum")
         return live
 
     def _next(self, live: ActiveRound, **changes: Any) -> bool:

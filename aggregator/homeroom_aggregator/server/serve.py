@@ -106,6 +106,8 @@ def serve(
         certificate, key = configuration.server.tls_cert, configuration.server.tls_key
         service.addresses = PublicAddresses(folder, configuration.server, listening.getsockname()[1])
         service.learn_addresses()
+        if service.secure_rounds:
+            service.secure_rounds.tell = tell
         server = make_server(service, certificate, key)
         signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))  # uvicorn looks before it serves
         for what, why in set_apart.reasons(service.rounds.log.database):

@@ -114,13 +114,17 @@ def join(directory: Path, invitation: str | Path, bundle: Path | None, root: str
 
     Example: homeroom device join classroom/ invitation.json
     """
+    from homeroom.federation.agreement import read_agreement
     from homeroom.store.open import is_device
 
     if bundle is None and not is_device(directory):
         fetch_device(directory, invitation)
     with opened(directory, bundle, root) as device:
         device.join(invitation)
-    click.echo("joined")
+        terms = read_agreement(device.store).configuration
+    if terms is not None:
+        least = counted(terms.min_devices, "school" if terms.k_of == "schools" else "device")
+        say(f"joined: a version here is made of what {least} learned, or more")
 
 
 @click.command()

@@ -31,25 +31,34 @@ def judge_in_use(store: Store, bundle: Bundle, graphs: Graphs) -> dict[str, str]
     version, local = store.versions.current(), store.versions.newest_local()
     if version is None or version.kind != "global" or local is None:
         return {}
-    known = versions.judged(store, version)
-    if known is None or known.release != release_mark(store):
+    known = versions.judged_or_not(store, version)
+    more = known is not None and known.unjudged and known.unjudged != 1 + store.count()
+    if known is None or more or known.release != release_mark(store):
         known = _judge(store, bundle, graphs, version, local)
         versions.JUDGED.write(store, known)
-    return known.worse if known else {}
+    return known.worse
 
 
 def _judge(
     store: Store, bundle: Bundle, graphs: Graphs, version: StoredVersion, local: StoredVersion
-) -> versions.JudgedVersion | None:
-    """None where no subject was kept for validation."""
+) -> versions.JudgedVersion:
+    """`unjudged` where no subject was kept for validation: until there are other samples, none is loaded again."""
+    nothing = versions.JudgedVersion(
+        version_id=version.version_id,
+        local_id=local.version_id,
+        release=release_mark(store),
+        mixes={},
+        worse={},
+        unjudged=1 + store.count(),
+    )
     samples = training_samples(store, bundle)
     if not samples:
-        return None
+        return nothing
     examples = to_examples(store, bundle, graphs, samples)
     settings = msgspec.convert(local.facts["settings"], Settings)
     validation = Dataset(bundle.manifest, examples).split(settings.validation, settings.seed)[1]
     if validation is None:
-        return None
+        return nothing
     taught = taught_vectors(store, bundle, samples, examples)
     theta = versions.theta_of(store, bundle, version)
     part = validated_part(graphs, taught, validation, theta, version.base)
@@ -57,10 +66,9 @@ def _judge(
     now = evaluate_both(graphs, validation, theta, part, calibrated)
     own = versions.theta_of(store, bundle, local)
     before = evaluate_both(graphs, validation, own, _beside(store, local, part), calibrated)
-    return versions.JudgedVersion(
-        version_id=version.version_id,
-        local_id=local.version_id,
-        release=release_mark(store),
+    return msgspec.structs.replace(
+        nothing,
+        unjudged=0,
         mixes=dict(part.mixes),
         priors=dict(part.priors),
         least=choose_least(graphs, validation, theta, part, calibrated),

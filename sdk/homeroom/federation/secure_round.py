@@ -96,6 +96,11 @@ class Contribution(Protocol):
     path: str  # of these rounds' requests
     records: RoundRecords
 
+    @property
+    def nothing(self) -> str:
+        """What a device says that has nothing to offer."""
+        ...
+
     def shape(self, announced: Announcement) -> Shape:
         """What the round sums; TrustError where it is of another kind."""
         ...
@@ -179,7 +184,7 @@ def _step(context: SecureRoundContext, part: Contribution, announced: Announceme
             return describe(announced.status, "a round is under way without this device; it can join the next one")
         offer = part.offer(announced)
         if offer is None:
-            return "nothing to contribute yet"
+            return part.nothing
         state, fresh = _join(context, part, announced, *offer), True
     if not fresh and not announced.status.wanted:
         return describe(announced.status)

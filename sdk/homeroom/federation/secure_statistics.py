@@ -109,7 +109,7 @@ class StatisticsContribution:
     """The change of this device's total, as a `Contribution`."""
 
     path = "/v1/secure-statistics"
-    records = RECORDS
+    records, nothing = RECORDS, "nothing to contribute yet"
 
     def __init__(self, context: SecureRoundContext, *, allowed: bool) -> None:
         """allowed: else what is in the sum is taken out again."""

@@ -17,6 +17,7 @@ from homeroom.privacy.secagg.encoding import SumLayout, ThetaShape, encode
 from homeroom.store.device_state import SECURE, msgpack_record, text_record
 
 UPDATE_ID, LEFT_ROUND = text_record("secure.update"), text_record("secure.left")  # ids: of the update in it, of a round
+NOT_OPENED = text_record("secure.not_opened")  # id of the update that was signed for in vain, until another is offered
 CLIENT = msgpack_record(SECURE, ClientState)  # under its update's id, so that `forget` finds it; backups leave it out
 RECORDS = RoundRecords(UPDATE_ID, LEFT_ROUND, CLIENT)
 
@@ -29,6 +30,16 @@ class UpdateContribution:
 
     def __init__(self, context: SecureRoundContext) -> None:
         self.store, self.configuration, self.layout = context.store, context.configuration, context.bundle.layout
+
+    @property
+    def nothing(self) -> str:
+        """What to do, and what became of the round before where it was not opened."""
+        if NOT_OPENED.exists(self.store):
+            return (
+                "nothing to contribute yet: the round before was not opened, since devices left it after its members "
+                "were agreed on; what was sent to it is spent, so train, then sync again"
+            )
+        return "nothing to contribute yet: train, then sync again"
 
     def shape(self, announced: Announcement) -> ThetaShape:
         """The segments that are merged."""
@@ -53,6 +64,7 @@ class UpdateContribution:
     def join(self, announced: Announcement, offered: str) -> None:
         """The update is not replaced any more."""
         self.store.outbox.mark_sending(offered)
+        NOT_OPENED.write(self.store, None)
 
     def encode(self, announced: Announcement, state: ClientState, sum_layout: SumLayout) -> np.ndarray:
         """The encoded update, in a private round with this device's share of the noise."""
@@ -78,7 +90,12 @@ class UpdateContribution:
         self.store.outbox.mark_refused(offered)
 
     def finish(self, announced: Announcement, state: ClientState | None) -> None:
-        """Updates that are in a sum are spent."""
+        """Updates that are in a sum are spent; notes whether the round that this device signed for was not opened."""
+        if state and state.consent and state.round_id != announced.notice.round_id:
+            # The aggregator names updates of so many versions: of an older round nobody can tell here.
+            known = announced.notice.version <= state.notice.version + self.configuration.max_staleness + 1
+            if known and offered_id(state) not in announced.status.summed:
+                NOT_OPENED.write(self.store, offered_id(state))
         for update in self.store.outbox.pending():
             if update.update_id in announced.status.summed:
                 self._charge(update.data, update.update_id)

@@ -174,6 +174,7 @@ class JudgedVersion(msgspec.Struct, frozen=True, kw_only=True):
     mixes: how solved heads count beside it, by task; priors: as of `own_priors`.
     worse: what it answers clearly worse than the newest local version, or than one part alone; a sentence by task.
     least: as of `least_sure`.
+    unjudged: one more than the samples of which none was kept for validation; 0 where it was judged.
     """
 
     version_id: str
@@ -183,6 +184,7 @@ class JudgedVersion(msgspec.Struct, frozen=True, kw_only=True):
     worse: dict[str, str]
     priors: dict[str, float] = {}
     least: dict[str, float] = {}
+    unjudged: int = 0
 
 
 JUDGED = json_record(JUDGED_RECORD, JudgedVersion, made_again=True)
@@ -190,6 +192,12 @@ JUDGED = json_record(JUDGED_RECORD, JudgedVersion, made_again=True)
 
 def judged(store: Store, version: StoredVersion | None) -> JudgedVersion | None:
     """What validation samples say of a version; None where they were not asked, or not since the newest training."""
+    found = judged_or_not(store, version)
+    return None if found and found.unjudged else found
+
+
+def judged_or_not(store: Store, version: StoredVersion | None) -> JudgedVersion | None:
+    """As `judged`; also the record that there was nothing to judge by."""
     found, local = JUDGED.read(store), store.versions.newest_local()
     if found is None or version is None or local is None:
         return None

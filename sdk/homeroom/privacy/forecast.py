@@ -67,12 +67,18 @@ class ReleaseForecast:
         return f"{much}: it {less}; it needs {', or '.join(needs)}"
 
 
-def forecast_release(configuration: RoundConfiguration, layout: Layout) -> ReleaseForecast | None:
-    """The forecast for a bundle's layout under a round configuration; None where rounds are not private."""
+def forecast_release(
+    configuration: RoundConfiguration, layout: Layout, *, buffer_follows: bool = False
+) -> ReleaseForecast | None:
+    """The forecast for a bundle's layout under a round configuration; None where rounds are not private.
+
+    buffer_follows: the devices, so that the first releases are of the fewest that the rounds allow.
+    """
     privacy, secure = configuration.privacy, configuration.secure
     if privacy is None:
         return None
-    devices = secure.cohort if secure else configuration.buffer_size
+    devices = configuration.min_devices if buffer_follows else configuration.buffer_size
+    devices = secure.cohort if secure else devices
     multiplier, values = privacy.noise_multiplier, sum(segment.size for segment in configuration.merged(layout))
     if privacy.bands is not msgspec.UNSET:  # a stream's release has more noise, which the next ones take back in part
         clip_grid = privacy.clip_grid(configuration.scale_bits) << privacy.extra_bits

@@ -63,7 +63,9 @@ def test_another_districts_invitations_are_not_written_over(tmp_path: Path) -> N
         assert Members(log.database).invitations() == []
 
 
-def test_the_help_says_where_it_listens_and_what_a_release_waits_for(tmp_path: Path) -> None:
+def test_the_help_says_where_it_listens_and_what_a_release_waits_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     told = " ".join(CliRunner().invoke(homeroom, ["district", "init", "--help"]).output.split())
     assert "(0.0.0.0, or 127.0.0.1 with --address)" in told
     assert "(follows the devices; 5 with --secure or --deadline)" in told
@@ -74,9 +76,24 @@ def test_the_help_says_where_it_listens_and_what_a_release_waits_for(tmp_path: P
         always = ["--bundle", str(bundle), "--name", "D", "--schools", str(schools)]
         assert main(["district", "init", str(tmp_path / name), *always, *more]) == 0
         made[name] = read_configuration(tmp_path / name)
+    said = [line for line in capsys.readouterr().out.splitlines() if "district serve" in line]
+    assert ["it is reached at https://" in line for line in said] == [True, False, True]
+    assert "(it listens on 127.0.0.1 port 8340, to which a proxy of yours has to pass on https://d.example)" in said[1]
     assert [made[name].server.host for name in made] == ["0.0.0.0", "127.0.0.1", "0.0.0.0"]
     assert [made[name].automatic_buffer for name in made] == [True, True, False]
     assert made["secure"].round.buffer_size == 5
+
+
+def test_the_forecast_of_private_rounds_reckons_with_the_fewest_devices_where_the_buffer_follows_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, schools = write_bundle(tmp_path / "bundle"), tmp_path / "schools.csv"
+    schools.write_text("school,devices\nHill,1\nLake,1\nMill,1\n")
+    private = ["--epsilon", "8", "--clip-norm", "0.5", "--noise-multiplier", "1.2", "--min-devices", "3"]
+    for name, more, devices in (("follows", (), 3), ("stated", ("--buffer", "7"), 7)):
+        always = ["--bundle", str(bundle), "--name", "D", "--schools", str(schools)]
+        assert main(["district", "init", str(tmp_path / name), *always, *private, *more]) == 0
+        assert f"{devices} devices in a release" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,7 @@ def test_an_update_whose_base_is_too_far_behind_is_not_offered_any_more(district
     rounds.configure(msgspec.structs.replace(rounds.configuration, max_staleness=0))
     district.restart()
     rounds.release_unchanged()
-    assert member.visit() == "nothing to contribute yet"
+    assert member.visit() == "nothing to contribute yet: train, then sync again"
     assert member.store.outbox.pending() == [], "it would wait for ever"
     rounds.configure(msgspec.structs.replace(rounds.configuration, max_staleness=1))
     district.restart()
@@ -255,7 +255,8 @@ def test_an_update_whose_base_is_too_far_behind_is_not_offered_any_more(district
 
 
 def test_a_newer_roster_counts_at_once_while_a_cohort_is_gathered(district: District) -> None:
-    stranger = School()
+    stranger, told = School(), list[str]()
+    district.secure_rounds.tell = told.append
     word = certify(ROOT, "roster", SIGNER, "tests")
     names = [member.school.name for member in district.members]
     wide = make_roster(SIGNER, word, [*names, stranger.name], serial=2, minimum=3, institution="tests")
@@ -268,6 +269,7 @@ def test_a_newer_roster_counts_at_once_while_a_cohort_is_gathered(district: Dist
     assert first
     assert second
     assert second.roster.serial == 3
+    assert told == [f"roster {n}: {count} devices, at least 3 in a sum" for n, count in ((2, 5), (3, 3))]
     assert second.notice.round_id != first.notice.round_id
     until_version(district, 1, 0, 1, 2)
 

@@ -145,7 +145,7 @@ def test_a_device_that_spent_its_own_budget_offers_nothing(district: District) -
     member = district.members[0]
     entered = [privacy_ledger.LedgerEntry(f"{n:032x}", 2.0) for n in range(9)]
     privacy_ledger.LEDGER.write(member.store, entered)
-    assert member.visit() == "nothing to contribute yet"
+    assert member.visit() == "nothing to contribute yet: train, then sync again"
 
 
 def test_the_shares_of_the_honest_alone_are_all_the_noise_that_was_promised() -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from conftest import Attack
 
 from aggregator.institution import ROOT, START, School, announce
 from aggregator.secagg.district import RULES, SIGNER, District
+from homeroom.cli.main import homeroom
 from homeroom.contract.roster import make_roster
 from homeroom.contract.round import weight
 from homeroom.contract.secagg import pack
@@ -57,7 +59,7 @@ def test_devices_that_sleep_and_lose_power_make_a_version_that_none_of_them_show
     assert (rounds.log.count("update"), rounds.log.count("secure")) == (0, 1)
     assert rounds.verify() == []
     assert district.secure_rounds.store.bodies("input") == {}, "masked vectors do not outlive the round"
-    assert district.visit(0, 1, 2, 3) == ["nothing to contribute yet"] * 4
+    assert district.visit(0, 1, 2, 3) == ["nothing to contribute yet: train, then sync again"] * 4
     assert all(len(member.store.outbox.sent()) == 1 for member in district.members)
 
 
@@ -71,7 +73,9 @@ def test_a_device_that_was_away_when_the_sum_was_opened_learns_that_it_is_in_it(
             district.visit(*(n for n in range(4) if n != away))
     assert district.theta == wanted
     district.restart()
-    assert district.visit(away) == ["nothing to contribute yet"], "else the same update would be summed twice"
+    assert district.visit(away) == ["nothing to contribute yet: train, then sync again"], (
+        "else the same update would be summed twice"
+    )
     assert len(district.members[away].store.outbox.sent()) == 1
 
 
@@ -185,10 +189,21 @@ def test_after_agreeing_an_update_is_spent_even_if_the_round_fails(district: Dis
     assert (district.version, district.service.rounds.log.count("secure")) == (1, 0)
     assert district.theta == START.tobytes(), "a new version without a change, so that all may train anew"
     assert district.service.rounds.verify() == []
-    assert district.visit(agreed) == ["nothing to contribute yet"]
+    (told,) = district.visit(agreed)
+    assert "the round before was not opened" in told
+    assert "so train, then sync again" in told
+    assert district.visit(agreed) == [told]
     assert not district.members[agreed].queue(base=0)
     assert district.members[agreed].queue(base=1)
     assert district.visit(agreed)[0].startswith("joined")
+    shown = CliRunner().invoke(homeroom, ["district", "audit", "show", str(district.folder)])
+    assert "Version 1 was released without a new update" in shown.output
+    for n in {*range(4)} - {agreed}:
+        district.members[n].queue(base=1)
+    for _ in range(6):
+        district.visit(*range(4) if district.version == 1 else ())
+    assert district.version == 2
+    assert district.visit(agreed) == ["nothing to contribute yet: train, then sync again"], "of a round that was opened"
 
 
 @pytest.mark.attack("members", "a roster that the institution did not sign, or an older one")
@@ -335,9 +350,6 @@ def test_what_is_no_part_of_the_phase_is_refused_with_a_reason(district: Distric
 
 
 def test_the_command_line_signs_a_roster_and_the_server_takes_no_other(district: District, tmp_path: Path) -> None:
-    from click.testing import CliRunner
-
-    from homeroom.cli.main import homeroom
     from homeroom.contract.signing import write_key
 
     write_key(tmp_path / "root.pem", ROOT)

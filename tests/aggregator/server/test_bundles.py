@@ -45,13 +45,14 @@ def run(*words: object) -> str:
 
 
 def test_an_invitation_is_all_that_a_new_device_needs_and_a_newer_bundle_follows(tmp_path: Path) -> None:
-    old, classroom = make_folder(tmp_path), tmp_path / "classroom"
+    old, classroom = make_folder(tmp_path, k_of="schools", min_devices=2), tmp_path / "classroom"
     service = open_service(old)
     with running(service) as address:
         invitation = invite(old, address, tmp_path / "invitation.json")
         assert "lesson version 1" in run("device", "fetch", classroom, invitation)
         assert not list((classroom / "downloads").iterdir())
-        run("device", "join", classroom, invitation)
+        told = run("device", "join", classroom, invitation)
+        assert " ".join(told.split()) == "joined: a version here is made of what 2 schools learned, or more"
         assert "is the newest" in run("device", "upgrade", classroom)
     service.close()
 

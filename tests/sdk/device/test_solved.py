@@ -19,7 +19,9 @@ from homeroom.contract.statistics import encoding
 from homeroom.contract.statistics.accumulate import BlockVectors
 from homeroom.contract.statistics.encoding import encode
 from homeroom.contract.statistics.sums import NOTHING, Statistics, add, merge
+from homeroom.device import judging
 from homeroom.device.solved import HeadsInUse, mixes_in_use, usable_others
+from homeroom.federation import versions
 from homeroom.federation.statistics import RELEASE, ReceivedRelease
 from homeroom.federation.sync import SyncReport
 from homeroom.federation.versions import JUDGED, version_facts
@@ -248,6 +250,31 @@ def test_a_school_with_a_dozen_validation_samples_keeps_what_its_heads_know_when
     device.store.versions.set_current(version_id)
     device.forget("pupil-1")
     assert device.store.get_secret(JUDGED.name) is None, "judged by a pupil who is gone"
+
+
+def test_samples_of_which_none_is_for_validation_are_loaded_once_to_judge_a_version(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, to_examples = list[int](), judging.to_examples
+
+    def counted(*given: Any) -> Any:
+        loaded.append(len(given[-1]))
+        return to_examples(*given)
+
+    monkeypatch.setattr(judging, "to_examples", counted)
+    device.add(*lesson(8))
+    device.train(settings=SETTINGS)
+    assert synced(device, monkeypatch).worse == {}
+    assert loaded == [8]
+    put_global(device, device.status().global_version + 1)
+    for _ in range(3):
+        judging.judge_in_use(device.store, device.bundle, device.graphs)
+    assert loaded == [8, 8], "once for each version"
+    assert versions.judged(device.store, device.store.versions.current()) is None, "nothing is known of it"
+    device.add(*lesson(60, 5))
+    judging.judge_in_use(device.store, device.bundle, device.graphs)
+    assert loaded == [8, 8, 68]
+    assert versions.judged(device.store, device.store.versions.current()) is not None
 
 
 def test_a_global_version_that_makes_own_answers_worse_says_so_where_a_person_looks(

@@ -139,6 +139,7 @@ def event(name: str, about: Mapping[str, Any]) -> str:
     if name == "withdrawn":
         values["why"] = f": {values['why']}" if "why" in values else ""
     values["bounded"] = shortened(about.get("shortened", 0), about.get("longest", {}))
+    values["of what"] = "" if about.get("devices", True) else " without a new update"
     sentences = {
         "invited": "Invited a {role}{of}",
         "joined": "A {role} joined{of}: key {device}",
@@ -148,7 +149,7 @@ def event(name: str, about: Mapping[str, Any]) -> str:
         "twin": "Key {device} is used by two machines{of}",
         "consent given": "Consent of {school} was recorded: {by}",
         "consent withdrawn": "Consent of {school} was withdrawn: {by}",
-        "released": "Version {version} was released{bounded}",
+        "released": "Version {version} was released{of what}{bounded}",
         "rolled back": "Version {version} was made from version {to} by {by}: {why}",
         "rewound": "Version {version} goes on from version {to}, without what was to be unlearned ({unlearned}); "
         "later updates are void ({void})",
