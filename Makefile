@@ -23,7 +23,7 @@ export PYTHON PIP_EXTRA
 export HOMEROOM_DEVICE_PYTHON := $(CURDIR)/$(DEVICE)/bin/python
 export HOMEROOM_LITERT_PYTHON := $(CURDIR)/$(LITERT)/bin/python
 
-.PHONY: help demo test test-extra test-oldest test-flower quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization bench-solved bench-languages bench-modalities bench-faults bench-scale bench-storage bench-robustness bench-apps bench-honesty freeze freeze-pi freeze-flower clean
+.PHONY: help demo test test-extra test-oldest test-flower quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization bench-solved bench-languages bench-modalities bench-faults bench-scale bench-storage bench-robustness bench-unlearning bench-apps bench-honesty freeze freeze-pi freeze-flower clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -106,6 +106,9 @@ bench-honesty: $(VENV)/.ready ## what a device says against what holds: sure ans
 
 bench-robustness: $(VENV)/.ready ## accuracy of plain rounds with liars among the devices, by rule and attack (hours; QUICK=1: minutes)
 	$(BIN)/python benchmarks/robustness.py $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
+
+bench-unlearning: $(VENV)/.ready ## a rewind beside leaving out, starting over and never having had it (10 minutes; QUICK=1: one seed)
+	$(BIN)/python benchmarks/unlearning.py $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
 
 bench-storage: $(VENV)/.ready ## how often media are decrypted and hashed, against the release before (minutes; QUICK=1: one minute)
 	$(BIN)/python benchmarks/storage.py $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))

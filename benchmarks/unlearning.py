@@ -1,0 +1,249 @@
+"""What unlearning costs and whether it is one: beside a federation that never had what is withdrawn.
+
+    python benchmarks/unlearning.py --json unlearning.json     5 seeds
+    python benchmarks/unlearning.py --quick                    1 seed
+
+Handwritten digits (scikit-learn's) through the true rounds. Twenty devices learn for five rounds. Then one more comes,
+for five rounds: a device with a twentieth of the pictures, or a school with 44 % of them and a digit that nobody else
+has (by the rule of new districts, one weight a device, and by the mean). It is withdrawn, and the others go on.
+Compared, by rounds since then:
+
+    rewind      what Homeroom does: the version of before it came goes on
+    replay      its updates are left out of the sums (the rule of 0.1.0)
+    again       all start over from the bundle
+    never       it never came: as many rounds, by another seed of local training
+
+Accuracy is on pictures that no device has, without the withdrawn digit. Distance: the norm of the difference of theta
+to the federation that never had it, in units of that between two such federations. Membership: the area under the
+curve of an attack by the loss (Yeom et al. 2018), which tells withdrawn pictures from ones that nobody has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import privacy_digits as digits
+from homeroom import Sample
+from homeroom.contract.round import RoundConfiguration, UnlearningRules
+from homeroom.contract.signing import certify, new_key
+from homeroom.data.validation import resolve
+from homeroom.runtime.bundle import Bundle
+from homeroom.runtime.graphs import Graphs
+from homeroom.train.evaluate import labelled_outputs
+from homeroom.train.features.dataset import Dataset
+from homeroom.train.features.examples import examples
+from homeroom.train.settings import Settings
+from homeroom_aggregator.merge.rounds import Rounds
+from homeroom_aggregator.simulation.engine import LocalEngine, SchoolData, TrainedUpdate, TrainingTask
+from homeroom_aggregator.simulation.round import Federation
+from peers.verdict import finish, limited, target
+
+DEVICES, BEFORE, WITH = 20, 5, 5
+SINCE = (1, 2, 5, 10)  # rounds
+LOCAL = Settings(epochs=2, learning_rate=1e-2, weight_decay=0.0, constant_rate=True, balance=0.0)
+CASES = {  # what is withdrawn: its share of the pictures, and how updates are merged
+    "a device": (0.05, "bounded"),
+    "a school of 44 %": (0.44, "bounded"),
+    "the same, by the mean": (0.44, "mean"),  # there its digit is learned, since its pictures weigh more
+}
+WAYS = ("rewind", "replay", "again", "never")
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Pictures by device, the withdrawn one's last; `test` without its own digit; `fresh`: as its own, of nobody."""
+
+    devices: list[Dataset]
+    test: Dataset
+    fresh: Dataset
+
+
+def lesson(bundle: Bundle, graphs: Graphs, case: str, seed: int) -> Lesson:
+    order = np.random.default_rng([seed, 26]).permutation(len(digits.DIGITS.target))
+    labels = digits.DIGITS.target[order]
+    stored = [resolve(Sample(**row), bundle.manifest) for row in digits.rows(order)]  # type: ignore[arg-type]
+    every = examples(None, bundle, graphs, stored)
+    train, test = np.arange(digits.TEST, len(order)), np.arange(digits.TEST)
+    share, _ = CASES[case]
+    own = train[labels[train] == 9] if share > 0.1 else train[:0]
+    rest = np.setdiff1d(train, own)
+    count = round(share * len(train)) - len(own)
+    mine, theirs = np.concatenate([own, rest[:count]]), rest[count:]
+
+    def taken(some: Sequence[int] | np.ndarray) -> Dataset:
+        return Dataset(bundle.manifest, [every[n] for n in some])
+
+    others = test[labels[test] != 9] if len(own) else test
+    return Lesson([*map(taken, np.array_split(theirs, DEVICES)), taken(mine)], taken(others), taken(test))
+
+
+class PartEngine(LocalEngine):
+    """Schools of which some are not here."""
+
+    away: Collection[int] = ()
+
+    def train(self, tasks: Sequence[TrainingTask], thetas: Sequence[np.ndarray]) -> Iterable[TrainedUpdate]:  # type: ignore[override]
+        return super().train([task for task in tasks if task.index not in self.away], thetas)
+
+
+def federation(work: Path, bundle: Bundle, case: str, unlearns: str, seed: int) -> Federation:
+    """A new one, whose log is a file. unlearns: by `rewind` or `replay`."""
+    _, rule = CASES[case]
+    asked = RoundConfiguration(
+        bundle_id=bundle.bundle_id,
+        buffer_size=DEVICES + 1,
+        rule=rule,  # type: ignore[arg-type]
+        k_of="schools",
+        unlearning=UnlearningRules(rule=unlearns, within_days=0),  # type: ignore[arg-type]
+    )
+    key, root = new_key(), new_key()
+    log = Path(tempfile.mkdtemp(dir=work)) / "log.db"
+    rounds = Rounds(log, bundle, asked, key, certify(root, "aggregator", key, "benchmark"))
+    names = [str(number) for number in range(DEVICES + 1)]
+    return Federation(rounds, names, lambda _: LOCAL, seed=seed, participation=1.0, lag=0.0)
+
+
+def run(work: Path, bundle: Bundle, graphs: Graphs, data: Lesson, case: str, way: str, seed: int) -> dict[str, Any]:
+    """One federation: theta by rounds since the withdrawal, that of before it, and what is left of it."""
+    schools = [SchoolData(str(number), one) for number, one in enumerate(data.devices)]
+    engine = PartEngine(schools, graphs)
+    unlearns, other = "replay" if way == "replay" else "rewind", 1000 * (way in ("never", "again"))
+    fed = federation(work, bundle, case, unlearns, seed + other)
+    number, found = 0, dict[str, Any](thetas={})
+
+    def learn(rounds: int) -> np.ndarray:
+        nonlocal number
+        for _ in range(rounds):
+            number += 1
+            fed.round(number, engine, measured=False)
+        return fed.thetas[-1]
+
+    with closing(fed.aggregator) as rounds:
+        engine.away = {DEVICES}
+        if way != "again":
+            learn(BEFORE)
+        if way in ("rewind", "replay"):
+            engine.away = ()
+            found["before"] = learn(WITH)
+            engine.away = {DEVICES}
+            sender = engine.devices[DEVICES].key.public_key().public_bytes_raw().hex()
+            updates = rounds.withdrawable(sender)
+            bodies = [rounds.log.entry(rounds.log.number(one) or 0).body for one in updates]
+            for update_id in updates:
+                rounds.withdraw(update_id, sender)
+            rounds.rewind()
+            if way == "rewind":
+                fed.thetas.append(fed._read(rounds.state.version)[0])
+                fed._clip_norms.append(fed._clip_norms[-1])
+            files = b"".join(path.read_bytes() for path in rounds.log.database.path.parent.iterdir())
+            found["left"] = sum(body[-64:] in files for body in bodies)
+        for last, since in zip((0, *SINCE), SINCE, strict=False):
+            found["thetas"][since] = learn(since - last)
+    return found
+
+
+def losses(graphs: Graphs, data: Dataset, theta: np.ndarray) -> np.ndarray:
+    """Cross-entropy of each picture, float64 [samples]."""
+    outputs, targets = labelled_outputs(graphs, data, theta)["digit"]
+    logits, wanted = outputs.astype(np.float64), targets.argmax(1)
+    logits -= logits.max(1, keepdims=True)
+    return np.log(np.exp(logits).sum(1)) - logits[np.arange(len(wanted)), wanted]
+
+
+def attack(graphs: Graphs, data: Lesson, theta: np.ndarray) -> float:
+    """Area under the curve: how often a withdrawn picture's loss is below that of one of nobody."""
+    members, others = losses(graphs, data.devices[-1], theta), losses(graphs, data.fresh, theta)
+    order = np.concatenate([members, others]).argsort().argsort() + 1.0
+    ranks = order[: len(members)].sum() - len(members) * (len(members) + 1) / 2
+    return float(1 - ranks / (len(members) * len(others)))
+
+
+def half_width(area: float, members: int, others: int) -> float:
+    """Half of the 95 % interval of an area under the curve (Hanley and McNeil 1982)."""
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    spread = area * (1 - area) + (members - 1) * (q1 - area**2) + (others - 1) * (q2 - area**2)
+    return float(1.96 * (spread / (members * others)) ** 0.5)
+
+
+def measure(work: Path, bundle: Bundle, graphs: Graphs, case: str, seed: int) -> dict[str, Any]:
+    data = lesson(bundle, graphs, case, seed)
+    found = {way: run(work, bundle, graphs, data, case, way, seed) for way in WAYS}
+    twin = run(work, bundle, graphs, data, case, "never", seed + 7)["thetas"]
+    never = found["never"]["thetas"]
+    row: dict[str, Any] = {"case": case, "seed": seed, "accuracy": {}, "distance": {}, "membership": {}}
+    for way in WAYS:
+        thetas = found[way]["thetas"]
+        row["accuracy"][way] = [digits.accuracy(graphs, data.test, thetas[since]) for since in SINCE]
+        row["membership"][way] = attack(graphs, data, thetas[SINCE[-1]])
+        if way != "never":
+            far = [np.linalg.norm(thetas[s] - never[s]) / np.linalg.norm(twin[s] - never[s]) for s in SINCE]
+            row["distance"][way] = [float(one) for one in far]
+    row["membership"]["before"] = attack(graphs, data, found["rewind"]["before"])
+    sizes = len(data.devices[-1].examples), len(data.fresh.examples)
+    row["interval"] = half_width(row["membership"]["never"], *sizes)
+    row["bytes_left"] = {way: found[way]["left"] for way in ("rewind", "replay")}
+    return row
+
+
+def targets(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    made = []
+    for case in CASES:
+        of = [row for row in rows if row["case"] == case]
+        mean = {way: np.mean([row["accuracy"][way] for row in of], 0) for way in WAYS}
+        behind = float(100 * (mean["never"] - mean["rewind"]).max())
+        made.append(limited(f"{case}: points behind one that never had it, at most", behind, 1))
+        far = float(np.mean([row["distance"]["rewind"] for row in of], 0).max())
+        made.append(limited(f"{case}: distance to it, of two such, at most", far, 1.2))
+        told = [row for row in of if abs(row["membership"]["before"] - row["membership"]["never"]) > row["interval"]]
+        outside = sum(abs(r["membership"]["rewind"] - r["membership"]["never"]) > r["interval"] for r in told)
+        says = f"{case}: seeds where membership shows still, of {len(told)} where it did before"
+        made.append(target(says, outside, "== 0", outside == 0))
+        left = sum(row["bytes_left"]["rewind"] for row in of)
+        made.append(target(f"{case}: withdrawn updates whose bytes are in the log", left, "== 0", left == 0))
+    return made
+
+
+def tell(rows: Sequence[dict[str, Any]]) -> None:
+    for case in CASES:
+        of = [row for row in rows if row["case"] == case]
+        print(f"\n{case}, means of {len(of)} seeds; by rounds since it was withdrawn")
+        print(f"{'':8}{'accuracy':>9}{'':{6 * len(SINCE) - 3}}{'distance':>9}")
+        print(f"{'':9}" + "".join(f"{since:6}" for since in SINCE) + "  " + "".join(f"{since:6}" for since in SINCE))
+        for way in WAYS:
+            cells = "".join(f"{one:6.3f}" for one in np.mean([row["accuracy"][way] for row in of], 0))
+            far = np.mean([row["distance"][way] for row in of], 0) if way != "never" else []
+            area = np.mean([row["membership"][way] for row in of])
+            print(f"{way:9}{cells}  {''.join(f'{one:6.2f}' for one in far):24}  membership {area:.3f}")
+        print(f"{'before':9}{'':50}  membership {np.mean([row['membership']['before'] for row in of]):.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one seed; its targets are not meant to be met")
+    parser.add_argument("--json", type=Path, help="write every figure here")
+    args = parser.parse_args()
+    began, rows = time.monotonic(), []
+    with tempfile.TemporaryDirectory(prefix="homeroom-unlearning-") as folder:
+        work = Path(folder)
+        bundle = digits.make_bundle(work)
+        graphs = digits.open_graphs(bundle)
+        for case in CASES:
+            for seed in range(1 if args.quick else 5):
+                rows.append(measure(work, bundle, graphs, case, seed))
+    tell(rows)
+    document = {"rows": rows, "since": SINCE, "targets": targets(rows)}
+    document["minutes"] = round((time.monotonic() - began) / 60, 2)
+    finish(document, args.json)
+
+
+if __name__ == "__main__":
+    main()
