@@ -14,6 +14,7 @@ GROUPS = {
     "district offline": "Exchange on a removable folder, without a network.",
     "district audit": "The log of who did what.",
     "district privacy": "The privacy budget of private rounds.",
+    "district unlearning": "What was unlearned, signed, and the check of that.",
     "trust": "The institution's keys and what they sign.",
     "research": "Federations of simulated schools.",
 }
@@ -67,6 +68,11 @@ COMMANDS = {
     "district offline in": ("homeroom_aggregator.cli.offline:offline_in", "Take in messages and leave answers."),
     "district go-back": ("homeroom_aggregator.cli.versions:go_back", "Release an older version again."),
     "district rewind": ("homeroom_aggregator.cli.versions:rewind", "Unlearn now what waits for it."),
+    "district unlearning report": (
+        "homeroom_aggregator.cli.unlearning:unlearning_report",
+        "Write what was unlearned, signed.",
+    ),
+    "district unlearning verify": ("homeroom_aggregator.cli.unlearning:unlearning_verify", "Check such a report."),
     "district new-total": (
         "homeroom_aggregator.cli.versions:begin_new_total",
         "Begin a new total of secure statistics.",

@@ -26,6 +26,7 @@ WRITTEN = {
     "district dashboard": {"--key"},
     "district upgrade-bundle": {"folder"},
     "district backup": {"out"},
+    "district unlearning report": {"out"},
     "district restore": {"folder"},
     "trust root": {"key"},
     "trust certify": {"key"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 from aggregator.institution import School, make_folder
 from homeroom.cli.main import homeroom
 from homeroom.contract.round import UnlearningRules
-from homeroom_aggregator.admin.folder import open_rounds
+from homeroom_aggregator.admin.folder import open_log, open_rounds
 from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.members import StoredInvitation
 
@@ -20,12 +21,12 @@ SAID = ("--by", "Ms Lee", "--why", "a family asked")
 
 def run(*words: str, typed: str = "") -> tuple[int, str]:
     found = CliRunner().invoke(homeroom, ["district", *words], input=typed)
-    return found.exit_code, found.output
+    return found.exit_code, f"{found.output}{found.exception}"
 
 
 def test_an_officer_takes_updates_back_sees_what_a_rewind_costs_and_does_it(tmp_path: Path) -> None:
     folder = make_folder(tmp_path, unlearning=UnlearningRules(rule="rewind"))
-    assert run("rewind", str(folder), *SAID) == (0, "nothing waits to be unlearned\n")
+    assert "nothing waits to be unlearned" in run("rewind", str(folder), *SAID)[1]
     with closing(open_rounds(folder)) as rounds:
         for version in range(2):
             for school in (A, B):
@@ -48,3 +49,30 @@ def test_an_officer_takes_updates_back_sees_what_a_rewind_costs_and_does_it(tmp_
         *_, entry = (one for one in audit.records(rounds.log.database) if one.event == "rewound")
         assert (entry.about["by"], entry.about["why"]) == ("Ms Lee", "a family asked")
     assert run("rebuild", str(folder))[0] == 0
+    report = tmp_path / "report.json"
+    assert run("unlearning", "report", str(folder), str(report))[0] == 0
+    told = json.loads(report.read_bytes())["report"]["rewinds"][0]
+    assert (told["version"], told["to"], told["void"], told["by"]) == (3, 0, [1, 2], "Ms Lee")
+    assert [device for _, device in told["unlearned"]] == [A.name, A.name]
+    assert told["confirmed"] == []
+    with closing(open_rounds(folder)) as rounds:
+        rounds.update(B.update(rounds.configuration, 0.5, 3), B.name)
+    assert "holds" in run("unlearning", "verify", str(folder), str(report))[1]
+    run("unlearning", "report", str(folder), str(report))
+    assert json.loads(report.read_bytes())["report"]["rewinds"][0]["confirmed"] == [B.name]
+    data = report.read_bytes()
+    report.write_bytes(data.replace(b"Ms Lee", b"Mr Lee"))
+    code, said = run("unlearning", "verify", str(folder), str(report))
+    assert code != 0
+    assert "the signature does not hold" in said
+    report.write_bytes(data[:-9])
+    assert run("unlearning", "verify", str(folder), str(report))[0] != 0
+    report.write_bytes(data)
+    with closing(open_log(folder)) as log:
+        (number,) = log.database.one("SELECT min(number) FROM log WHERE kind = 'update'")
+        log.database.write("UPDATE bodies SET body = x'00' WHERE number = ?", (number,))
+        log.database.write("UPDATE log SET device = ? WHERE number = ?", (B.name, number))
+    code, said = run("unlearning", "verify", str(folder), str(report))
+    assert code != 0
+    assert "its log was changed" in said
+    assert "are in the log still" in said
