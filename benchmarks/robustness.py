@@ -8,7 +8,8 @@ least 8 pictures a device. Every device is a school of its own, takes part in ev
 go through admission, the log and the release as a district's do. Attacks: `benchmarks/robustness_attacks.py`. `secure`
 merges as secure rounds do, in which nobody sees an update's length: the mean, with no limit but the largest encoded
 value. A backdoor's success is the share of test pictures with its mark that are taken for a 0. Merging is timed on one
-core, processor time: reading again and adding what waits, against a bare numpy sum over the same encoded values.
+core, processor time: a release, which reads again and adds what waits, against reading and a bare numpy sum of the same
+bytes. What admission takes is printed too.
 """
 
 from __future__ import annotations
@@ -25,12 +26,11 @@ import numpy as np
 
 import privacy_digits as digits
 from homeroom import Sample
-from homeroom.contract.canonical_json import digest
 from homeroom.contract.layout import Layout, Parameter, Segment
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key
 from homeroom.contract.update import make_update
-from homeroom.contract.update_checks import read_update
+from homeroom.contract.update_checks import read_admitted, read_update
 from homeroom.data.validation import resolve
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
@@ -53,7 +53,7 @@ RULES: dict[str, dict[str, Any]] = {
 DEFAULT = "bounded"
 PARTS = ("equal", "dirichlet")
 MARKED = digits.USED[[0, 7, -1]]  # pixels of a backdoor's mark, at their darkest
-COST = {"values": 262_144, "updates": 16}
+COST = {"values": 262_144, "updates": 16, "repeats": 7}
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def table(bundle: Bundle, graphs: Graphs, plan: Plan, tell: Callable[[str], None
 
 
 def cost() -> dict[str, float]:
-    """Milliseconds of the processor an update: released by each rule, and summed bare, over the same values."""
+    """Milliseconds of the processor an update of a MiB: let in, released by the bounded rule, or read and summed."""
     size, count = COST["values"], COST["updates"]
     layout = Layout((Segment(name="s", parameters=(Parameter("w", (size,)),), meaning="b"),))
     rng = np.random.default_rng(0)
@@ -175,23 +175,21 @@ def cost() -> dict[str, float]:
         for n in range(1, count + 1)
     }
     rules = round_state.MergeRules(layout, asked, np.zeros(size, np.float32), body=bodies.__getitem__)
-    state, values = rules.begin(), {n: read_update(body, asked, layout) for n, body in bodies.items()}
-    for number, update in values.items():
-        round_state.add_update(state, update, 0, rules, update.header.device, number)
-    times = {"release": 0.0, "bare": 0.0, "read": 0.0}
-    for _ in range(3):
+    times: dict[str, list[float]] = {"admission": [], "release": [], "bare": []}
+    for _ in range(COST["repeats"]):
+        state, begun = rules.begin(), time.process_time()
+        for number, body in bodies.items():
+            update = read_update(body, asked, layout)
+            round_state.add_update(state, update, 0, rules, update.header.device, number)
+        times["admission"].append(time.process_time() - begun)
         begun = time.process_time()
-        round_state.release(state, rules).undo()
-        times["release"] += time.process_time() - begun
+        round_state.release(state, rules)
+        times["release"].append(time.process_time() - begun)
         begun, total = time.process_time(), np.zeros(size, np.int64)
-        for body in bodies.values():  # the same bytes: hashed and decoded, then summed
-            total += read_update(body, asked, layout).values["s"]
-        times["bare"] += time.process_time() - begun
-        begun = time.process_time()
         for body in bodies.values():
-            digest(body)
-        times["read"] += time.process_time() - begun
-    return {name: 1000 * seconds / 3 / count for name, seconds in times.items()}
+            total += read_admitted(body, layout).values["s"]
+        times["bare"].append(time.process_time() - begun)
+    return {name: 1000 * float(np.median(seconds)) / count for name, seconds in times.items()}
 
 
 def targets(rows: Sequence[dict[str, Any]], costs: dict[str, float]) -> list[dict[str, Any]]:
@@ -217,7 +215,9 @@ def targets(rows: Sequence[dict[str, Any]], costs: dict[str, float]) -> list[dic
                 target(f"{part}, 10 % attackers: backdoor, best rule", min(marks), "<= 0.2", min(marks) <= 0.2)
             )
     ratio = costs["release"] / costs["bare"]
-    found.append(target("a release against decoding and summing the same bytes", ratio, "<= 1.5", ratio <= 1.5))
+    found.append(
+        target("time of a release over that of reading and summing the same bytes", ratio, "<= 1.5", ratio <= 1.5)
+    )
     return found
 
 

@@ -205,11 +205,11 @@ def add_shortened(total: np.ndarray, values: np.ndarray, units: int, bound: int,
         return add_weighted(total, values, units)
     for start in range(0, len(values), MULTIPLIED_VALUES):
         part = values[start : start + MULTIPLIED_VALUES].astype(np.int64)
-        negative = part < 0
+        sign = np.sign(part)
         np.abs(part, out=part)
         part *= bound
         part //= norm
         part *= units
-        np.negative(part, out=part, where=negative)
+        part *= sign
         into = total[start : start + MULTIPLIED_VALUES]
         into += part

@@ -108,6 +108,9 @@ def _decode_segments(
 
 def _check_norm(values: Mapping[str, np.ndarray], configuration: RoundConfiguration) -> None:
     """Raises UpdateError if the L2 norm over all segments together exceeds `max_norm`."""
+    limit = configuration.max_norm * 2.0**configuration.scale_bits
+    if sum(map(squared_norm, values.values())) < 0.99 * limit * limit:  # a tenth of the time of what decides
+        return
     scale = 2.0**-configuration.scale_bits
     norm = sum(float(np.square(part.astype(np.float64) * scale).sum()) for part in values.values()) ** 0.5
     if norm > configuration.max_norm:
