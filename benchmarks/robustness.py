@@ -48,6 +48,7 @@ LOCAL = Settings(epochs=2, learning_rate=1e-2, weight_decay=0.0, constant_rate=T
 RULES: dict[str, dict[str, Any]] = {
     "mean": {},
     "bounded": {"rule": "bounded", "school_share": 0.5, "k_of": "schools"},
+    "trimmed": {"rule": "trimmed", "school_share": 0.5, "k_of": "schools"},
     "secure": {"max_norm": 1e9},
 }
 DEFAULT = "bounded"

@@ -27,7 +27,7 @@ LARGEST_EXACT = 1 << 53  # integers up to here are written exactly by every read
 ADAPTIVE, ADAPTIVE_RATE = ("fedadam", "fedyogi"), 0.1  # optimizers, and their largest usual server rate
 OPTIMIZERS_OF_OPTION = {"beta1": ("fedavgm", *ADAPTIVE), "beta2": ADAPTIVE, "tau": ADAPTIVE}
 PRIVACY_DELTA = 1e-5  # where --delta is not given
-SCHOOL_SHARE = 0.5  # of the bounded rule, where --school-share is not given
+SCHOOL_SHARE = 0.5  # of the rules but the mean, where --school-share is not given
 AnyBundle = RoundConfiguration(bundle_id="0" * 64)
 NEW_PLAIN_ROUNDS = msgspec.structs.replace(
     AnyBundle,
@@ -397,8 +397,8 @@ def _complete(fields: dict[str, Any], before: RoundConfiguration, options: Mappi
         elif before.privacy is None:
             mechanism = "distributed" if fields["secure"] else "central"
             fields["privacy"] = {"delta": PRIVACY_DELTA, "mechanism": mechanism} | privacy
-    if "rule" in options and options["rule"] != before.rule and "school_share" not in options:
-        fields["school_share"] = SCHOOL_SHARE if options["rule"] == "bounded" else 1.0
+    if "school_share" not in options and (fields["rule"] == "mean") != (before.rule == "mean"):
+        fields["school_share"] = 1.0 if fields["rule"] == "mean" else SCHOOL_SHARE
     if (fields["optimizer"] or {}).get("name", "fedavg") == "fedavg":
         fields["optimizer"] = None  # so that a round that uses nothing else keeps its identity
 

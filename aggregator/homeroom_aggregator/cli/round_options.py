@@ -21,17 +21,21 @@ def setting(*names: str, **settings: Any) -> Decorator:
 
 
 BUFFER = f"follows the devices; {option_default('buffer_size')} with --secure or --deadline"
+rule_options = add_options(
+    setting("--rule", type=click.Choice(["mean", "bounded", "trimmed"]), help="How plain updates are merged."),
+    setting(
+        "--school-share",
+        type=Finite(0, 1, min_open=True),
+        show_default="0.5, but with --rule mean",
+        help="Of a release's weight, that one school has at most.",
+    ),
+)
+
 round_options = add_options(
     setting("--buffer", "buffer_size", type=Whole(1), show_default=BUFFER, help="Updates a release."),
     setting("--min-devices", type=Whole(1), help="Devices, or schools, before a release."),
     setting("--k-of", type=click.Choice(["devices", "schools"]), help="What --min-devices counts."),
-    setting("--rule", type=click.Choice(["mean", "bounded"]), help="How plain updates are merged."),
-    setting(
-        "--school-share",
-        type=Finite(0, 1, min_open=True),
-        show_default="0.5 with --rule bounded",
-        help="Of a release's weight, that one school has at most.",
-    ),
+    rule_options,
     setting("--max-staleness", type=Whole(0), help="Versions that an update may be behind."),
     setting(
         "--codec",

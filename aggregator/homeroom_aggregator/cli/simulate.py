@@ -21,7 +21,7 @@ from homeroom_aggregator.admin.configuration import (
     with_options,
 )
 from homeroom_aggregator.cli.privacy import privacy_options
-from homeroom_aggregator.cli.round_options import optimizer_options
+from homeroom_aggregator.cli.round_options import optimizer_options, rule_options
 
 
 def option(*names: str, **settings: Any) -> Decorator:
@@ -38,6 +38,7 @@ def option(*names: str, **settings: Any) -> Decorator:
 @option("--epochs", type=Whole(1), help="Of each school in each round.")
 @option("--participation", type=Finite(0, 1, min_open=True), help="Share of schools a round.")
 @option("--lag", type=Finite(0, 1), help="Share that trains on old theta.")
+@rule_options
 @optimizer_options
 @privacy_options
 @option("--seed", type=Whole(0))

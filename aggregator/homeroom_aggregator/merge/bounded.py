@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from math import isqrt
 from typing import Any
@@ -34,7 +35,6 @@ from homeroom_aggregator.merge.segment_sums import (
     Undo,
     WaitingUpdate,
     add_weighted,
-    no_school,
     school_of_key,
     tier_slice_of,
 )
@@ -64,6 +64,34 @@ class Bounds:
 
 
 NO_BOUNDS = Bounds({}, {})
+
+
+@dataclass(frozen=True)
+class KeyUpdates:
+    """The updates that are added to one running sum: its bound, and by entry their units and norms."""
+
+    bound: int
+    units: Mapping[int, int]
+    norms: Mapping[int, int]
+
+
+Read = Callable[[int, Collection[str]], dict[str, np.ndarray]]
+Merge = Callable[[Mapping[str, KeyUpdates], Read], dict[str, tuple[np.ndarray, int]]]
+
+
+@dataclass(frozen=True)
+class FoldRules:
+    """How what waits is added.
+
+    merge: `bounded_sums`, or another rule's. body: an update's bytes by its entry; one is in memory at a time.
+    school_share: of one school at most. school: of a member by its name.
+    """
+
+    merge: Merge
+    body: Callable[[int], bytes]
+    layout: Layout
+    school_share: float
+    school: SchoolOf
 
 
 MOST_NAMED = 10  # of the longest updates of a release, in the audit log
@@ -105,40 +133,46 @@ def wait(sums: SegmentSums, number: int, update: WaitingUpdate) -> Undo:
 def fold(
     sums: SegmentSums,
     keys: Collection[str],
-    body: Callable[[int], bytes],
-    layout: Layout,
+    rules: FoldRules,
     before: Mapping[str, int],
-    share: float = 1.0,
-    school_of: SchoolOf = no_school,
 ) -> tuple[Bounds, Undo]:
     """Add what waits for these running sums, bounded; return the bounds, and what lets it wait again.
 
-    keys: of the sums that are to be released. body: an update's bytes by its entry's number; one is in memory at a
-    time. before: the bounds of the release before, by key. share: of one school at most.
+    keys: of the sums that are to be released. before: the bounds of the release before, by key.
     Raises UnreadableBodyError with nothing changed.
     """
-    chosen = {key: of for key in keys if (of := sums.newest_waiting(key))}
-    units = {key: capped_units(sums.waiting, of, share, key, school_of) for key, of in chosen.items()}
-    bounds = {
-        key: bound_of([(sums.waiting[one].norms[key], of[one]) for one in of], before.get(key, 0))
-        for key, of in units.items()
-    }
-    added = dict[str, np.ndarray]()  # int64 [size] by key
-    for number in sorted(set().union(*chosen.values())):
-        norms = {key: norm for key, norm in sums.waiting[number].norms.items() if number in chosen.get(key, ())}
-        for key, values in _read(number, body, layout, norms).items():
-            total = added.setdefault(key, np.zeros(len(values), np.int64))
-            add_shortened(total, values, units[key][number], bounds[key], norms[key])
+    waiting, chosen = sums.waiting, dict[str, KeyUpdates]()
+    for key in keys:
+        if numbers := sums.newest_waiting(key):
+            units = capped_units(waiting, numbers, rules.school_share, key, rules.school)
+            norms = {number: waiting[number].norms[key] for number in numbers}
+            bound = bound_of([(norms[number], units[number]) for number in numbers], before.get(key, 0))
+            chosen[key] = KeyUpdates(bound, units, norms)
+    merged = rules.merge(chosen, partial(_read, rules.body, rules.layout))
     lengths = dict[str, float]()
-    for key, of in chosen.items():
-        for one in of:
-            member, length = sums.waiting[one].member, sums.waiting[one].norms[key] / max(bounds[key], 1)
+    for updates in chosen.values():
+        for number, norm in updates.norms.items():
+            member, length = waiting[number].member, norm / max(updates.bound, 1)
             lengths[member] = max(length, lengths.get(member, 0.0))
-    weights = {key: sum(of.values()) for key, of in units.items()}
-    return Bounds(bounds, lengths), sums.take_waiting(added, weights)
+    undo = sums.take_waiting({key: one[0] for key, one in merged.items()}, {key: one[1] for key, one in merged.items()})
+    return Bounds({key: updates.bound for key, updates in chosen.items()}, lengths), undo
 
 
-def _read(number: int, body: Callable[[int], bytes], layout: Layout, keys: Collection[str]) -> dict[str, np.ndarray]:
+def bounded_sums(chosen: Mapping[str, KeyUpdates], read: Read) -> dict[str, tuple[np.ndarray, int]]:
+    """By running sum, the weighted sum of shortened updates, int64 [size], and the sum of weights.
+
+    chosen: what is added to each. read: gives an update's int32 [size] by its entry and keys; each is read once.
+    """
+    sums = dict[str, np.ndarray]()
+    for number in sorted(set().union(*(updates.units for updates in chosen.values()))):
+        mine = {key: updates for key, updates in chosen.items() if number in updates.units}
+        for key, values in read(number, mine).items():
+            updates, total = mine[key], sums.setdefault(key, np.zeros(len(values), np.int64))
+            add_shortened(total, values, updates.units[number], updates.bound, updates.norms[number])
+    return {key: (total, sum(chosen[key].units.values())) for key, total in sums.items()}
+
+
+def _read(body: Callable[[int], bytes], layout: Layout, number: int, keys: Collection[str]) -> dict[str, np.ndarray]:
     """int32 [size] by key, of an update that waits."""
     try:
         slices = read_admitted(body(number), layout).tier_slices

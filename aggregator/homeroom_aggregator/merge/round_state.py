@@ -16,6 +16,7 @@ from homeroom_aggregator.merge import bounded, private_release
 from homeroom_aggregator.merge.bounded import NO_BOUNDS, Bounds
 from homeroom_aggregator.merge.segment_sums import SegmentSums, Undo, WaitingUpdate, school_of_key, sum_key
 from homeroom_aggregator.merge.server_optimizers import Moments, OptimizerState
+from homeroom_aggregator.merge.trimmed import trimmed_sums
 from homeroom_aggregator.state.secure_sum import SecureSum
 
 SchoolSegments = dict[str, np.ndarray]  # a school's own segments by name, float32 [size]
@@ -93,7 +94,7 @@ def add_update(
         keys = (sum_key(name, schools.get(segment_of(name), "")) for name in update.tier_slices)
         update = msgspec.structs.replace(update, tier_slices=dict(zip(keys, update.tier_slices.values(), strict=True)))
     staleness = version - update.header.base_version
-    if rules.configuration.rule == "bounded":
+    if rules.configuration.rule != "mean":
         norms = {key: bounded.norm_of(values) for key, values in update.tier_slices.items()}
         units, update_id = weight(1, staleness, rules.configuration), update.header.update_id
         waiting = WaitingUpdate(update_id=update_id, member=member, units=units, norms=norms)
@@ -134,8 +135,10 @@ def release(state: RoundState, rules: MergeRules, body: bytes = b"") -> ReleaseR
     Raises `bounded.UnreadableBodyError` with nothing changed.
     """
     before, sums, configuration = dataclasses.replace(state), state.sums, rules.configuration
-    share, keys = configuration.school_share, ready(state, rules)
-    bounds, undo_fold = bounded.fold(sums, keys, rules.body, rules.layout, state.bounds, share, rules.school)
+    merge = trimmed_sums if configuration.rule == "trimmed" else bounded.bounded_sums
+    fold_rules = bounded.FoldRules(merge, rules.body, rules.layout, configuration.school_share, rules.school)
+    keys = ready(state, rules)
+    bounds, undo_fold = bounded.fold(sums, keys, fold_rules, state.bounds)
     state.bounds = {key: bound for key, bound in (state.bounds | dict(bounds.by_key)).items() if bound}
     optimizer = OptimizerState(configuration, dict(state.moments))
     schools, undo_sums = dict[str, dict[str, int]](), [undo_fold]

@@ -87,7 +87,7 @@ def run(
     """
     bundle, precision = golden.with_precision(install(source, scratch, root=None), source)
     settings = advised(bundle.manifest, epochs=asked.epochs, proximal=terms.proximal, constant_rate=True)
-    kept = {name: getattr(terms, name) for name in ("privacy", "optimizer", "server_rate")}
+    kept = {name: getattr(terms, name) for name in ("privacy", "optimizer", "server_rate", "rule", "school_share")}
     configuration = default_configuration(bundle, len(paths), asked.participation, **kept)
     arguments = {name: getattr(asked, name) for name in ("rounds", "seed", "participation", "lag")}
     arguments |= {"settings": settings, "configuration": configuration, "measure_every": measure_every}

@@ -121,9 +121,10 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     k_of: what `min_devices` counts: `devices`, or `schools`, where a device that was invited without one counts by
         itself. A school's own segments count its devices. New districts with plain rounds count schools.
     rule: how plain updates are merged. `mean`: weighted by the examples that they claim. `bounded`: one weight a
-        device, none longer than the median. New districts with plain rounds have `bounded`.
-    school_share: of the bounded rule: the largest share of a release's weight that one school has, where enough schools
-        feed it; a school's own segments are not shared.
+        device, none longer than the median. `trimmed`: of these, for each value, without the lowest and the highest
+        quarter. New districts with plain rounds have `bounded`.
+    school_share: of the rules but `mean`: the largest share of a release's weight that one school has, where enough
+        schools feed it; a school's own segments are not shared.
     unlearning: what becomes of versions that hold an update which is to be unlearned. New districts with plain rounds
         rewind.
 
@@ -154,7 +155,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     earlier_codecs: tuple[Codec, ...] = ()
     statistics: StatisticsRules = StatisticsRules()
     k_of: Literal["devices", "schools"] = "devices"
-    rule: Literal["mean", "bounded"] = "mean"
+    rule: Literal["mean", "bounded", "trimmed"] = "mean"
     school_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     unlearning: UnlearningRules = UnlearningRules()
 
@@ -162,7 +163,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
         if self.secure or self.privacy:
             self._check_hidden()
         if self.rule == "mean" and self.school_share < 1:
-            raise ValueError("school_share says nothing without rule bounded: leave it out, or set it to 1")
+            raise ValueError("school_share says nothing with rule mean: leave it out, or set it to 1")
         if self.by_school and self.scope != "shared":
             raise ValueError("schools' own segments are merged in plain rounds of several schools only")
         if self.cohort and (self.max_staleness or self.cohort.quorum > self.buffer_size):
@@ -189,8 +190,8 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
 
     def _check_hidden(self) -> None:
         """ValueError where secure or private rounds, which show nobody's update, are to do what needs one."""
-        if self.rule == "bounded":
-            raise ValueError("rule bounded needs plain rounds: secure and private ones show nobody's update")
+        if self.rule != "mean":
+            raise ValueError(f"rule {self.rule} needs plain rounds: secure and private ones show nobody's update")
         if self.by_school:
             raise ValueError("schools' own segments are merged in plain rounds of several schools only")
         if self.cohort:
@@ -284,11 +285,11 @@ def weight(examples: int, staleness: int, configuration: RoundConfiguration) -> 
     """Integer weight of a segment: capped examples in units of 1/16, divided by sqrt(1 + staleness); at least 1.
 
     The polynomial staleness discount of FedAsync (Xie et al. 2019) with a = 1/2. In a private round every update weighs
-    1: a weight would reveal the number of examples and change the sensitivity. By the bounded rule each weighs
-    `UNITS_A_DEVICE`, discounted so: nobody believes a number of examples.
+    1: a weight would reveal the number of examples and change the sensitivity. Under another rule than the mean each
+    weighs `UNITS_A_DEVICE`, discounted so: nobody believes a number of examples.
     """
     if configuration.privacy:
         return 1
     capped = UNITS_AN_EXAMPLE * min(examples, configuration.cap_examples)
-    capped = UNITS_A_DEVICE if configuration.rule == "bounded" else capped
+    capped = capped if configuration.rule == "mean" else UNITS_A_DEVICE
     return max(1, isqrt(capped * capped // (1 + staleness)))

@@ -105,7 +105,7 @@ MORE_REFUSALS = [
     (PRIVATE, ["--min-devices", "1"], "--min-devices cannot be lowered"),
     ({"k_of": "schools"}, ["--k-of", "devices"], "--k-of cannot be lowered"),
     ({"secure": SECURE}, ["--corrupt-rate", "0.05"], "--corrupt-rate cannot be lowered"),
-    ({}, ["--school-share", "0.5"], "school_share says nothing without rule bounded"),
+    ({}, ["--school-share", "0.5"], "school_share says nothing with rule mean"),
     ({"secure": SECURE}, ["--rule", "bounded"], "rule bounded needs plain rounds"),
     ({}, ["--epsilon", "8", "--clip-norm", "1", "--noise-multiplier", "2"], "--epsilon cannot change"),
     ({}, ["--over", "2"], "--over says nothing without --deadline and --quorum"),

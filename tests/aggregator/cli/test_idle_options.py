@@ -91,6 +91,7 @@ IDLE = {
     ("district dashboard", "--address"): "{}/schools.csv --address https://a.example",
     ("district dashboard", "--minutes"): "{}/schools.csv --minutes 3",
     ("district dashboard", "--key"): "{}/district --key {}/root.pem",
+    ("research simulate", "--school-share"): "{}/bundle {}/schools.csv --school-share 0.5",
     ("research simulate", "--beta1"): "{}/bundle {}/schools.csv --beta1 0.5",
     ("research simulate", "--beta2"): "{}/bundle {}/schools.csv --optimizer fedavgm --beta2 0.5",
     ("research simulate", "--tau"): "{}/bundle {}/schools.csv --optimizer fedavgm --tau 0.5",
@@ -137,8 +138,8 @@ COUNTS = {
     "district audit show": "--json",
     "district audit verify": "--noted",
     "district privacy report": "--json",
-    "research simulate": "--rounds --epochs --participation --lag --optimizer --server-rate --proximal --seed --engine"
-    " --measure-every --plot --json",
+    "research simulate": "--rounds --epochs --participation --lag --rule --optimizer --server-rate --proximal --seed"
+    " --engine --measure-every --plot --json",
     "bundle export": "--calibration --peft --threads --dry-run",
 }
 

@@ -25,6 +25,7 @@ from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
 from homeroom.train.settings import Settings
 from homeroom_aggregator.cli import simulate as cli
+from homeroom_aggregator.merge import bounded
 from homeroom_aggregator.simulation import schools as files
 from homeroom_aggregator.simulation.chart import svg
 from homeroom_aggregator.simulation.engine import SchoolData
@@ -163,3 +164,22 @@ def test_a_simulation_that_cannot_be_or_breaks_down_says_so(
     said = capsys.readouterr()
     assert words in said.err
     assert ("round 1" in said.out) == (code == 9)
+
+
+def test_the_bounded_rule_is_simulated_through_the_same_rounds(house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = list[dict[str, int]]()
+    fold = bounded.fold
+
+    def note(*arguments: Any) -> Any:
+        found = fold(*arguments)
+        released.append(dict(found[0].by_key))
+        return found
+
+    monkeypatch.setattr(bounded, "fold", note)
+    bundle = house[0]
+    asked = RoundConfiguration(bundle_id=bundle.bundle_id, buffer_size=3, rule="bounded", school_share=0.5)
+    first, second = (run(house, rounds=2, configuration=asked) for _ in range(2))
+    assert first.theta.tobytes() == second.theta.tobytes()
+    assert first.theta.tobytes() != run(house, rounds=2).theta.tobytes()
+    assert released[0]
+    assert released[:2] == released[2:4]

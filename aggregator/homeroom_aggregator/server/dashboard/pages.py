@@ -263,7 +263,7 @@ def all_schools(context: PageContext) -> str:
     statuses = _schools(context)
     counts = Counter(school.status for school in statuses)
     recent = queries.versions(context.database, RECENT_VERSIONS)
-    longest = queries.longest_updates(recent) if context.rounds.configuration.rule == "bounded" else None
+    longest = queries.longest_updates(recent) if context.rounds.configuration.rule != "mean" else None
     about: dict[str, Any] = {"longest": longest, "longest_of": len(recent)}
     return _page(context, "schools", schools=statuses, status_counts=counts, anchor=anchor, **about)
 
