@@ -66,6 +66,7 @@ Example:
 @click.option("--certificate", type=PATH, help="The root's certificate of that key (JSON).")
 @click.option("--zip", "zipped", is_flag=True, help="Also write OUT.homeroom, one file for transport.")
 @click.option("--peft", type=PATH, help="Start from this PEFT checkpoint of LoRA (a folder).")
+@click.option("--teach", is_flag=True, help="Start theta from the labels of the calibration samples.")
 @click.option(
     "--threads",
     type=click.IntRange(1, 1024),
@@ -82,6 +83,7 @@ def export_command(
     certificate: Path | None,
     zipped: bool,
     peft: Path | None,
+    teach: bool,
     threads: int,
     dry_run: bool,
 ) -> None:
@@ -98,7 +100,7 @@ def export_command(
         refuse_present(out)
         check_folder_of(out)
     if dry_run:
-        unread = {"--key": key, "--certificate": certificate, "--zip": zipped, "--peft": peft}
+        unread = {"--key": key, "--certificate": certificate, "--zip": zipped, "--peft": peft, "--teach": teach}
         if idle := [option for option, given in unread.items() if given]:
             raise click.UsageError(f"{idle[0]} says nothing with --dry-run: leave it out")
         _dry_run(plan, calibration, threads)
@@ -122,12 +124,17 @@ def export_command(
             private,
             vouched,
             start=start,
+            teach=teach,
             threads=threads,
             progress=lambda stage: click.echo(f"... {stage}", err=True),
             show=lambda report: show(report, console),
         )
     click.echo(f"{out}: bundle {done.manifest.name} version {done.manifest.version}, {done.bundle_id}")
     click.echo(f"root {fingerprint(vouched.root)}")
+    taught = done.manifest.provenance.get("taught")
+    click.echo(
+        f"theta starts from {taught}" if taught else "theta starts from the seed's values, from no label (--teach)"
+    )
     if done.second:
         size_mb = done.second.stat().st_size / 1e6
         click.echo(f"{done.second}: {size_mb:.1f} MB, the float32 backbones; keep it beside the bundle, for devices")

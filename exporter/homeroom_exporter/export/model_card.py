@@ -26,6 +26,12 @@ def write_papers(out: Path, manifest: Manifest, bundle_id: str, report: SelfChec
     return card, page
 
 
+def _start(manifest: Manifest) -> str:
+    if taught := manifest.provenance.get("taught"):
+        return f"- The first values learned from {taught}, and may tell of them; nobody else's were seen."
+    return "- The first values are random: nothing is known about answers before somebody trains it."
+
+
 def model_card(manifest: Manifest, bundle_id: str, report: SelfCheck) -> str:
     """A card in the headings of Mitchell et al. 2019, "Model Cards for Model Reporting", as far as an export knows."""
     lines = [
@@ -50,7 +56,7 @@ def model_card(manifest: Manifest, bundle_id: str, report: SelfCheck) -> str:
         *_checked(report),
         "",
         "## Limits",
-        "- The first values are random: nothing is known about answers before somebody trains it.",
+        _start(manifest),
         "- What the encoders cannot tell apart, no training will. Whom they serve worse is not measured here.",
         "- Probes are linear and of the calibration samples: a hint of what the features hold, no promise of a score.",
         "",

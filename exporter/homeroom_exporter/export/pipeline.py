@@ -22,6 +22,7 @@ from homeroom_exporter.bundle.write import fill, set_apart, staging
 from homeroom_exporter.check.check import SelfCheck
 from homeroom_exporter.check.footprint import RuntimeComparison
 from homeroom_exporter.export import stages
+from homeroom_exporter.export.teach import count_labelled
 from homeroom_exporter.interchange import litert
 from homeroom_exporter.model.lora.plan import Checkpoint
 from homeroom_exporter.recipe.recipe import Recipe, with_modules
@@ -47,6 +48,7 @@ def export(
     *,
     modules: Mapping[str, Any] | None = None,
     start: Checkpoint | None = None,
+    teach: bool = False,
     threads: int = 2,
     progress: stages.Progress = lambda stage: None,
     show: Callable[[SelfCheck], None] = lambda report: None,
@@ -60,6 +62,7 @@ def export(
     key, certificate: the exporter's private key, and the root's certificate of it.
     modules: torch modules by modality for encoders whose source is `torch:<folder>`; they are copied, never changed.
     start: a PEFT checkpoint whose layers, ranks and values the recipe's adapter takes.
+    teach: theta starts from the labels of the calibration samples, in place of the seed's values.
     threads: of the runtime, in the self-check.
     progress: called with the name of each stage; show: with the self-check's report.
 
@@ -72,11 +75,20 @@ def export(
     with staging(out) as folder, closing(claim(Path(tempfile.gettempdir()), "homeroom-export-")) as scratch:
         progress("reading the calibration samples")
         samples = stages.read_calibration(recipe, calibration, progress)
+        if teach:
+            count_labelled(samples)  # refused before the long work
         encoders = stages.build_encoders(recipe, samples, scratch.path, start=start, progress=progress)
         progress("tracing the training step")
         provenance = stages.provenance_of(recipe_digest, encoders.choices, start)
         contents = stages.contents_of(
-            recipe, encoders, samples, scratch.path, provenance=provenance, threads=threads, progress=progress
+            recipe,
+            encoders,
+            samples,
+            scratch.path,
+            provenance=provenance,
+            threads=threads,
+            progress=progress,
+            teacher=certificate if teach else None,
         )
         comparisons: tuple[RuntimeComparison, ...] = ()
         if for_litert:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from homeroom.contract.signing import Certificate
 from homeroom.data.ingest import read_samples
 from homeroom.data.preprocess import Prepared, prepare
 from homeroom.data.samples import StoredSample
@@ -26,6 +27,7 @@ from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.export.design import calibration_values, choose_golden_samples, design_of, draft
 from homeroom_exporter.export.statistics import fit_statistics
 from homeroom_exporter.export.steps import assemble, library_versions, reads_token_pairs
+from homeroom_exporter.export.teach import teach
 from homeroom_exporter.interchange import litert
 from homeroom_exporter.model.lora import build as lora
 from homeroom_exporter.model.lora.build import LoraEncoder
@@ -129,8 +131,12 @@ def contents_of(
     provenance: Mapping[str, str],
     threads: int,
     progress: Progress,
+    teacher: Certificate | None = None,
 ) -> BundleContents:
-    """The bundle's contents for onnxruntime: theta, step graphs, backbones and golden samples."""
+    """The bundle's contents for onnxruntime: theta, step graphs, backbones and golden samples.
+
+    teacher: the exporter's certificate where theta starts from the labels of the samples.
+    """
     design = design_of(recipe, encoders.backbones, encoders.inside)
     golden, sentence = golden_samples(recipe, encoders.backbones, samples)
     progress(sentence)
@@ -154,6 +160,9 @@ def contents_of(
         tiers=make_tiers(design, recipe.tiers),
     )
     fitted = fit_statistics(manifest, encoders.backbones, samples, threads=threads, letters=recipe.letters)
+    if teacher is not None:
+        progress("learning from the labels of the calibration samples")
+        contents = teach(contents, encoders.backbones, golden, samples, teacher, scratch, threads=threads)
     return replace(contents, statistics=fitted)
 
 

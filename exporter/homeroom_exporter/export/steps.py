@@ -155,6 +155,22 @@ def assemble(
     )
 
 
+def with_theta(
+    contents: BundleContents,
+    backbones: Mapping[str, Backbone],
+    samples: Sequence[StoredSample],
+    theta: np.ndarray,
+    threads: int,
+) -> BundleContents:
+    """The contents with another first theta float32 [P], and the golden outputs of `samples` with it."""
+    design, files = contents.design, contents.files
+    reference = {name: load(built.graphs["float32"], threads=threads) for name, built in backbones.items()}
+    predict = Predictor(design, contents.graphs, theta, contents.training.batch, threads)
+    return replace(
+        contents, theta=theta, golden=golden.golden_files(design, samples, reference, files.__getitem__, predict)
+    )
+
+
 def first_theta(
     design: Design, seed: int, nested: Mapping[str, NestedDesign], inside: LoraEncoder | None
 ) -> np.ndarray:

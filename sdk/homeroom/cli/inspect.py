@@ -74,6 +74,8 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for objective in manifest.objectives:
         yield "objective", f"{objective.name}: {objective.kind} of {', '.join(objective.reads)}, without labels"
     yield "theta", f"{manifest.layout.size:,} values in {len(manifest.segments)} segments"
+    taught = manifest.provenance.get("taught")
+    yield "", f"starts from {taught}" if taught else "starts from the seed's values, from no label"
     for segment in manifest.layout.segments:
         yield "segment", f"{segment.name}: {segment.size:,} values, {segment.scope}"
     for tier in manifest.tiers:

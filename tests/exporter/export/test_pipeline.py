@@ -18,13 +18,18 @@ import pytest
 import tiny
 from click.testing import CliRunner
 
+from homeroom.cli.main import homeroom
 from homeroom.contract.manifest import Column, Slot
+from homeroom.data.ingest import read_samples
 from homeroom.data.samples import Sample, digest_of
 from homeroom.data.validation import resolve
 from homeroom.errors import DiskFullError, ExportError, HomeroomError, StoreError
 from homeroom.inference import golden
 from homeroom.runtime.bundle import install, open_bundle, zip_bundle
 from homeroom.runtime.graphs import Graphs
+from homeroom.train.evaluate import all_outputs_of
+from homeroom.train.features.dataset import Dataset
+from homeroom.train.features.examples import examples
 from homeroom_exporter.bundle import synthetic
 from homeroom_exporter.bundle.scratch import claim
 from homeroom_exporter.bundle.write import staging
@@ -35,6 +40,7 @@ from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.export import stages
 from homeroom_exporter.export.design import choose_golden_samples, draft
 from homeroom_exporter.export.pipeline import export
+from homeroom_exporter.model.design import initial_theta
 from homeroom_exporter.recipe.recipe import Recipe, parse_recipe
 
 RECIPE = """\
@@ -122,6 +128,39 @@ def test_an_export_is_checked_signed_and_the_same_twice(calibration: Path, tmp_p
     assert installed.bundle_id == bundle.bundle_id
     with zipfile.ZipFile(tmp_path / "a.homeroom") as archive:
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_an_export_that_is_taught_starts_from_what_it_learned_and_says_so(
+    calibration: Path, tmp_path: Path, tiny_bundle: tiny.Tiny
+) -> None:
+    certificate = tiny.certify(tiny.ROOT, "exporter", tiny.EXPORTER, "tests")
+    export(recipe(), calibration, tmp_path / "out", tiny.EXPORTER, certificate, teach=True, threads=1)
+    bundle = open_bundle(tmp_path / "out", root=None)
+    assert golden.choose_precision(bundle, threads=1) == {"text": "int8", "image": "int8"}
+    graphs, names = Graphs(bundle, threads=1), bundle.manifest.task("category").labels
+    stored = [sample for sample in read_samples(calibration, bundle.manifest) if "picture" in sample.inputs]
+    ready = Dataset(bundle.manifest, examples(None, bundle, graphs, stored))
+
+    def right(theta: np.ndarray) -> float:
+        guesses = all_outputs_of(graphs, ready, theta)[0]["category"].argmax(1)
+        return float(np.mean([names[i] == s.labels["category"] for i, s in zip(guesses, stored, strict=True)]))
+
+    assert right(bundle.theta()) > 0.8 > 0.6 > right(initial_theta(bundle.layout, recipe().seed))
+    for path, said in (
+        (bundle.path, "starts from 60 labelled calibration samples"),
+        (tiny_bundle.path, "starts from the seed's values, from no label"),
+    ):
+        assert said in CliRunner().invoke(homeroom, ["bundle", "inspect", str(path)]).output
+
+
+def test_without_a_label_there_is_nothing_to_teach(calibration: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) | {"labels": {}} for line in calibration.read_text().splitlines()]
+    unlabelled = calibration.with_name("unlabelled.jsonl")
+    unlabelled.write_text("\n".join(map(json.dumps, rows)))
+    certificate = tiny.certify(tiny.ROOT, "exporter", tiny.EXPORTER, "tests")
+    with pytest.raises(ExportError, match="no calibration sample has a label"):
+        export(recipe(), unlabelled, tmp_path / "out", tiny.EXPORTER, certificate, teach=True, threads=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_bundle_that_fails_its_self_check_is_not_written(
