@@ -22,8 +22,8 @@ from homeroom.train.features.cached import read_value
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.solve.combine import NOT_SOLVED, SOLVED_WEIGHT, Mix, SolvedPart
 from homeroom.train.solve.evaluate import choose_mixes
-from homeroom.train.solve.heads import TaskHead, discriminant_of, outputs_by_task, solve, solve_on_top, vectors_of
-from homeroom.train.solve.own import choose_prior
+from homeroom.train.solve.heads import TaskHead, outputs_by_task, solve, solve_on_top, vectors_of
+from homeroom.train.solve.kinds import ON_TOP
 from homeroom.train.solve.subjects import counted_rows, subject_sums, sums_of
 from homeroom.train.solve.vectors.projection import Projection, read_projections
 from homeroom.train.solve.vectors.samples import SampleVectors, covered, sums_id
@@ -66,12 +66,12 @@ class TaughtVectors:
         rows = np.arange(len(self.subjects)) if rows is None else rows
         chosen = dict[str, float]()
         for name, head in solve(self.bundle.manifest, self.others).items():
-            shared, counted = discriminant_of(head), rows[self.counted[name][rows]]
-            if shared is None or head.solver.classes is None or not len(counted):
+            on_top, counted = ON_TOP.get(head.task.kind), rows[self.counted[name][rows]]
+            if on_top is None or not len(counted):
                 continue
-            vectors, classes = self.vectors.of_task(head.task).subset(counted), self.targets[name][counted]
+            vectors, targets = self.vectors.of_task(head.task).subset(counted), self.targets[name][counted]
             names = [self.subjects[row] for row in counted.tolist()]
-            if (prior := choose_prior(shared, vectors, head.solver.classes(classes), names)) is not None:
+            if (prior := on_top.choose(head.head, vectors, targets, names)) is not None:
                 chosen[name] = prior
         return chosen
 

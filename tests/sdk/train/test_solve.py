@@ -10,6 +10,7 @@ from homeroom.contract.statistics.accumulate import BlockVectors, to_grid
 from homeroom.contract.statistics.pooling import OTHERS, Pooling, pairs_of, pool
 from homeroom.contract.statistics.sums import NOTHING, ONE, Statistics, add, check_total, merge, subtract
 from homeroom.data.tasks import score, target
+from homeroom.train.solve import own_numbers
 from homeroom.train.solve.base import Blocks, SolvedHead, Strength
 from homeroom.train.solve.combine import Mix, combined
 from homeroom.train.solve.discriminant import UNTAUGHT, ClassHead, solve_classes
@@ -385,3 +386,38 @@ def test_a_row_without_a_name_is_within_the_covariance_and_no_class() -> None:
     found, expected = (one.moments.covariance(range(len(ANIMALS))) for one in (named, every))
     np.testing.assert_allclose(found, expected, atol=1e-12)
     assert (named.taught[:3].tolist(), named.taught[3]) == (every.taught[:3].tolist(), 0)
+
+
+def other_numbers(count: int, seed: int) -> tuple[TaskVectors, np.ndarray]:
+    """Numbers of another school: what is seen says otherwise, and its numbers are higher."""
+    vectors, targets = weights(count, seed)
+    return vectors, (0.8 - targets).astype(np.float32)
+
+
+def test_own_numbers_move_the_shared_line_where_they_differ_and_cost_little_where_they_do_not() -> None:
+    vectors, targets = weights(600, 1)
+    shared = head(WEIGHT, sums(WEIGHT, vectors, targets), vectors)
+    for lesson, most in ((other_numbers, 0.5), (weights, 1.03)):
+        mine, own = lesson(40, 8)
+        unseen, expected = lesson(300, 9)
+        total = head(WEIGHT, add(sums(WEIGHT, vectors, targets), sums(WEIGHT, mine, own)), vectors)
+        prior = own_numbers.choose_prior(shared, mine, own, [f"p-{row}" for row in range(40)])
+        assert prior is not None
+        on_top = own_numbers.moved_ridge(total, shared, head(WEIGHT, sums(WEIGHT, mine, own), mine), prior)
+        before, after = (float(((one.outputs(unseen) - expected) ** 2).mean()) for one in (total, on_top))
+        assert after < most * before
+
+
+def test_leave_one_out_of_numbers_is_what_leaving_each_out_gives() -> None:
+    vectors, targets = weights(200, 1)
+    shared = head(WEIGHT, sums(WEIGHT, vectors, targets), vectors)
+    mine, own = other_numbers(15, 3)
+    every = mine.subset(np.flatnonzero(np.all([block.present for block in mine.blocks], axis=0)))
+    own = own[np.flatnonzero(np.all([block.present for block in mine.blocks], axis=0))]
+    for prior in (1.0, 30.0):
+        quick = own_numbers.left_out(shared, every, own, prior, np.arange(len(own)))
+        for row in range(len(own)):
+            rest = np.setdiff1d(np.arange(len(own)), [row])
+            alone = head(WEIGHT, sums(WEIGHT, every.subset(rest), own[rest]), every)
+            moved = own_numbers.moved_ridge(shared, shared, alone, prior)
+            assert np.isclose(own[row, 0] - moved.outputs(every.subset(np.array([row])))[0, 0], quick[row], atol=2e-3)

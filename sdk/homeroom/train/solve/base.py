@@ -41,6 +41,19 @@ def _any_sample(task: Task, statistics: Statistics) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class OnTop:
+    """How own samples move a head that others' sums gave, of one kind of task.
+
+    choose: (shared head, own vectors, their targets, their subjects) -> as how many samples the shared solution counts;
+        None: own sums are added
+    moved: (head of own and others' sums together, shared head, head of own sums, that number) -> the head to answer by
+    """
+
+    choose: Callable[[Any, TaskVectors, np.ndarray, Sequence[str]], float | None]
+    moved: Callable[[Any, Any, Any, float], SolvedHead]
+
+
+@dataclass(frozen=True)
 class Solver:
     """One kind of task.
 
@@ -49,7 +62,6 @@ class Solver:
     taught: (task, statistics) -> bool [width], the outputs that the samples say anything of
     contributions: (head, vectors) -> float64 [n, blocks, width], which sum to the outputs but for a constant of the
         blocks that are present; None where outputs are no such sum
-    classes: targets -> int [n], the class of each sample, where the head has a `discriminant` between classes
     pairs: whether it compares two slots, the second of which may have several inputs
     exclusive: whether the outputs are logits of classes or options of which one is right
     """
@@ -59,6 +71,5 @@ class Solver:
     head: Callable[[Task, Statistics, Blocks, Strength], SolvedHead]
     taught: Callable[[Task, Statistics], np.ndarray] = _any_sample
     contributions: Callable[[Any, TaskVectors], np.ndarray] | None = None
-    classes: Callable[[np.ndarray], np.ndarray] | None = None
     pairs: bool = False
     exclusive: bool = False

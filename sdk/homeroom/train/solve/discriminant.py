@@ -193,7 +193,6 @@ def _taught_levels(task: Task, statistics: Statistics) -> np.ndarray:
 SOLVE_CLASSIFICATION = Solver(
     kind="classification",
     sums=lambda task, vectors, targets: sum_classes(task, vectors, targets.argmax(1)),
-    classes=lambda targets: targets.argmax(1),
     head=lambda task, statistics, blocks, strength: ClassHead(solve_classes(task, statistics, blocks, strength)),
     taught=_taught,
     contributions=contributions,
@@ -202,7 +201,6 @@ SOLVE_CLASSIFICATION = Solver(
 SOLVE_ORDINAL = Solver(
     kind="ordinal",
     sums=lambda task, vectors, targets: sum_classes(task, vectors, levels_of(targets)),
-    classes=levels_of,
     head=lambda task, statistics, blocks, strength: LevelHead(solve_classes(task, statistics, blocks, strength)),
     taught=_taught_levels,
 )

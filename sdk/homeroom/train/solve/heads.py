@@ -14,9 +14,7 @@ from homeroom.data.samples import StoredSample
 from homeroom.train.features.dataset import Example, inputs_of
 from homeroom.train.solve.base import Blocks, SolvedHead, Solver, Strength
 from homeroom.train.solve.combine import SolvedOutputs
-from homeroom.train.solve.discriminant import ClassHead, Discriminant, LevelHead
-from homeroom.train.solve.kinds import solver_of
-from homeroom.train.solve.own import moved
+from homeroom.train.solve.kinds import ON_TOP, solver_of
 from homeroom.train.solve.task_vectors import TaskVectors, all_present
 from homeroom.train.solve.vectors.projection import Projection
 from homeroom.train.solve.vectors.samples import Read, SampleVectors, blocks_of, covered, sample_vectors
@@ -68,7 +66,7 @@ def solve(
 def solve_on_top(
     manifest: Manifest, own: Statistics, others: Statistics, priors: Mapping[str, float]
 ) -> dict[str, TaskHead]:
-    """The heads of own sums and those of others; class means as `own.moved` where a task has a prior, else added.
+    """The heads of own sums and those of others: as `kinds.ON_TOP` moves them where a task has a prior, else added.
 
     priors: samples that the others' solution counts as, by task
     """
@@ -77,17 +75,10 @@ def solve_on_top(
         return heads
     shared, mine = solve(manifest, others), solve(manifest, own)
     for name in priors.keys() & heads.keys() & shared.keys() & mine.keys():
-        total, theirs, ours = (discriminant_of(some[name]) for some in (heads, shared, mine))
-        if total and theirs and ours:
-            head = replace(heads[name].head, discriminant=moved(total, theirs, ours.moments, priors[name]))  # type: ignore[type-var]
-            heads[name] = replace(heads[name], head=head)
+        if on_top := ON_TOP.get(heads[name].task.kind):
+            total, theirs, ours = (some[name].head for some in (heads, shared, mine))
+            heads[name] = replace(heads[name], head=on_top.moved(total, theirs, ours, priors[name]))
     return heads
-
-
-def discriminant_of(head: TaskHead) -> Discriminant | None:
-    """Between the classes of the task; None of another kind."""
-    found = head.head
-    return found.discriminant if isinstance(found, ClassHead | LevelHead) else None
 
 
 def _of_block(part: Statistics, block: str) -> Statistics:

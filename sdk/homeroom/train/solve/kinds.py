@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from homeroom.contract.manifest import Task
-from homeroom.train.solve.base import Solver
+from homeroom.train.solve import own, own_numbers
+from homeroom.train.solve.base import OnTop, Solver
 from homeroom.train.solve.canonical import SOLVE_CHOICE, SOLVE_MATCHING
-from homeroom.train.solve.discriminant import SOLVE_CLASSIFICATION, SOLVE_ORDINAL
+from homeroom.train.solve.discriminant import SOLVE_CLASSIFICATION, SOLVE_ORDINAL, levels_of
 from homeroom.train.solve.multilabel import SOLVE_MULTILABEL
 from homeroom.train.solve.ridge import SOLVE_REGRESSION
 
@@ -20,6 +21,12 @@ SOLVERS = {
         SOLVE_MATCHING,
     )
 }
+
+ON_TOP = {
+    "classification": OnTop(own.choose_by(lambda targets: targets.argmax(1)), own.moved_head),
+    "ordinal": OnTop(own.choose_by(levels_of), own.moved_head),
+    "regression": OnTop(own_numbers.choose_prior, own_numbers.moved_ridge),
+}  # by kind; own sums of the others are added
 
 
 def solver_of(task: Task) -> Solver | None:

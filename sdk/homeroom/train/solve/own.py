@@ -8,12 +8,12 @@ shared sums must not hold the own ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from homeroom.train.solve.discriminant import MEAN_SAMPLES, Discriminant
+from homeroom.train.solve.discriminant import MEAN_SAMPLES, ClassHead, Discriminant, LevelHead
 from homeroom.train.solve.moments import Moments
 from homeroom.train.solve.paired import clearly_lower
 from homeroom.train.solve.task_vectors import TaskVectors, by_presence, joined
@@ -29,11 +29,26 @@ def choose_prior(
 
     classes: int [n]. Judged on the samples of each person by what all others taught; of one person, sample by sample.
     """
-    parts = _parts(subjects)
+    parts = parts_of(subjects)
     added = _losses(left_out(shared, vectors, classes, None, parts), classes)
     losses = {k: _losses(left_out(shared, vectors, classes, k, parts), classes) for k in CHOICES}
     least = min(losses, key=lambda k: float(losses[k].sum()))
     return least if clearly_lower(added - losses[least]) else None
+
+
+def choose_by(
+    classes_of: Callable[[np.ndarray], np.ndarray],
+) -> Callable[[ClassHead | LevelHead, TaskVectors, np.ndarray, Sequence[str]], float | None]:
+    """`choose_prior` of a kind of task. classes_of: its targets -> int [n]."""
+    return lambda shared, vectors, targets, subjects: choose_prior(
+        shared.discriminant, vectors, classes_of(targets), subjects
+    )
+
+
+def moved_head(total: ClassHead | LevelHead, shared: ClassHead, own: ClassHead, prior: float) -> ClassHead | LevelHead:
+    """The head of own and others' sums together with its class means moved."""
+    means = moved(total.discriminant, shared.discriminant, own.discriminant.moments, prior)
+    return replace(total, discriminant=means)
 
 
 def moved(total: Discriminant, shared: Discriminant, own: Moments, prior: float) -> Discriminant:
@@ -84,7 +99,7 @@ def _priors(shared: Discriminant, one_hot: np.ndarray) -> np.ndarray:
     return Discriminant(replace(shared.moments, counts=counts), shared.strength, shared.means).priors
 
 
-def _parts(subjects: Sequence[str]) -> np.ndarray:
+def parts_of(subjects: Sequence[str]) -> np.ndarray:
     """int [n], a person in one of MOST_PARTS; a single person's samples in several."""
     numbers = np.unique(np.array(subjects), return_inverse=True)[1]
     return np.asarray((numbers if numbers.any() else np.arange(len(numbers))) % MOST_PARTS)
