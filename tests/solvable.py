@@ -17,8 +17,8 @@ from homeroom.data.validation import resolve
 from homeroom.runtime.bundle import write_signature
 
 
-def with_statistics(out: Path, letters: tuple[str, ...] = ()) -> tiny.Tiny:
-    """The tiny bundle with statistics of 60 calibration samples, in the new folder `out`; letters: tasks with these."""
+def with_statistics(out: Path, letters: dict[str, bool] | None = None) -> tiny.Tiny:
+    """The tiny bundle with statistics of 60 calibration samples, in the new folder `out`; letters: as in an export."""
     from homeroom_exporter.export.statistics import fit_statistics
 
     made = tiny.bundle()

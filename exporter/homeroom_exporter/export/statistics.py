@@ -55,13 +55,14 @@ def fit_statistics(
     samples: Sequence[StoredSample],
     *,
     threads: int,
-    letters: Collection[str] = (),
+    letters: Mapping[str, bool] | None = None,
 ) -> Fitted | None:
     """Fits the projections of all blocks; None where no task can be solved, or samples are too few.
 
     manifest: the draft, with the backbones' own modalities
-    letters: tasks that read the letters of their texts too
+    letters: tasks that read the letters of their texts too, and whether in place of the encoder's features
     """
+    letters = letters or {}
     chosen = fidelity.spread(samples, FITTED_SAMPLES)
     features_of = _features(manifest, backbones, chosen, threads)
     blocks, arrays = [], dict[str, np.ndarray]()
@@ -90,7 +91,10 @@ def fit_statistics(
         return None
     lettered = {slot for block in blocks if block.kind == "letters" for slot in block.slots}
     reading = tuple(task.name for task in manifest.tasks if task.name in letters and lettered & set(task.reads))
-    section = Section(file=FILE, blocks=tuple(blocks[:BLOCK_LIMIT]), letters=reading or UNSET)
+    alone = tuple(name for name in reading if letters[name])
+    section = Section(
+        file=FILE, blocks=tuple(blocks[:BLOCK_LIMIT]), letters=reading or UNSET, letters_alone=alone or UNSET
+    )
     return Fitted(section, safetensors.numpy.save(dict(sorted(arrays.items()))))
 
 

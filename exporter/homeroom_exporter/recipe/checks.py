@@ -203,9 +203,9 @@ def _head(document: Document, name: str, table: TaskTable, slots: Mapping[str, S
 
 def read_letters(
     document: Document, header: RecipeHeader, tables: Mapping[str, TaskTable], slots: Mapping[str, Slot]
-) -> tuple[str, ...]:
-    """The tasks whose sums hold the letters of their texts."""
-    named = tuple(name for name, table in tables.items() if table.letters)
+) -> dict[str, bool]:
+    """The tasks whose sums hold the letters of their texts, and whether these alone."""
+    named = {name: table.letters == "alone" for name, table in tables.items() if table.letters}
     for name in named:
         path, texts = ("tasks", name, "letters"), [s for s in tables[name].reads if slots[s].modality == "text"]
         if tables[name].kind not in PAIR_KINDS:

@@ -23,7 +23,8 @@ from homeroom_exporter.recipe.tables import GoldenSource
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """A recipe that holds together. `heads`: the head of each task; `adapter`: LoRA, its modality filled in; `scopes`:
-    of the segments that are not shared; `letters`: tasks whose sums hold the letters of their texts.
+    of the segments that are not shared; `letters`: tasks whose sums hold the letters of their
+    texts, and whether in place of the encoder's features.
     """
 
     name: str
@@ -48,7 +49,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     training: Training
     adapter: AdapterPlan | None = None
     scopes: dict[str, Scope] = {}
-    letters: tuple[str, ...] = ()
+    letters: dict[str, bool] = {}
 
 
 def read_recipe(path: Path) -> Recipe:

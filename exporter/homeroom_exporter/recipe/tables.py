@@ -69,7 +69,7 @@ class TaskTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     unreadable: str | None = None
     group: Name | None = None
     weight: Annotated[float, msgspec.Meta(ge=0)] = 1.0
-    letters: bool = False
+    letters: bool | Literal["alone"] = False
 
 
 class ObjectiveTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -129,6 +129,8 @@ def _faults_of_statistics(manifest: Manifest) -> Iterator[str]:
     for name in section.letter_tasks:
         if kinds.get(name) not in ("choice", "matching"):
             yield f"{name} of statistics is no task that letters serve"
+    if section.letters_alone is not msgspec.UNSET and not {*section.letters_alone} <= {*section.letter_tasks}:
+        yield "a task of statistics reads letters alone that reads none"
     names = [block.name for block in section.blocks]
     if len(set(names)) != len(names) or len({block.statistics_id for block in section.blocks}) != len(names):
         yield "two blocks of statistics are the same"

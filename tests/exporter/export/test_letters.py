@@ -21,7 +21,7 @@ from homeroom.errors import BundleError, InputError, RecipeError, UpdateError
 from homeroom.federation.statistics import shared_tasks
 from homeroom.runtime.bundle import open_bundle
 from homeroom.train.solve.vectors.letters import CODES, WIDTH, WRITTEN, letter_numbers, read_spelling
-from homeroom.train.solve.vectors.samples import covered, sums_id
+from homeroom.train.solve.vectors.samples import blocks_of, covered, sums_id
 from homeroom_aggregator.admin.folder import check_statistics
 from homeroom_exporter.export.spelling import make_spelling
 from homeroom_exporter.export.statistics import fit_projection
@@ -33,7 +33,7 @@ TASK = "which_picture"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tiny.Tiny:
-    return solvable.with_statistics(tmp_path_factory.mktemp("letters") / "bundle", letters=(TASK,))
+    return solvable.with_statistics(tmp_path_factory.mktemp("letters") / "bundle", letters={TASK: False})
 
 
 @pytest.fixture
@@ -95,8 +95,21 @@ def test_letters_are_in_the_sums_of_the_task_that_names_them_and_nowhere_in_thet
     assert {name for name, pairs in segments.pairs.items() if any(letters.statistics_id in p for p in pairs)} == {TASK}
 
 
+def test_a_task_may_read_letters_in_place_of_what_the_encoder_says(made: tiny.Tiny) -> None:
+    section = msgspec.structs.replace(made.manifest.statistics, letters_alone=(TASK,))  # type: ignore[type-var]
+    manifest = msgspec.structs.replace(made.manifest, statistics=section)
+    asked, options = blocks_of(section, manifest.task(TASK))
+    assert [[block.name for block in some] for some in (asked, options)] == [["word.letters"], ["pictures"]]
+    same = manifest.task("same")
+    assert blocks_of(section, same) == blocks_of(made.manifest.statistics, same), "another task reads as before"
+    other = msgspec.structs.replace(section, letters_alone=("same",))
+    with pytest.raises(BundleError, match="reads letters alone that reads none"):
+        read_manifest(msgspec.json.encode(msgspec.structs.replace(manifest, statistics=other)))
+
+
 def test_letters_leave_a_device_in_secure_rounds_alone(made: tiny.Tiny, device: Device) -> None:
-    secure, plain = (shared_tasks(device.store, device.bundle, rules(mode)) for mode in ("secure", "plain"))
+    manifest = made.manifest
+    secure, plain = (shared_tasks(manifest, manifest.layout, rules(mode)) for mode in ("secure", "plain"))
     assert TASK in secure
     assert secure.keys() - plain.keys() == {TASK}
     with pytest.raises(InputError, match=f"{TASK} read the letters of texts, which plain statistics would show"):

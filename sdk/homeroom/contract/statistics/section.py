@@ -53,6 +53,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
         [width, dimension], see `homeroom.train.solve.vectors.projection`; `homeroom.train.solve.vectors.letters`
     blocks: each with slots of its own, but for letters
     letters: tasks that read blocks of letters; a later field, absent where none does
+    letters_alone: those of them that read no other block of a slot with letters; absent where none is so
     subject_limit: samples of one subject that count in a task
     shrinkage: of the shared covariance, and prior_power of the classes' shares, where a device starts
     """
@@ -64,11 +65,15 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
     prior_power: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
 
     letters: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] | msgspec.UnsetType = msgspec.UNSET
+    letters_alone: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] | msgspec.UnsetType = msgspec.UNSET
 
     def read_by(self, task: str, reads: Collection[str]) -> list[Block]:
         """The blocks that samples of a task may have, of letters only where it reads them. reads: its slots."""
         letters = task in self.letter_tasks
-        return [b for b in self.blocks if set(b.slots) <= set(reads) and (b.kind != "letters" or letters)]
+        alone = letters and self.letters_alone is not msgspec.UNSET and task in self.letters_alone
+        lettered = {block.slots for block in self.blocks if block.kind == "letters"} if alone else set()
+        found = [b for b in self.blocks if set(b.slots) <= set(reads) and (b.kind != "letters" or letters)]
+        return [b for b in found if b.kind == "letters" or b.slots not in lettered]
 
     @property
     def letter_tasks(self) -> tuple[str, ...]:
