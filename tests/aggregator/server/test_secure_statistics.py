@@ -28,8 +28,10 @@ from homeroom.contract.statistics.pooling import pool
 from homeroom.contract.statistics.sums import NOTHING, Statistics, merge
 from homeroom.errors import InputError, TrustError
 from homeroom.federation import secure_statistics, statistics
-from homeroom.federation.enrolment import set_network
+from homeroom.federation.enrolment import connect, set_network
 from homeroom.federation.policy import POLICY
+from homeroom.federation.secure_round import SecureRoundContext
+from homeroom.federation.sync import DOWNLOADS_FOLDER
 from homeroom_aggregator.admin.folder import (
     SECURE_STATISTICS_FILE,
     load_roster,
@@ -92,13 +94,22 @@ class District:
         reports = [self.devices[number].sync().statistics for number in numbers]
         return [report.held.get("", report.round) for report in reports if report]
 
+    def turn(self, number: int) -> None:
+        """This device does the part of a sync that is of statistics, which takes half as long."""
+        device = self.devices[number]
+        with connect(device.store) as client:
+            context = SecureRoundContext(
+                device.store, device.bundle, client, client.key, device._root(), client.round()
+            )
+            secure_statistics.exchange_secure_statistics(context, device.store.directory / DOWNLOADS_FOLDER)
+
     def summed(self, *numbers: int, times: int = 8) -> None:
         """These devices come, one after another, until there is one sum more."""
         before = self.secure.terms.sums
         for _ in range(times):
             for number in numbers or range(len(self.devices)):
                 if self.secure.terms.sums == before:
-                    self.visit(number)
+                    self.turn(number)
         assert self.secure.terms.sums == before + 1, self.visit(*(numbers or range(len(self.devices))))
         self.visit(*(numbers or range(len(self.devices))))
 
@@ -107,7 +118,7 @@ class District:
             for number in range(len(self.devices)):
                 if self.phase == phase:
                     return
-                self.visit(number)
+                self.turn(number)
         raise AssertionError(f"phase {phase} never came")
 
     def restart(self) -> None:
