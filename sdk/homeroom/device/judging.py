@@ -15,7 +15,7 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store, StoredVersion
 from homeroom.train.features.dataset import Dataset
-from homeroom.train.selective import choose_least
+from homeroom.train.selective import choose_far, choose_least
 from homeroom.train.settings import Settings
 from homeroom.train.solve.combine import SolvedPart
 from homeroom.train.solve.evaluate import evaluate_both
@@ -71,6 +71,7 @@ def _judge(
         unjudged=0,
         mixes=dict(part.mixes),
         priors=dict(part.priors),
+        far=choose_far(part),
         least=choose_least(graphs, validation, theta, part, calibrated),
         worse={**parts_ahead(now), **_behind(now, before)},
     )

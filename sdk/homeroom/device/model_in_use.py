@@ -23,7 +23,7 @@ from homeroom.train.features.buffer import buffer_bytes
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import examples
 from homeroom.train.features.quality_gate import PredictionView, prediction_view
-from homeroom.train.selective import TOO_OFTEN_WRONG
+from homeroom.train.selective import TOO_OFTEN_WRONG, UNLIKE
 from homeroom.train.solve.combine import NOT_SOLVED, Mix, SolvedPart
 from homeroom.train.solve.evaluate import evaluate_both
 from homeroom.train.solve.heads import TaskHead, outputs_by_task, vectors_of
@@ -46,6 +46,7 @@ class ModelInUse:
     note: for each answer; empty, that a person has no model of their own, or that a training was cut short.
     doubts: why no answer of a task is sure, by task.
     least: from which probability on an answer is sure, by task, where that is more than usual.
+    far: from which distance on its features are unlike all that was learned, by task.
     """
 
     graphs: Graphs
@@ -60,6 +61,7 @@ class ModelInUse:
     note: str = ""
     doubts: Mapping[str, str] = field(default_factory=dict)
     least: Mapping[str, float] = field(default_factory=dict)
+    far: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def bundle(self) -> Bundle:
@@ -98,10 +100,16 @@ class ModelInUse:
         ready, manifest = self.examples(samples), self.bundle.manifest
         part = self.part(samples, ready)
         found = predict(self.graphs, manifest, self.theta, ready, self.temperatures, self.trained, part)
-        return [{name: self._doubted(name, one) for name, one in answers.items()} for answers in found]
+        return [
+            {name: self._doubted(name, one, part, row) for name, one in answers.items()}
+            for row, answers in enumerate(found)
+        ]
 
-    def _doubted(self, task: str, answer: Answer) -> Answer:
-        """The answer, not sure where it was judged that it cannot be."""
+    def _doubted(self, task: str, answer: Answer, part: SolvedPart, row: int) -> Answer:
+        """The answer for a row of the part, not sure where it was judged that it cannot be."""
+        distance = part.outputs[task].distance if task in part.outputs else None
+        if task in self.far and distance is not None and distance[row] > self.far[task]:
+            answer = doubted(answer, UNLIKE)
         unsure = answer.sure and max(answer.probabilities.values(), default=1.0) < self.least.get(task, 0.0)
         return doubted(doubted(answer, TOO_OFTEN_WRONG if unsure else None), self.doubts.get(task))
 
@@ -148,4 +156,5 @@ def model_in_use(store: Store, graphs: Graphs, solved: HeadsInUse, subject: str 
         projections=projections,
         others=solved.others,
         least=least,
+        far=versions.far_limits(store, version),
     )

@@ -30,7 +30,7 @@ from homeroom.train.fit import Fit, fit
 from homeroom.train.input_weights import learn_input_weights
 from homeroom.train.judged import judgement_of
 from homeroom.train.personalize.person import OutOfTimeError
-from homeroom.train.selective import choose_least
+from homeroom.train.selective import choose_far, choose_least
 from homeroom.train.solve.combine import SolvedPart
 from homeroom.train.solve.evaluate import evaluate_both, trained_scores
 from homeroom.train.state import TrainState
@@ -62,6 +62,7 @@ def train(run: TrainingRun) -> TrainReport:
     worse = bool(scores) and clearly_worse(trained_scores(scores), _scores_before(run, data.validation))
     facts = {"doubts": judgement.doubts, "worse": parts_ahead(scores), **mix_facts(part, result.temperatures)}
     facts["least"] = choose_least(run.graphs, data.validation, result.theta, part, result.temperatures)
+    facts["far"] = choose_far(part)
     refits = wants_refit(data, result) and not worse
     version_id, update = _store(run, data, result, clipped, facts, refits=refits)
     second = refit(run, data, result, version_id) if refits else Refit()

@@ -166,6 +166,13 @@ def least_sure(store: Store, version: StoredVersion | None) -> dict[str, float]:
     return dict(_local_facts(store, version).get("least", {}))
 
 
+def far_limits(store: Store, version: StoredVersion | None) -> dict[str, float]:
+    """From which distance on features are unlike all that was learned, by task; as of `least_sure`."""
+    if (found := judged(store, version)) is not None:
+        return found.far
+    return dict(_local_facts(store, version).get("far", {}))
+
+
 class JudgedVersion(msgspec.Struct, frozen=True, kw_only=True):
     """What this device's validation samples say of a global version.
 
@@ -173,7 +180,7 @@ class JudgedVersion(msgspec.Struct, frozen=True, kw_only=True):
     release: of the statistics that came with it.
     mixes: how solved heads count beside it, by task; priors: as of `own_priors`.
     worse: what it answers clearly worse than the newest local version, or than one part alone; a sentence by task.
-    least: as of `least_sure`.
+    least, far: as of `least_sure`, `far_limits`.
     unjudged: one more than the samples of which none was kept for validation; 0 where it was judged.
     """
 
@@ -184,6 +191,7 @@ class JudgedVersion(msgspec.Struct, frozen=True, kw_only=True):
     worse: dict[str, str]
     priors: dict[str, float] = {}
     least: dict[str, float] = {}
+    far: dict[str, float] = {}
     unjudged: int = 0
 
 

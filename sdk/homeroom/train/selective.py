@@ -23,6 +23,8 @@ MOST_WRONG = 0.15  # of the answers that are called sure
 PRIOR = 5.0  # how strongly the curve is held at the calibrated probabilities themselves
 STEPS, LEAST_STRIDE = 30, 1e-9  # of Newton's method
 NONE_SURE = 2.0  # no probability reaches it
+LEAST_COMPARED = 50  # validation examples, for one good answer in 50 called unlike them
+UNLIKE = "its features are unlike all that was learned from"
 TOO_OFTEN_WRONG = "of answers this unsure, too many were wrong when it was judged here"
 
 
@@ -51,6 +53,18 @@ def choose_least(
         if least > LEAST_PROBABILITY:
             found[task.name] = least
     return found
+
+
+def choose_far(part: SolvedPart) -> dict[str, float]:
+    """The distance beyond which features are unlike all that was learned, by task: the greatest of validation examples.
+
+    One more sample of the same kind lies beyond with a chance of one in as many as these are, and one (conformal
+    anomaly detection, Laxhammar and Falkman 2011); none of fewer than LEAST_COMPARED. part: of validation examples
+    """
+    distances = {
+        name: one.distance[~np.isnan(one.distance)] for name, one in part.outputs.items() if one.distance is not None
+    }
+    return {name: float(some.max()) for name, some in distances.items() if len(some) >= LEAST_COMPARED}
 
 
 def least_probability(chances: np.ndarray, right: np.ndarray) -> float:

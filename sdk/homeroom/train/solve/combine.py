@@ -64,15 +64,18 @@ class SolvedOutputs:
     values: float64 [n, width]
     known: bool [n, width], those that its samples say anything of
     exclusive: whether they are logits of which one is right
+    distance: float64 [n], of `distance.nearest_class`; None of a head without classes
     """
 
     values: np.ndarray
     known: np.ndarray
     exclusive: bool = False
+    distance: np.ndarray | None = None
 
     def subset(self, rows: np.ndarray) -> SolvedOutputs:
         """The outputs of the samples with these numbers."""
-        return SolvedOutputs(self.values[rows], self.known[rows], self.exclusive)
+        distance = None if self.distance is None else self.distance[rows]
+        return SolvedOutputs(self.values[rows], self.known[rows], self.exclusive, distance)
 
 
 @dataclass(frozen=True)

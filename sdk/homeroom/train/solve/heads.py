@@ -14,6 +14,8 @@ from homeroom.data.samples import StoredSample
 from homeroom.train.features.dataset import Example, inputs_of
 from homeroom.train.solve.base import Blocks, SolvedHead, Solver, Strength
 from homeroom.train.solve.combine import SolvedOutputs
+from homeroom.train.solve.discriminant import ClassHead, LevelHead
+from homeroom.train.solve.distance import nearest_class
 from homeroom.train.solve.kinds import ON_TOP, solver_of
 from homeroom.train.solve.task_vectors import TaskVectors, all_present
 from homeroom.train.solve.vectors.projection import Projection
@@ -37,7 +39,9 @@ class TaskHead:
         known = (there[:, :, None] & self.taught).any(1)
         if self.solver.pairs:
             known &= np.any([all_present(option) for option in vectors.options], axis=0)[:, None]
-        return SolvedOutputs(self.head.outputs(vectors), known, self.solver.exclusive)
+        head = self.head
+        distance = nearest_class(head.discriminant, vectors) if isinstance(head, ClassHead | LevelHead) else None
+        return SolvedOutputs(self.head.outputs(vectors), known, self.solver.exclusive, distance)
 
 
 def solve(
