@@ -110,23 +110,26 @@ def _recipe(modality: str, encoder: str, slots: str, kind: str, task: str) -> st
     return RECIPE.format(modality=modality, encoder=encoder, slots=slots, kind=kind, task=task)
 
 
-def short_answers(data: Path, corpus: str) -> Lesson:
-    """Answers of the training part by question, and those to known questions as a test that every split has."""
+def short_answers(data: Path, corpus: str, *, labels: Sequence[str] = RIGHT_OR_WRONG) -> Lesson:
+    """Answers of the training part by question, and those to known questions as a test that every split has.
+
+    labels: the two of RIGHT_OR_WRONG, or the three of the corpus.
+    """
     pool, known = answers.read(data, corpus)
     pool = pool[:: max(1, len(pool) // MOST_ANSWERS)]
     samples = [
         Sample(
             reference=a.reference,
             answer=a.answer,
-            labels={"label": RIGHT_OR_WRONG[a.label == RIGHT_OR_WRONG[0]]},
+            labels={"label": a.label if a.label in labels else RIGHT_OR_WRONG[1]},
             subject=sha256(a.question.encode()).hexdigest(),
             language="en",
         )
         for a in (*pool, *known)
     ]
     slots = 'reference = "text"\nanswer = "text"'
-    labels = ", ".join(f'"{label}"' for label in RIGHT_OR_WRONG)
-    task = f'head = "pair"\nreads = ["reference", "answer"]\nlabels = [{labels}]'
+    named = ", ".join(f'"{label}"' for label in labels)
+    task = f'head = "pair"\nreads = ["reference", "answer"]\nlabels = [{named}]'
     return Lesson(
         name=f"short answers, {corpus}",
         recipe=_recipe("text", MINILM, slots, "classification", task),

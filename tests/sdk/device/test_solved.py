@@ -27,7 +27,6 @@ from homeroom.federation.sync import SyncReport
 from homeroom.federation.versions import JUDGED, version_facts
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
-from homeroom.train.selective import UNLIKE
 from homeroom.train.settings import Settings
 from homeroom.train.solve.base import Blocks, Strength
 from homeroom.train.solve.heads import TaskHead, _of_block, solve, vectors_of
@@ -98,22 +97,6 @@ def test_solved_heads_answer_before_theta_is_trained_and_both_afterwards(device:
     assert set(scored.parts) == {"theta", "solved"}
     assert scored.solved_weight == report.solved_weights["category"]
     assert scored.by_part.endswith("both answer")
-
-
-def test_what_lies_further_than_all_that_was_learned_is_not_sure(device: Device) -> None:
-    rows = [row for row in tiny.samples(300, 1) if "picture" in row and "facts" in row and "size" in row["labels"]][
-        :120
-    ]
-    inputs = [{name: row[name] for name in ("picture", "facts")} for row in rows]
-    labels = [{"size": row["labels"]["size"]} for row in rows]
-    device.add(*(Sample(**own, labels=known) for own, known in zip(inputs, labels, strict=True)), gates=False)
-    device.train(settings=Settings(epochs=4, validation=0.5))
-    colours = np.random.default_rng(4).integers(0, 256, (3, 40, 40, 3)).astype(np.uint8)
-    strange = [Sample(picture=one, facts=rows[0]["facts"]) for one in colours]
-    for answer in (one["size"] for one in device.predict_many(strange)):
-        assert (UNLIKE in answer.reason, answer.sure) == (True, False)
-    good = device.predict_many([Sample(**own) for own in inputs])
-    assert sum(UNLIKE in answer["size"].reason for answer in good) <= 3
 
 
 def test_any_subset_of_inputs_is_answered(device: Device) -> None:
