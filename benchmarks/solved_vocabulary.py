@@ -27,11 +27,15 @@ from examples.vocabulary.schools import SCHOOLS, Pair, write_all
 from examples.vocabulary.splits import lesson_stamps
 from examples.vocabulary.stamps import cache_folder
 from homeroom.contract.manifest import Task
-from homeroom.contract.round import RoundConfiguration
+from homeroom.contract.round import RoundConfiguration, StatisticsRules
+from homeroom.contract.secagg import SecureRules
 from homeroom.contract.statistics.encoding import encode
-from homeroom.contract.statistics.sums import Statistics, merge
+from homeroom.contract.statistics.secure import StatisticsTerms
+from homeroom.contract.statistics.sums import NOTHING, Statistics, merge
 from homeroom.data.ingest import read_samples
 from homeroom.inference import golden
+from homeroom.privacy.secagg.encoding import SumLayout
+from homeroom.privacy.secagg.statistics_shape import HOLDS, StatisticsShape
 from homeroom.runtime.bundle import Bundle, open_bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
@@ -295,10 +299,24 @@ def run(schools: Schools, rate: float, seed: int) -> dict[str, Any]:
         "nothing withheld": tested(schools, dict.fromkeys(schools.tests, merge(parts.values())), strengths),
         "withheld cells": [withheld, len(merge(parts.values()).cells)],
         "bytes of a school's sums": max(len(encode(part)) for part in parts.values()),
+        "bytes in a secure round": secure_round_bytes(schools.bundle, parts),
         "bytes of theta in fixed32": 4 * schools.bundle.manifest.layout.size,
         "weights of solved": {name: one.solved for name, one in mix.items()},
         "strengths": {name: [one.shrinkage, one.prior_power] for name, one in strengths.items()},
     }
+
+
+def secure_round_bytes(bundle: Bundle, parts: Mapping[str, Statistics]) -> int:
+    """What each school sends masked, where all take part at once and 3 of them suffice. parts: by school."""
+    rules = StatisticsRules(mode="secure", k=3, subjects=10)
+    secure = SecureRules(minimum=3, cohort=len(parts))
+    terms = RoundConfiguration(bundle_id=bundle.bundle_id, secure=secure, statistics=rules)
+    shape = StatisticsShape(bundle.manifest, terms, StatisticsTerms())
+    changed = [shape.segments.changed(shape.open_segments, NOTHING, part) for part in parts.values()]
+    fed = {name: {n for n, some in enumerate(changed) if name.removeprefix(HOLDS) in some} for name in shape.announced}
+    chosen = tuple(shape.chosen(fed, secure.minimum))
+    layout = SumLayout(chosen, tuple(map(shape.size, chosen)), shape.width(len(parts)))
+    return layout.count * layout.width
 
 
 SETTINGS = ("alone", "rounds", "trained", "total alone", "solved", "nothing withheld", "both")
