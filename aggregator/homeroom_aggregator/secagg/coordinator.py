@@ -96,7 +96,7 @@ class SecureRounds:
             "certificate": msgspec.to_builtins(self.rounds.certificate),
             "roster": msgspec.to_builtins(live.roster),
             "standing": msgspec.to_builtins(status),
-            **self.sums.terms(),
+            **self.sums.terms(live.notice.configuration_id),
         }
 
     def get(self, round_id: str, device: str) -> bytes:

@@ -29,6 +29,7 @@ class StatisticsSums:
 
     def __init__(self, rounds: Rounds, durable: Log) -> None:
         self.rounds, self.durable = rounds, durable
+        self._before_merge: StatisticsShape | None = None  # of the newest round that was merged
 
     @property
     def _secure(self) -> SecureTotal:
@@ -46,9 +47,11 @@ class StatisticsSums:
     def on_withdrawal(self, advance: Callable[[], object]) -> None:
         """Nothing: what was summed is taken away by a later change."""
 
-    def terms(self) -> dict[str, Any]:
-        """What devices agree on before they mask."""
-        return {"terms": msgspec.to_builtins(self._secure.terms)}
+    def terms(self, rules_id: str) -> dict[str, Any]:
+        """What devices agree on before they mask; of a round that is merged here alone, those that it began with."""
+        before = self._before_merge
+        terms = before.terms if before and before.rules_id == rules_id else self._secure.terms
+        return {"terms": msgspec.to_builtins(terms)}
 
     def summed(self, member: str) -> list[str]:
         """Id of the member's newest change in this total."""
@@ -81,6 +84,7 @@ class StatisticsSums:
     def merge(self, opened: OpenedSum) -> None:
         """Add the sum to the total, and release it if it may be."""
         shape, view, statistics = self.shape, opened.view, self.rounds.statistics
+        self._before_merge = shape
         values, subjects = decode(opened.terms, opened.total)
         announced = feeders(shape, view.cohort)
         poolings = shape.settle(announced, opened.least)

@@ -62,8 +62,8 @@ class Sums(Protocol):
         """Have `advance` called after an update was withdrawn, where that matters to a round."""
         ...
 
-    def terms(self) -> dict[str, Any]:
-        """What the announcement of a round says beside its notice."""
+    def terms(self, rules_id: str) -> dict[str, Any]:
+        """What the announcement of a round says beside its notice. rules_id: which that names."""
         ...
 
     def summed(self, member: str) -> list[str]:
@@ -119,7 +119,7 @@ class ThetaSums:
         """Who withdraws is a drop-out at once."""
         self.rounds.after_withdrawal = advance
 
-    def terms(self) -> dict[str, Any]:
+    def terms(self, rules_id: str) -> dict[str, Any]:
         """Nothing: the configuration says all."""
         return {}
 

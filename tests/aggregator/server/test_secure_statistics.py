@@ -232,6 +232,18 @@ def test_a_round_that_too_few_open_in_time_ends_and_the_next_one_takes_the_same_
     assert not any("ended without a sum" in said(device) for device in district.devices)
 
 
+def test_a_sum_that_the_server_could_still_lose_confuses_no_device(
+    district: District, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught, merged = teach_all(district), StatisticsSums.merged
+    with monkeypatch.context() as patch:
+        patch.setattr(StatisticsSums, "merged", lambda sums, name: "not" if merged(sums, name) == "not" else "here")
+        district.summed()
+        assert district.phase == "reveal", "the round is not ended yet"
+    assert district.visit(0) == ["nothing to contribute yet"]
+    assert encode(district.sum) == encode(merge(one for sums in taught for one in sums.values()))
+
+
 def test_a_copy_from_before_its_change_was_masked_is_never_counted_twice(district: District) -> None:
     taught = teach_all(district)
     district.until("shares")
