@@ -11,14 +11,15 @@ Cut short after 1, the next opening finishes it; before, it never happened.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from homeroom.errors import DiskFullError, InputError
 from homeroom.store.context import StoreContext
 from homeroom.store.device_state import JUDGED_RECORD, RESIDUAL, SECURE
-from homeroom.store.profiles import remove_profile
-from homeroom.store.records import ForgetReport, RemoveReport
+from homeroom.store.outbox import Outbox
+from homeroom.store.profiles import read_profile, remove_profile
+from homeroom.store.records import ForgetReport, RemoveReport, VoidReport
 from homeroom.store.sealed_rows import delete_samples
 from homeroom.store.statistics import drop_sums
 from homeroom.store.versions import Versions
@@ -108,6 +109,37 @@ def _remove_learned(context: StoreContext, subject_id: int) -> ForgetReport:
         database.write("UPDATE updates SET state = 'sent', data = NULL WHERE update_id = ?", (update_id,))
     database.write_many("INSERT OR IGNORE INTO unlearning VALUES (?, 'pending')", [(u,) for u in unlearning])
     return ForgetReport(0, len(versions), len(unsent), tuple(unlearning), len(profiles))
+
+
+def drop_void(context: StoreContext, is_void: Callable[[int], bool]) -> VoidReport:
+    """Removes versions that are void or were trained on one, with their updates, residuals and profiles; in a step.
+
+    A profile stays where the theta that it grew from is known and not void.
+    is_void: of the number of a shared version.
+    """
+    database, versions, outbox = context.database, Versions(context), Outbox(context)
+    held = versions.all()
+    gone = [one for one in held if is_void(one.base)]
+    residuals = [(RESIDUAL + u,) for u, base in database.rows("SELECT update_id, base FROM updates") if is_void(base)]
+    database.write_many("DELETE FROM secrets WHERE name = ?", residuals)
+    waiting = [update for update in outbox.pending() if is_void(update.base)]
+    for update in waiting:
+        outbox.call_off(update.update_id)
+    if not gone:
+        return VoidReport(updates=len(waiting))
+    for version in gone:
+        database.write("DELETE FROM versions WHERE version_id = ?", (version.version_id,))
+        context.unlink("version", version.version_id)
+    versions.drop_state()
+    database.write("DELETE FROM secrets WHERE name = ?", (JUDGED_RECORD,))
+    sound = {"bundle", *(one.version_id for one in held if one not in gone)}
+    profiles = 0
+    for subject in list(context.keys.sound()[0].values()):
+        profile = read_profile(context, subject.name)
+        if profile is not None and profile.facts.get("start") not in sound:
+            remove_profile(context, subject.subject_id)
+            profiles += 1
+    return VoidReport(sum(one.kind == "local" for one in gone), len(waiting), profiles)
 
 
 def drop_unsent(context: StoreContext, subject_id: int) -> list[str]:

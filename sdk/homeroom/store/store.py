@@ -22,7 +22,7 @@ from homeroom.store import edit_detection, statistics
 from homeroom.store import samples as stored_samples
 from homeroom.store.adding import add_samples
 from homeroom.store.context import StoreContext
-from homeroom.store.erasure import expire, forget_subject, remove_samples
+from homeroom.store.erasure import drop_void, expire, forget_subject, remove_samples
 from homeroom.store.master_keys import MasterKeys
 from homeroom.store.open import open_store
 from homeroom.store.outbox import Outbox
@@ -38,7 +38,6 @@ from homeroom.store.records import (
 )
 from homeroom.store.snapshot import open_snapshot
 from homeroom.store.versions import Versions
-from homeroom.store.void_versions import drop_void
 
 
 class Store:
@@ -254,7 +253,7 @@ class Store:
         return forget_subject(self._context, subject)
 
     def drop_void(self, is_void: Callable[[int], bool]) -> VoidReport:
-        """Removes what was learned on void versions; see `homeroom.store.void_versions.drop_void`. Inside a step."""
+        """Removes what was learned on void versions; see `homeroom.store.erasure.drop_void`. Inside a step."""
         return drop_void(self._context, is_void)
 
     def remove(self, sample_ids: Sequence[str]) -> RemoveReport:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
 from homeroom.store.context import StoreContext
-from homeroom.store.device_state import json_record, msgpack_record
+from homeroom.store.device_state import StateRecord, json_record
 from homeroom.store.records import StoredVersion
 
 KEPT_VERSIONS = 8  # the newest stay, beside the current one
@@ -30,7 +31,13 @@ class UnfinishedTraining(msgspec.Struct, frozen=True, array_like=True):
     refit: bytes = b""
 
 
-TRAINING = msgpack_record("state", UnfinishedTraining)
+def _pack(training: UnfinishedTraining) -> bytes:
+    """In MessagePack; a first fit's as by 0.1.0, which knows no other."""
+    fields = msgspec.structs.astuple(training)
+    return msgspec.msgpack.encode(fields if training.version_id else fields[:2])
+
+
+TRAINING = StateRecord("state", _pack, partial(msgspec.msgpack.decode, type=UnfinishedTraining))
 HISTORY = json_record("history", list[str])  # ids of the versions in use, the present one last
 
 
