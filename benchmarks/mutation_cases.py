@@ -103,8 +103,8 @@ SURVIVORS = (
     Removal(
         "consent of an offline message's school",
         "aggregator/homeroom_aggregator/admin/offline.py",
-        "not rounds.members.consented(member.school)",
-        "False",
+        "if not rounds.members.consented(member.school):\n            return Receipt",
+        "if False:\n            return Receipt",
         "tests/aggregator/admin/test_offline_members.py::test_updates_of_a_school_without_consent_wait_on_its_devices",
     ),
     Removal(

@@ -3,6 +3,7 @@
 HomeroomError                 1  error           anything below
 ├── InputError                3  input           a sample, a label, a file or an argument that the user gave
 ├── BundleError               4  bundle          damaged, of another format, or fails its own golden samples
+│   └── FallbackNeededError   4  fallback_needed  this machine needs the float32 backbones of a bundle's second file
 ├── UpdateError               5  malformed       an update that cannot be made, or that the aggregator refuses
 ├── TrustError                6  trust           a signature, key, fingerprint or certificate that does not hold
 ├── StoreError                7  store           the device's or the aggregator's own files: locked, read-only
@@ -27,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import Any
 
 
 class Code(StrEnum):
@@ -48,7 +50,6 @@ class Code(StrEnum):
     UNSIGNED_ANSWER = "unsigned_answer"  # an aggregator older than this device, or another machine in its place
     TLS_ONLY = "tls_only"  # an address without TLS, on a device that joined by https
     OTHER_TLS_KEY = "other_tls_key"  # a server that has another TLS key than the aggregator
-    FALLBACK_NEEDED = "fallback_needed"  # this machine needs the float32 backbones of a bundle's second file
     BUNDLE_NOT_OFFERED = "bundle_not_offered"  # the aggregator does not hand out its bundle
 
 
@@ -83,6 +84,16 @@ class InputError(HomeroomError):
 
 class BundleError(HomeroomError):
     exit_code, code = 4, "bundle"
+
+
+class FallbackNeededError(BundleError):
+    """Backbones of a bundle's second file are needed, `graphs` of its manifest, and it is not there."""
+
+    code = "fallback_needed"
+
+    def __init__(self, what: str, graphs: tuple[Any, ...], *, where: str, remedy: str) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.graphs = graphs
 
 
 class UpdateError(HomeroomError):

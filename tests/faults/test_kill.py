@@ -16,6 +16,7 @@ from faults.killing import counted, killed_after, lines, seconds_of_a_whole_sync
 from faults.work_device import SETTINGS, rows
 from homeroom import Device
 from homeroom.contract.round import RoundConfiguration
+from homeroom.store.versions import UnfinishedTraining
 from homeroom.train.state import TrainState
 
 SEED = 20261125
@@ -69,6 +70,8 @@ def test_train_goes_on_from_the_last_checkpoint_and_ends_the_same(tiny_bundle: t
         told: list[str] = []
         report = device.train(minutes=5, settings=SETTINGS, progress=lambda stage, *_: told.append(stage))
         expected = device.store.versions.theta(report.version_id)
+        answering = device.store.versions.refit(report.version_id)
+        assert answering is not None
     print(f"seed {SEED + 1}: a whole training tells its progress {len(told)} times")
     resumed = 0
     for trial in range(KILLS):
@@ -90,11 +93,16 @@ def test_train_goes_on_from_the_last_checkpoint_and_ends_the_same(tiny_bundle: t
                 report = device.train(minutes=5, settings=SETTINGS, progress=note)
                 assert report.resumed == (body is not None)
                 if body is not None:
-                    saved = TrainState.decode(msgspec.msgpack.decode(body, type=tuple[str, bytes])[1])
+                    saved = TrainState.decode(msgspec.msgpack.decode(body, type=UnfinishedTraining).state)
                     assert not steps or steps[0] == saved.steps + 1, "goes on where it was"
                     resumed += 1
                 current = device.store.versions.current()
+            elif body is not None:
+                device.train(minutes=5, settings=SETTINGS)  # its fit on all samples was cut off
             assert current is not None
+            refit = device.store.versions.refit(current.version_id)
+            assert refit is None or refit.tobytes() == answering.tobytes()
+            assert (refit is not None) or body is None
             assert device.store.versions.theta(current.version_id).tobytes() == expected.tobytes()
             assert len(device.store.versions.all()) == 1
             assert device.store.get_secret("state") is None

@@ -12,6 +12,7 @@ from msgspec import UNSET
 
 from homeroom.contract.layout import Scope
 from homeroom.contract.manifest import SLOT_LIMIT, Column, ModalityName, Objective, Slot, Task
+from homeroom.contract.statistics.section import LETTER_KINDS
 from homeroom.data.samples import OTHER_RESERVED, RESERVED_FIELDS
 from homeroom.data.tasks import KINDS as DEVICE_KINDS
 from homeroom_exporter.encoders.spec import LANGUAGES_OF, EncoderSpec
@@ -23,7 +24,6 @@ from homeroom_exporter.recipe.tables import EncoderTable, ObjectiveTable, Recipe
 
 TABLE_NAMES = ("encoders", "slots", "tasks", "objectives", "training", "adapter", "scopes")
 SLOT = re.compile(r"^(?P<modality>text|image|audio|table|sequence)(\[(?P<count>\d{1,2})\])?$")
-PAIR_KINDS = ("choice", "matching")  # they compare two slots
 BEGIN = "begin from one of examples/recipes, or from what `homeroom bundle export --help` shows"
 
 
@@ -208,8 +208,10 @@ def read_letters(
     named = {name: table.letters == "alone" for name, table in tables.items() if table.letters}
     for name in named:
         path, texts = ("tasks", name, "letters"), [s for s in tables[name].reads if slots[s].modality == "text"]
-        if tables[name].kind not in PAIR_KINDS:
-            raise document.refusal(f"only a {' or a '.join(PAIR_KINDS)} task reads letters", *path, remedy="remove it")
+        if tables[name].kind not in LETTER_KINDS:
+            raise document.refusal(
+                f"only a {' or a '.join(LETTER_KINDS)} task reads letters", *path, remedy="remove it"
+            )
         if not texts:
             raise document.refusal("it reads no text that could have letters", *path, remedy="remove it")
         if header.golden_from != "calibration":

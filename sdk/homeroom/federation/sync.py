@@ -20,7 +20,7 @@ from homeroom.contract.signing import new_key
 from homeroom.contract.update import REFUSALS
 from homeroom.contract.version import read_version
 from homeroom.data.tasks.metrics import Score, clearly_worse
-from homeroom.errors import BundleError, Code, NetworkError, UpdateError
+from homeroom.errors import Code, FallbackNeededError, NetworkError, UpdateError
 from homeroom.federation import agreement, enrolment, privacy_ledger, secure_round
 from homeroom.federation.make_update import queue_newest_update
 from homeroom.federation.network.settings import NetworkSettings
@@ -29,7 +29,7 @@ from homeroom.federation.secure_update import UpdateContribution
 from homeroom.federation.statistics import StatisticsReport, exchange_statistics
 from homeroom.federation.versions import newest_global, stored_theta, theta_of, version_facts, with_local_segments
 from homeroom.runtime.bundle import Bundle
-from homeroom.runtime.fallback import FallbackNeededError, second_file
+from homeroom.runtime.fallback import second_file
 from homeroom.runtime.unpack import SECOND_SUFFIX, SIZE_LIMIT_BYTES
 from homeroom.store import Store
 from homeroom.store.device_state import json_record
@@ -356,7 +356,7 @@ def fetching_fallback(
                 remedy = f"ask for NAME.homeroom and NAME{SECOND_SUFFIX}, and put both into one folder: "
                 remedy += "`homeroom device init DIR --bundle NAME.homeroom`"
                 where = client.enrolment.address
-                raise BundleError(what, code=Code.FALLBACK_NEEDED, where=where, remedy=remedy) from None
+                raise FallbackNeededError(what, needed.graphs, where=where, remedy=remedy) from None
             client.fetch(offer, source.parent, "fallback", SIZE_LIMIT_BYTES, code=code).replace(second)
         return use()
     finally:

@@ -16,9 +16,9 @@ from homeroom.data.preprocess import prepare
 from homeroom.data.preprocess.raw_inputs import raw_input
 from homeroom.data.samples import StoredSample
 from homeroom.data.validation import reserved_fields, resolve
-from homeroom.errors import BundleError
+from homeroom.errors import BundleError, FallbackNeededError
 from homeroom.runtime.bundle import Bundle
-from homeroom.runtime.fallback import FallbackNeededError, absent, add_fallback, second_file
+from homeroom.runtime.fallback import absent, add_fallback, fallback_needed, second_file
 from homeroom.runtime.graphs import Graphs, precisions
 from homeroom.train.evaluate import all_outputs_of
 from homeroom.train.features.compute import compute
@@ -139,7 +139,7 @@ def choose_precision(bundle: Bundle, *, threads: int | None = None, runtime: Run
                 break
         else:
             if graphs := absent(bundle, modality.name, runtime):
-                raise FallbackNeededError(bundle, second_file(bundle.path), graphs)
+                raise fallback_needed(bundle, second_file(bundle.path), graphs)
             measured = ", ".join(f"{d.precision} {d.mean:.4f} (worst {d.worst:.4f})" for d in tried)
             raise BundleError(
                 f"this machine computes other {modality.name} features than the bundle's golden samples: {measured}",

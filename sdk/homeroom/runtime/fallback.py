@@ -9,7 +9,7 @@ from pathlib import Path
 
 from homeroom.contract.manifest import Graph, Runtime
 from homeroom.data.decoder import client as decoder
-from homeroom.errors import BundleError, Code
+from homeroom.errors import BundleError, FallbackNeededError
 from homeroom.runtime.bundle import UNPACK_LIMIT_S, Bundle, copy_signed_files, zip_bundle
 from homeroom.runtime.external_data import check_external_data
 from homeroom.runtime.graphs import backbones
@@ -17,19 +17,14 @@ from homeroom.runtime.unpack import BUNDLE_SUFFIX, SECOND_SUFFIX, not_installed,
 from homeroom.system.files import make_directory, sync_directory
 
 
-class FallbackNeededError(BundleError):
-    """This machine needs backbones of the second file, `graphs`, and it is not at `place`."""
-
-    code = Code.FALLBACK_NEEDED
-
-    def __init__(self, bundle: Bundle, place: Path, graphs: tuple[Graph, ...]) -> None:
-        self.graphs = graphs
-        size_mb = sum(bundle.manifest.fallback_files[graph.file].bytes for graph in graphs) / 1e6
-        names = " and ".join(sorted({str(graph.modality) for graph in graphs}))
-        what = f"this machine computes other {names} features in low precision, and needs the float32 backbone"
-        what += f" ({size_mb:.1f} MB), which is in the bundle's second file"
-        remedy = f"ask whoever made the bundle for {place.name}, put it there, and try again"
-        super().__init__(what, where=str(place), remedy=remedy)
+def fallback_needed(bundle: Bundle, place: Path, graphs: tuple[Graph, ...]) -> FallbackNeededError:
+    """The error that says which backbones this machine needs, and that the second file is not at `place`."""
+    size_mb = sum(bundle.manifest.fallback_files[graph.file].bytes for graph in graphs) / 1e6
+    names = " and ".join(sorted({str(graph.modality) for graph in graphs}))
+    what = f"this machine computes other {names} features in low precision, and needs the float32 backbone"
+    what += f" ({size_mb:.1f} MB), which is in the bundle's second file"
+    remedy = f"ask whoever made the bundle for {place.name}, put it there, and try again"
+    return FallbackNeededError(what, graphs, where=str(place), remedy=remedy)
 
 
 def second_file(source: Path) -> Path:
@@ -57,7 +52,7 @@ def add_fallback(bundle: Bundle, source: Path, graphs: tuple[Graph, ...], into: 
     if not source.name.endswith(SECOND_SUFFIX) and not all((source / name).is_file() for name in files):
         source = second_file(source)
     if not source.exists():
-        raise FallbackNeededError(bundle, source, graphs)
+        raise fallback_needed(bundle, source, graphs)
     into = into or bundle.path
     scratch = into / f".incoming-{uuid.uuid4().hex}"
     for stale in into.glob(".incoming-*"):

@@ -140,7 +140,7 @@ COUNTS = {
     "district privacy report": "--json",
     "research simulate": "--rounds --epochs --participation --lag --rule --optimizer --server-rate --proximal --seed"
     " --engine --measure-every --plot --json",
-    "bundle export": "--calibration --peft --threads --dry-run",
+    "bundle export": "--calibration --peft --threads --dry-run --teach",
 }
 
 

@@ -18,7 +18,7 @@ from homeroom.contract.canonical_json import digest_file
 from homeroom.contract.http_signatures import INVITATION_HEADER
 from homeroom.contract.invitation import enrolment_of
 from homeroom.contract.signing import new_key
-from homeroom.errors import BundleError, Code
+from homeroom.errors import BundleError, FallbackNeededError
 from homeroom.federation.network.client import Client
 from homeroom.runtime.fallback import second_file
 from homeroom_aggregator.admin.bundle_upgrade import upgrade_bundle
@@ -105,7 +105,7 @@ def test_where_the_server_has_no_second_file_the_device_says_what_to_ask_for(
         ]
         done = CliRunner().invoke(homeroom, words)
         assert isinstance(done.exception, BundleError)
-        assert done.exception.code == Code.FALLBACK_NEEDED
+        assert done.exception.code == FallbackNeededError.code
         assert "which the aggregator does not hand out" in done.exception.what
         assert "NAME.float32.homeroom" in done.exception.remedy
     service.close()

@@ -389,7 +389,7 @@ def test_terms_that_the_notice_does_not_name_are_refused(district: District, mon
     teach_all(district)
     district.visit(0)
     other = {"total": 1, "sums": 0, "shared": {"size": ((), ())}}
-    monkeypatch.setattr(StatisticsSums, "terms", lambda _: {"terms": other})
+    monkeypatch.setattr(StatisticsSums, "terms", lambda *_: {"terms": other})
     with pytest.raises(TrustError, match="other terms of statistics"):
         district.devices[1].sync()
 

@@ -92,7 +92,7 @@ def test_no_answer_is_sure_where_too_many_such_answers_were_wrong(device: Device
     device.train(settings=Settings(epochs=12, learning_rate=5e-3))
     asked = [Sample(word=row["word"], facts=row["facts"]) for row in rows(40, seed=9)]
     answers = [answer["category"] for answer in device.predict_many(asked)]
-    clear = [answer for answer in answers if max(answer.probabilities.values()) > 0.7]
+    clear = [answer for answer in answers if max(answer.probabilities.values()) > 0.6]
     assert len(clear) > 10
     assert not any(answer.sure for answer in answers)
     assert all(TOO_OFTEN_WRONG in answer.reason for answer in clear)

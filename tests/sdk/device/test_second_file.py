@@ -21,7 +21,7 @@ from homeroom.agent import inbox
 from homeroom.cli.main import homeroom
 from homeroom.contract.canonical_json import canonical
 from homeroom.contract.manifest_checks import read_manifest
-from homeroom.errors import BundleError, Code
+from homeroom.errors import BundleError, FallbackNeededError
 from homeroom.runtime.bundle import install, zip_bundle
 from homeroom.runtime.fallback import second_file
 from homeroom.train.settings import Settings
@@ -85,7 +85,7 @@ def test_without_the_second_file_the_device_says_which_file_goes_where_and_nothi
     with pytest.raises(BundleError) as caught:
         Device.open(tmp_path / "classroom", lesson)
     size_mb = read_manifest((lesson / "manifest.json").read_bytes()).fallback_files[IMAGE].bytes / 1e6
-    assert (caught.value.code, caught.value.exit_code) == (Code.FALLBACK_NEEDED, 4)
+    assert (caught.value.code, caught.value.exit_code) == (FallbackNeededError.code, 4)
     assert f"other image features in low precision, and needs the float32 backbone ({size_mb:.1f} MB)" in str(
         caught.value
     )

@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: tiny.Tiny) -> 
             for row in tiny.samples(60, 1)
         ]
         device.add(*(Sample(**row) for row in rows))
-        device.train(settings=Settings(epochs=8))
+        device.train(settings=Settings(epochs=16))
     yield folder / "device"
     patch.undo()
 

@@ -19,6 +19,7 @@ BlockKind = Literal["taps", "text", "table", "pair", "overlap", "letters"]
 OF_TWO_TEXTS: tuple[BlockKind, ...] = ("pair", "overlap")
 NAMED_KINDS: tuple[BlockKind, ...] = (*OF_TWO_TEXTS, "letters")  # beside another block of the same slots
 LETTERS_DIMENSION_LIMIT = 32
+LETTER_KINDS = ("choice", "matching")  # of tasks whose sums may have letters: they compare two slots
 
 
 class Block(msgspec.Struct, frozen=True, kw_only=True):
