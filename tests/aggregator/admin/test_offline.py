@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -15,11 +16,12 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.institution import START, learn, make_folder
+from aggregator.institution import START, School, learn, make_folder
 from homeroom import Device
 from homeroom.cli.main import homeroom
 from homeroom.contract.offline_message import write_message
 from homeroom.contract.privacy import Privacy
+from homeroom.contract.round import UnlearningRules
 from homeroom.contract.sealed_box import public_hex, seal, unseal
 from homeroom.contract.secagg import SecureRules
 from homeroom.contract.signing import certify, new_key
@@ -56,6 +58,18 @@ def district(tmp_path: Path, stick: Path) -> Path:
 
 def deliver(folder: Path, stick: Path) -> letters.OfflineReport:
     return letters.take_in_messages(folder, stick, lambda _: None)
+
+
+def test_a_stick_brings_the_rewind_whose_day_has_come(tmp_path: Path, stick: Path) -> None:
+    folder = make_folder(tmp_path, unlearning=UnlearningRules(rule="rewind", within_days=0))
+    one, two = School(), School()
+    with closing(open_rounds(folder)) as rounds:
+        for each in (one, two):
+            gone, _ = rounds.update(each.update(rounds.configuration, 0.5), each.name)
+        rounds.withdraw(gone, two.name)
+    assert version_of(folder) == 1
+    deliver(folder, stick)
+    assert version_of(folder) == 2
 
 
 def version_of(folder: Path) -> int:

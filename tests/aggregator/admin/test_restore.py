@@ -15,6 +15,7 @@ from aggregator.institution import START, School, make_folder, running
 from aggregator.server.officer import confirmed, signed_in, text
 from homeroom.cli.main import homeroom
 from homeroom.contract.privacy import Privacy
+from homeroom.contract.round import UnlearningRules
 from homeroom.errors import InputError, StoreError, TrustError
 from homeroom_aggregator.admin import backup, lost_log
 from homeroom_aggregator.admin.folder import make_invitations, open_rounds, read_secret
@@ -211,3 +212,23 @@ def test_a_backup_without_its_time_counts_from_its_last_entry(lost: Lost) -> Non
         (last,) = log.execute("SELECT max(at) FROM audit").fetchone()
     shutil.rmtree(lost.moved)
     assert backup.restore(lost.saved, lost.again).since == last
+
+
+def test_what_waited_for_a_rewind_waits_again_after_a_restore(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, unlearning=UnlearningRules(rule="rewind"))
+    with closing(open_rounds(folder)) as rounds:
+        send(rounds, A, 0.5)
+        send(rounds, B, 0.5)
+        backup.backup(folder, tmp_path / "saved")
+        (held,) = rounds.withdrawable(A.name)
+        rounds.withdraw(held, A.name)
+        assert rounds.to_unlearn() is not None
+    folder.rename(tmp_path / "old")
+    backup.restore(tmp_path / "saved", folder, tmp_path / "old")
+    with closing(open_rounds(folder)) as rounds:
+        planned = rounds.to_unlearn()
+        assert planned is not None
+        assert planned.update_ids == (held,)
+        rounds.rewind(by="tests")
+        assert rounds.state.theta.tobytes() == START.tobytes()
+        assert rounds.verify() == []

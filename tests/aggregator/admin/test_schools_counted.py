@@ -106,7 +106,7 @@ def test_devices_without_a_school_count_by_themselves_and_older_logs_count_devic
         (("--epsilon", "8", "--clip-norm", "1", "--noise-multiplier", "2"), "devices", ("mean", 1.0)),
     ],
 )
-def test_a_new_district_counts_schools_and_bounds_updates_unless_it_says_otherwise(
+def test_a_new_district_counts_schools_bounds_updates_and_rewinds_unless_it_says_otherwise(
     options: tuple[str, ...], counted: str, merged: tuple[str, float], tmp_path: Path
 ) -> None:
     write_key(tmp_path / "root.pem", ROOT)
@@ -117,3 +117,4 @@ def test_a_new_district_counts_schools_and_bounds_updates_unless_it_says_otherwi
     with closing(open_rounds(tmp_path / "district")) as rounds:
         assert rounds.configuration.k_of == counted
         assert (rounds.configuration.rule, rounds.configuration.school_share) == merged
+        assert rounds.configuration.rewinds == ("--epsilon" not in options)

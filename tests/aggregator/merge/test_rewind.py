@@ -121,14 +121,16 @@ def test_no_byte_of_a_void_update_is_left(tmp_path: Path) -> None:
     ids = [found.update(body, school.name)[0] for body, school in zip(bodies, (A, B), strict=True)]
     found.withdraw(ids[0], A.name)
     version = found.version(2)
+    assert version is not None
     found.rewind()
     backup.backup(folder, tmp_path / "copy")
-    found.close()
-    for path in [*folder.rglob("*"), *(tmp_path / "copy").rglob("*")]:
+    paths = [*folder.rglob("*"), *(tmp_path / "copy").rglob("*")]  # while it is open: the write-ahead log is there too
+    assert any(path.name.endswith("-wal") for path in paths)
+    for path in paths:
         data = path.read_bytes() if path.is_file() else b""
         for body in (*bodies, version):
-            assert body is not None
             assert body[-40:] not in data, path
+    found.close()
 
 
 def test_requests_share_one_rewind_at_its_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,6 +214,56 @@ def test_an_update_is_unlearned_twice_without_harm(opened: Rounds) -> None:
     assert opened.verify() == []
 
 
+def test_what_is_void_already_begins_no_days_of_waiting(opened: Rounds, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone, also = send(opened, A, 1.0), send(opened, B, 1.0)
+    opened.withdraw(gone, A.name)
+    opened.rewind()
+    opened.withdraw(also, B.name)
+    release(opened, 0.5)
+    later = clock.now() + datetime.timedelta(days=20)
+    monkeypatch.setattr("homeroom_aggregator.merge.withdrawals.now", lambda: later)
+    (asked,) = opened.withdrawable(A.name)
+    opened.withdraw(asked, A.name)
+    planned = opened.to_unlearn()
+    assert planned is not None
+    assert planned.due == later.date() + datetime.timedelta(days=30)
+
+
+def test_pruning_waits_for_a_rewind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "CHECKPOINT_ENTRIES", 1)
+    with closing(open_rounds(folder_of(tmp_path), retain=2)) as found:
+        release(found, 0.5)
+        gone = send(found, A, 8.0)
+        send(found, B, 0.5)
+        found.withdraw(gone, A.name)
+        for _ in range(6):
+            release(found, 0.25)
+        assert found.rewind(by="Ms Lee") == 9
+        np.testing.assert_array_equal(found.state.theta[:7], START[:7] + np.float32(0.5))
+        assert found.verify() == []
+
+
+def test_a_schools_own_segments_go_back_too(tmp_path: Path) -> None:
+    own = {"by_school": True, "scopes": {"head.grade": "institution"}}
+    with closing(open_rounds(folder_of(tmp_path, **own))) as found:
+        for school in (A, B):
+            found.members.join(school.name, StoredInvitation(school.name, school="Hill"))
+        release(found, 0.5)
+        gone = send(found, A, 8.0)
+        send(found, B, 0.5)
+        found.withdraw(gone, A.name)
+        found.rewind()
+        body = found.version(3, "Hill")
+        assert body is not None
+        root = read_facts(tmp_path / "district").root
+        told = {"bundle_id": found.bundle.bundle_id, "root_fingerprint": root}
+        header, theta = read_version(body, found.rules.layout, **told)
+        np.testing.assert_array_equal(theta[:7], START[:7] + np.float32(0.5))
+        assert header.void == ((2, 2),)
+        assert found.log.database.rows("SELECT version FROM owned") == [(1,)]
+        assert found.verify() == []
+
+
 def test_secure_and_private_rounds_are_never_rewound() -> None:
     promise = Privacy(clip_norm=1.0, noise_multiplier=2.0, epsilon=6.0, delta=1e-5)
     with pytest.raises(ValueError, match="never rewound"):
@@ -278,6 +330,7 @@ def test_the_parts_of_an_update_that_still_wait_go_at_once(tmp_path: Path, rule:
         assert not found.state.sums.waiting
     found.close()
     found = open_rounds(tmp_path / "district")
+    assert rule == "mean" or not found.state.sums.waiting, "nor after a replay"
     assert found.verify() == []
     found.rewind()
     np.testing.assert_array_equal(found.state.theta, START)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
 import re
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from aggregator.institution import START, make_folder, running
+from aggregator.institution import START, School, make_folder, running
 from aggregator.server.officer import confirmed, enrol, send, signed_in, text
 from homeroom.cli.main import homeroom
 from homeroom.contract.round import UnlearningRules
@@ -180,3 +181,15 @@ def test_what_waits_to_be_unlearned_has_a_day_or_a_decision_and_a_button(service
         assert needs(browser.get("/dashboard").text) == []
         assert "Version 3 goes on from version 0" in text(browser.get("/dashboard/audit").text)
     assert service.rounds.state.version == 3
+
+
+@pytest.mark.parametrize("rules", [{"unlearning": UnlearningRules(rule="rewind", within_days=0)}])
+def test_a_server_rewinds_by_itself_on_the_day(service: Service) -> None:
+    for school in (School(), School()):
+        service.rounds.update(school.update(service.rounds.configuration), school.name)
+    (held,) = service.rounds.withdrawable(school.name)
+    asyncio.run(service.look())
+    assert service.rounds.state.version == 1
+    service.rounds.withdraw(held, school.name)
+    asyncio.run(service.look())
+    assert service.rounds.state.version == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,6 +53,21 @@ def test_both_ways_name_the_same_signer(
         assert written_out.key == public_hex(KEY)
     if change == "nothing" and host == "127.0.0.1:8340" and path.startswith("/v1/v") and instance in ("", "f" * 64):
         assert written_out == http_signatures.RequestSigner(public_hex(KEY), NONCE, instance)
+
+
+def test_a_signature_of_another_label_or_of_a_default_port_is_left_to_the_library() -> None:
+    request = signed("GET", "http://d.example/v1/round", "")
+    assert http_signatures._as_signed_here(request)
+    request.headers["signature"] = request.headers["signature"].replace("pyhms=", "other=")
+    assert http_signatures._as_signed_here(request) is None
+    for scheme, port in (("http", 80), ("https", 443)):
+        request = signed("GET", f"{scheme}://d.example:{port}/v1/round", "")
+        parameters = request.headers["signature-input"].removeprefix("pyhms=")
+        digest = request.headers["content-digest"]
+        base = f'"@method": GET\n"@authority": d.example:{port}\n"@path": /v1/round\n"content-digest": {digest}\n'
+        base += f'"@signature-params": {parameters}'
+        request.headers["signature"] = f"pyhms=:{base64.b64encode(KEY.sign(base.encode())).decode()}:"
+        assert http_signatures._as_signed_here(request) is None, "RFC 9421 leaves a default port out"
 
 
 def altered(text: str, where: int, letter: str) -> str:

@@ -43,6 +43,24 @@ def fill(home: Path) -> None:
         store.put_sums("s", [("gone", sums(0)), ("stays", sums(1))])
 
 
+def test_what_grew_from_void_versions_goes_with_its_updates(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with open_store(tmp_path) as store:
+        store.outbox.queue("e" * 32, b"sent", 1, ["stays"], "other", residual=b"of e")
+        store.outbox.mark_sent("e" * 32)
+        store.put_profile("stays", {"start": store.versions.all()[1].version_id}, {"s": theta(0)}, ["stays"])
+        with store.step("test"):
+            report = store.drop_void(lambda version: version in (1, 2))
+        assert (report.trainings, report.updates, report.profiles) == (1, 2, 1)
+        assert [version.base for version in store.versions.all()] == [0]
+        assert [update.data for update in store.outbox.pending()] == [b"of another"], "begun and unsent ones went"
+        assert {"b" * 32, "e" * 32} < {*store.outbox.sent()}, "what may have arrived is not sent twice"
+        assert store.get_secret("residual." + "e" * 32) is None
+        assert store.get_secret("residual." + "d" * 32), "of version 3, which is not void"
+        assert store.versions.load_state("tag") is None
+        assert store.profile("stays") is None
+
+
 def assert_forgotten(store: Store) -> None:
     assert store.subjects() == ["stays"]
     assert numbers(store) == [1]
