@@ -1,4 +1,4 @@
-"""`homeroom district unlearning`: a signed report of what was unlearned, and its check."""
+"""`homeroom district unlearning`: a signed report of what was unlearned, its check, and a membership test."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from homeroom.cli.options import say
-from homeroom.cli.parameters import FILE, FOLDER, OUT_FILE
+from homeroom.cli.options import as_json, json_text, say
+from homeroom.cli.parameters import FILE, FOLDER, OUT_FILE, PATH
 from homeroom.errors import StoreError
 
 
@@ -42,3 +42,34 @@ def unlearning_verify(folder: Path, report: Path) -> None:
     if problems := check_report(data, folder):
         raise StoreError("; ".join(problems), where=str(report), remedy="compare with a backup")
     say(f"{report} holds: its signature, each rewind, the audit log, and no byte of an unlearned update is left")
+
+
+@click.command("test")
+@click.argument("bundle", type=PATH)
+@click.argument("before")
+@click.argument("after")
+@click.option("--withdrawn", type=PATH, required=True, help="Samples that were withdrawn: a file or folder.")
+@click.option("--others", type=PATH, required=True, help="Comparable samples that taught nobody: a file or folder.")
+@click.option("--root", help="Fingerprint of the institution's root key that must have signed.")
+@as_json
+def unlearning_test(
+    bundle: Path, before: str, after: str, withdrawn: Path, others: Path, root: str | None, machine: bool
+) -> None:
+    """Test by the loss whether the versions BEFORE and AFTER a withdrawal show which samples were withdrawn.
+
+    A version is its signed file, or FOLDER:NUMBER of an aggregator's folder or of a backup. The samples stay on this
+    machine. OTHERS must be like the withdrawn ones, such as ones of the same class that no device ever had.
+    Example: homeroom district unlearning test vocabulary.homeroom backup-monday/:12 district/:15
+    --withdrawn gone.jsonl --others never.jsonl
+    """
+    import tempfile
+
+    from homeroom_aggregator.admin import membership
+
+    with tempfile.TemporaryDirectory() as scratch:
+        result = membership.compare(bundle, before, after, withdrawn, others, Path(scratch), root)
+    if machine:
+        click.echo(json_text(membership.result_document(result)))
+        return
+    for line in membership.lines(result):
+        say(line)

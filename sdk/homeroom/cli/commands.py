@@ -14,7 +14,7 @@ GROUPS = {
     "district offline": "Exchange on a removable folder, without a network.",
     "district audit": "The log of who did what.",
     "district privacy": "The privacy budget of private rounds.",
-    "district unlearning": "What was unlearned, signed, and the check of that.",
+    "district unlearning": "What was unlearned, signed, the check of that, and tests.",
     "trust": "The institution's keys and what they sign.",
     "research": "Federations of simulated schools.",
 }
@@ -73,6 +73,10 @@ COMMANDS = {
         "Write what was unlearned, signed.",
     ),
     "district unlearning verify": ("homeroom_aggregator.cli.unlearning:unlearning_verify", "Check such a report."),
+    "district unlearning test": (
+        "homeroom_aggregator.cli.unlearning:unlearning_test",
+        "Test whether a version shows withdrawn samples.",
+    ),
     "district new-total": (
         "homeroom_aggregator.cli.versions:begin_new_total",
         "Begin a new total of secure statistics.",
