@@ -18,6 +18,7 @@ from homeroom.errors import RecipeError, TrustError
 from homeroom.system.files import check_folder_of, removed_on_failure
 
 if TYPE_CHECKING:
+    from homeroom_exporter.export.pipeline import Exported
     from homeroom_exporter.recipe.recipe import Recipe
 
 HELP = """Make a bundle from RECIPE and write it to OUT.
@@ -111,7 +112,6 @@ def export_command(
     from rich.console import Console
 
     from homeroom.runtime.bundle import zip_bundle
-    from homeroom_exporter.export.model_card import write_papers
     from homeroom_exporter.export.pipeline import export
     from homeroom_exporter.export.report import show
 
@@ -129,6 +129,17 @@ def export_command(
             progress=lambda stage: click.echo(f"... {stage}", err=True),
             show=lambda report: show(report, console),
         )
+    _tell(done, out, vouched)
+    if zipped:
+        target = out.with_name(f"{out.name}.homeroom")
+        zip_bundle(out, target)
+        click.echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+
+
+def _tell(done: Exported, out: Path, vouched: Certificate) -> None:
+    """Print what was made, where it lies, and what theta starts from."""
+    from homeroom_exporter.export.model_card import write_papers
+
     click.echo(f"{out}: bundle {done.manifest.name} version {done.manifest.version}, {done.bundle_id}")
     click.echo(f"root {fingerprint(vouched.root)}")
     taught = done.manifest.provenance.get("taught")
@@ -141,10 +152,6 @@ def export_command(
         click.echo("whose processor computes other features in low precision: they ask for it at install")
     for paper in write_papers(out, done.manifest, done.bundle_id, done.report):
         click.echo(f"{paper}: {paper.stat().st_size / 1e3:.0f} KB, beside the bundle")
-    if zipped:
-        target = out.with_name(f"{out.name}.homeroom")
-        zip_bundle(out, target)
-        click.echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
 
 
 def _dry_run(plan: Recipe, calibration: Path | None, threads: int) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from homeroom.errors import BundleError
 
-WIDTH = 1024  # a power of two
+BUCKETS = 1024  # a power of two
 LONGEST = 3  # characters of an n-gram
 END = " "  # before and after a word
 CODES, WRITTEN = "letters.codes", "letters.written"  # the spelling's arrays in the bundle
@@ -62,9 +62,9 @@ def read_spelling(arrays: Mapping[str, np.ndarray], where: str) -> Spelling:
 
 
 def letter_numbers(text: str, spelling: Spelling) -> np.ndarray:
-    """float32 [WIDTH], of norm 1 or zeros: signed roots of the hashed n-grams of 1 to LONGEST characters of each word.
+    """float32 [BUCKETS], of norm 1 or zeros: signed roots of the hashed n-grams of 1 to LONGEST characters of each word.
 
-    text: as the tokenizer reads it. An n-gram adds 1 or -1 (bit 10) to one of WIDTH counts (the lowest bits of CRC-32).
+    text: as the tokenizer reads it. An n-gram adds 1 or -1 (bit 10) to one of BUCKETS counts (the lowest bits of CRC-32).
     """
     found = Counter[str]()
     for word in text.translate(spelling.table).split(END):
@@ -73,9 +73,9 @@ def letter_numbers(text: str, spelling: Spelling) -> np.ndarray:
             found.update(word)
             for size in range(2, LONGEST + 1):
                 found.update(marked[start : start + size] for start in range(len(marked) - size + 1))
-    counts = np.zeros(WIDTH, np.int64)
+    counts = np.zeros(BUCKETS, np.int64)
     for gram, times in found.items():
         hashed = crc32(gram.encode("utf-8", "surrogatepass"))
-        counts[hashed % WIDTH] += -times if hashed & WIDTH else times
+        counts[hashed % BUCKETS] += -times if hashed & BUCKETS else times
     roots = np.sign(counts) * np.sqrt(np.abs(counts))
     return np.asarray(roots / max(1.0, np.sqrt(np.abs(counts).sum())), np.float32)
