@@ -20,7 +20,7 @@ from homeroom.contract.statistics.sums import Cell, Statistics
 from homeroom.errors import BundleError, InputError, RecipeError, UpdateError
 from homeroom.federation.statistics import shared_tasks
 from homeroom.runtime.bundle import open_bundle
-from homeroom.train.solve.vectors.letters import CODES, WIDTH, WRITTEN, letter_numbers, read_spelling
+from homeroom.train.solve.vectors.letters import BUCKETS, CODES, WRITTEN, letter_numbers, read_spelling
 from homeroom.train.solve.vectors.samples import blocks_of, covered, sums_id
 from homeroom_aggregator.admin.folder import check_statistics
 from homeroom_exporter.export.spelling import make_spelling
@@ -122,7 +122,7 @@ def test_a_vector_of_letters_tells_which_word_of_a_list_it_is_of() -> None:
     syllables = [a + b for a in "bdfglmnprst" for b in "aeiou"]
     words = ["".join(draw.choice(syllables, 3)) for _ in range(300)]
     raw = np.array([letter_numbers(word, SPELLING) for word in words])
-    projection = fit_projection(raw, [(WIDTH, 1.0)], 32)
+    projection = fit_projection(raw, [(BUCKETS, 1.0)], 32)
     assert projection
     vectors = projection(raw)
     guessed = [words[((vectors - vector) ** 2).sum(1).argmin()] for vector in projection(raw[:100])]
