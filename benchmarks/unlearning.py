@@ -15,7 +15,9 @@ Compared, by rounds since then:
 
 Accuracy is on pictures that no device has, without the withdrawn digit. Distance: the norm of the difference of theta
 to the federation that never had it, in units of that between two such federations. Membership: the area under the
-curve of an attack by the loss (Yeom et al. 2018), which tells withdrawn pictures from ones that nobody has.
+curve of an attack by the loss (Yeom et al. 2018), which tells withdrawn pictures from ones that nobody has. Solved: how
+far the estimate of three least-squares attackers (`unlearning_attack`) is from the sum of the withdrawn updates, at its
+best scale, from every version that is served ten rounds later: 0 is exact, 1 knows nothing.
 """
 
 from __future__ import annotations
@@ -33,8 +35,10 @@ import numpy as np
 
 import privacy_digits as digits
 from homeroom import Sample
+from homeroom.contract.delta import values_of
 from homeroom.contract.round import RoundConfiguration, UnlearningRules
 from homeroom.contract.signing import certify, new_key
+from homeroom.contract.update_checks import read_admitted
 from homeroom.data.validation import resolve
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
@@ -46,6 +50,7 @@ from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.simulation.engine import LocalEngine, SchoolData, TrainedUpdate, TrainingTask
 from homeroom_aggregator.simulation.round import Federation
 from peers.verdict import finish, limited, target
+from unlearning_attack import Column, Observation, error, solve
 
 DEVICES, BEFORE, WITH = 20, 5, 5
 SINCE = (1, 2, 5, 10)  # rounds
@@ -56,6 +61,52 @@ CASES = {  # what is withdrawn: its share of the pictures, and how updates are m
     "the same, by the mean": (0.44, "mean"),  # there its digit is learned, since its pictures weigh more
 }
 WAYS = ("rewind", "replay", "again", "never")
+ATTACKERS = {"member": range(1), "school": range(5), "audit": range(0)}  # the devices whose updates each knows
+KNOWS_NOTHING = 0.999
+
+
+class Wiretap:
+    """What three attackers see of a federation: each update as it came, and the versions that are served."""
+
+    def __init__(self, rounds: Rounds, engine: LocalEngine, weights: Sequence[float]) -> None:
+        self.rounds, self.weights, self._last = rounds, weights, 0
+        self._member = {one.key.public_key().public_bytes_raw().hex(): n for n, one in enumerate(engine.devices)}
+        self.updates = dict[Column, np.ndarray]()
+        self.releases: dict[int, list[int]] = {0: []}  # by version, the releases on its way
+
+    def note(self, release: int, base: int) -> None:
+        """What came since the last note was released as the newest version, on top of version `base`."""
+        layout, scale = self.rounds.rules.layout, 2.0**-self.rounds.configuration.scale_bits
+        sql = "SELECT number, device FROM log WHERE kind = 'update' AND number > ? ORDER BY number"
+        for number, device in self.rounds.log.database.rows(sql, (self._last,)):
+            values = np.zeros(layout.size)
+            for name, part in read_admitted(self.rounds.log.body(number), layout).tier_slices.items():
+                values[layout.slice_indices(name)] = part * scale
+            self.updates[self._member[device], release] = values
+            self._last = number
+        self.releases[self.rounds.state.version] = [*self.releases[base], release]
+
+    def errors(self, without: int = 1 << 60) -> dict[str, float]:
+        """By attacker. without: the first version that the last device's updates are left out of the sums of."""
+        seen, start = [], self.rounds.bundle.theta().astype(np.float64)
+        for number, releases in self.releases.items():
+            if number and (body := self.rounds.version(number)) is not None:
+                theta = values_of(body, len(start)).astype(np.float64)
+                seen.append(Observation(theta - start, self._shares(number, releases, without)))
+        gone = [column for column in self.updates if column[0] == DEVICES]
+        truth = np.sum([self.updates[column] for column in gone], 0)
+        return {name: error(solve(seen, self._known(own), gone), truth) for name, own in ATTACKERS.items()}
+
+    def _shares(self, number: int, releases: Sequence[int], without: int) -> dict[Column, float]:
+        shares = dict[Column, float]()
+        for release in releases:
+            members = [m for m, r in self.updates if r == release and not (number >= without and m == DEVICES)]
+            whole = sum(self.weights[member] for member in members)
+            shares |= {(member, release): self.weights[member] / whole for member in members}
+        return shares
+
+    def _known(self, own: Collection[int]) -> dict[Column, np.ndarray]:
+        return {column: update for column, update in self.updates.items() if column[0] in own}
 
 
 @dataclass(frozen=True)
@@ -119,12 +170,16 @@ def run(work: Path, bundle: Bundle, graphs: Graphs, data: Lesson, case: str, way
     unlearns, other = "replay" if way == "replay" else "rewind", 1000 * (way in ("never", "again"))
     fed = federation(work, bundle, case, unlearns, seed + other)
     number, found = 0, dict[str, Any](thetas={})
+    rules = fed.aggregator.configuration
+    weights = [min(len(one), rules.cap_examples) if rules.rule == "mean" else 1 for one in data.devices]
+    wiretap = Wiretap(fed.aggregator, engine, weights)
 
     def learn(rounds: int) -> np.ndarray:
         nonlocal number
         for _ in range(rounds):
-            number += 1
+            number, base = number + 1, fed.aggregator.state.version
             fed.round(number, engine, measured=False)
+            wiretap.note(number, base)
         return fed.thetas[-1]
 
     with closing(fed.aggregator) as rounds:
@@ -134,7 +189,8 @@ def run(work: Path, bundle: Bundle, graphs: Graphs, data: Lesson, case: str, way
         if way in ("rewind", "replay"):
             engine.away = ()
             found["before"] = learn(WITH)
-            engine.away = {DEVICES}
+            engine.away, withdrawn = {DEVICES}, rounds.state.version
+            found["solved_before"] = wiretap.errors()
             sender = engine.devices[DEVICES].key.public_key().public_bytes_raw().hex()
             updates = rounds.withdrawable(sender)
             bodies = [rounds.log.entry(rounds.log.number(one) or 0).body for one in updates]
@@ -144,10 +200,13 @@ def run(work: Path, bundle: Bundle, graphs: Graphs, data: Lesson, case: str, way
             if way == "rewind":
                 fed.thetas.append(fed._read(rounds.state.version)[0])
                 fed._clip_norms.append(fed._clip_norms[-1])
+                wiretap.releases[rounds.state.version] = wiretap.releases[BEFORE]
             files = b"".join(path.read_bytes() for path in rounds.log.database.path.parent.iterdir())
             found["left"] = sum(body[-64:] in files for body in bodies)
         for last, since in zip((0, *SINCE), SINCE, strict=False):
             found["thetas"][since] = learn(since - last)
+        if way in ("rewind", "replay"):
+            found["solved"] = wiretap.errors(withdrawn + 1)
     return found
 
 
@@ -190,6 +249,8 @@ def measure(work: Path, bundle: Bundle, graphs: Graphs, case: str, seed: int) ->
     row["membership"]["before"] = attack(graphs, data, found["rewind"]["before"])
     sizes = len(data.devices[-1].examples), len(data.fresh.examples)
     row["interval"] = half_width(row["membership"]["never"], *sizes)
+    row["solved"] = {way: found[way]["solved"] for way in ("rewind", "replay")}
+    row["solved"]["before"] = found["rewind"]["solved_before"]
     row["bytes_left"] = {way: found[way]["left"] for way in ("rewind", "replay")}
     return row
 
@@ -209,6 +270,9 @@ def targets(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         made.append(target(says, outside, "== 0", outside == 0))
         left = sum(row["bytes_left"]["rewind"] for row in of)
         made.append(target(f"{case}: withdrawn updates whose bytes are in the log", left, "== 0", left == 0))
+        solved = min(min(row["solved"]["rewind"].values()) for row in of)
+        says = f"{case}: error of the best of three attackers who solve for the withdrawn updates"
+        made.append(limited(says, solved, KNOWS_NOTHING, at_least=True))
     return made
 
 
@@ -223,6 +287,9 @@ def tell(rows: Sequence[dict[str, Any]]) -> None:
             far = np.mean([row["distance"][way] for row in of], 0) if way != "never" else []
             area = np.mean([row["membership"][way] for row in of])
             print(f"{way:9}{cells}  {''.join(f'{one:6.2f}' for one in far):24}  membership {area:.3f}")
+        for way in ("before", "replay", "rewind"):
+            worst = {name: min(row["solved"][way][name] for row in of) for name in ATTACKERS}
+            print(f"  solved {way:8}" + ", ".join(f"{name} {one:.2g}" for name, one in worst.items()))
         print(f"{'before':9}{'':50}  membership {np.mean([row['membership']['before'] for row in of]):.3f}")
 
 

@@ -28,6 +28,7 @@ from homeroom.runtime.bundle import zip_bundle
 from homeroom.runtime.fallback import second_file, zip_second
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state.log import Log
+from homeroom_aggregator.state.rewinds import REWINDS
 from homeroom_aggregator.state.statistics_totals import StatisticsTotals
 
 DeferredResponse = Callable[[], Response]  # called in the downloads' thread
@@ -75,6 +76,7 @@ class Downloads:
                 zip_second(bundle, self.second, private=True)
             self.fallback = _parcel_of(f"{path}/fallback", self.second)
         self._kept: OrderedDict[tuple[int, int, str], bytes] = OrderedDict()
+        self._rewinds = reader.fact(REWINDS)
 
     async def in_thread(self, work: Callable[[], Response]) -> Response:
         """Run `work` in the downloads' thread."""
@@ -112,6 +114,9 @@ class Downloads:
         return self._cached((number, base, school), lambda: self._make(number, base, school)) or None
 
     def _cached(self, name: tuple[int, int, str], make: Callable[[], bytes | None]) -> bytes | None:
+        if (rewinds := self.reader.fact(REWINDS)) != self._rewinds:  # void versions are served no more
+            self._kept.clear()
+            self._rewinds = rewinds
         body = self._kept.get(name)
         if body is None and (body := make()) is not None:
             self._kept[name] = body
