@@ -137,7 +137,7 @@ def _groups(kind: BlockKind, modality: Modality, scale: NDArray[np.float64]) -> 
         scale = scale * (np.array(modality.taps) == SENTENCE)[:, None]
     taps, unit = scale.size, scale.ravel()
     if kind == "letters":
-        return [(letter_numbers.WIDTH, 1.0)]
+        return [(letter_numbers.BUCKETS, 1.0)]
     if kind == "overlap":
         return [(overlap.WIDTH, None)]
     if kind == "pair":
