@@ -62,9 +62,9 @@ def read_spelling(arrays: Mapping[str, np.ndarray], where: str) -> Spelling:
 
 
 def letter_numbers(text: str, spelling: Spelling) -> np.ndarray:
-    """float32 [BUCKETS], of norm 1 or zeros: signed roots of the hashed n-grams of 1 to LONGEST characters of each word.
+    """float32 [BUCKETS], norm 1 or zeros: signed roots of the hashed n-grams of 1 to LONGEST characters of each word.
 
-    text: as the tokenizer reads it. An n-gram adds 1 or -1 (bit 10) to one of BUCKETS counts (the lowest bits of CRC-32).
+    text: as the tokenizer reads it. An n-gram adds 1 or -1 (bit 10) to a bucket (lowest bits of CRC-32).
     """
     found = Counter[str]()
     for word in text.translate(spelling.table).split(END):
