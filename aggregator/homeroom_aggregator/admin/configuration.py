@@ -190,6 +190,7 @@ FIELD_OF_OPTION = {
     **{name: f"round.{name}" for name in ("buffer_size", "min_devices", "k_of", "max_staleness", "codec")},
     **{name: f"round.{name}" for name in ("by_school", "rule", "school_share", "server_rate", "proximal")},
     "statistics": "round.statistics.mode",
+    "evaluation": "round.evaluation.mode",
     "deadline": "round.cohort.deadline_s",
     **{name: f"round.cohort.{name}" for name in ("quorum", "over")},
     "optimizer": "round.optimizer.name",

@@ -294,6 +294,23 @@ def statistics_note(configuration: RoundConfiguration) -> str:
     )
 
 
+def evaluation_note(configuration: RoundConfiguration) -> str:
+    """What an evaluation shows to whom; empty where it is off."""
+    if configuration.evaluation.mode == "off":
+        return ""
+    least = f"{configuration.min_devices} {configuration.k_of}"
+    return (
+        "evaluation: devices tell how often each version is right and wrong there, and this server sees each device's "
+        f"counts; whoever joins is told. A figure is shown from {least} (docs/evaluation.md)"
+    )
+
+
+def notes(folder: Path, configuration: RoundConfiguration) -> list[str]:
+    """What a start has to say of a folder's rounds."""
+    found = (waiting_note(configuration), statistics_note(configuration), evaluation_note(configuration))
+    return [note for note in (*found, link_note(folder)) if note]
+
+
 def bring_into_force(folder: Path, rounds: Rounds, wanted: DistrictConfiguration) -> list[FieldChange]:
     """Let the rounds go on by the wanted configuration, and write its round's part into the file; the changes."""
     check_configuration(folder, rounds.configuration, wanted)

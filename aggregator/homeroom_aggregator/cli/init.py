@@ -62,7 +62,7 @@ def init(
     Example: homeroom district init district/ --bundle vocabulary.homeroom --name "District 7" --schools schools.csv
     """
     from homeroom_aggregator.admin import new_district
-    from homeroom_aggregator.admin.configuration_file import statistics_note, waiting_note
+    from homeroom_aggregator.admin.configuration_file import evaluation_note, statistics_note, waiting_note
     from homeroom_aggregator.admin.folder import open_folder_bundle, read_facts
     from homeroom_aggregator.admin.invitations import read_sheet
     from homeroom_aggregator.admin.reach import local_address
@@ -92,7 +92,7 @@ def init(
     private = f"private rounds: {expected.words()}" if expected else ""
     statistics = statistics_note(wanted.round) or STATISTICS_OFF
     few = new_district.few_schools_note(wanted.round, schools)
-    for note in filter(None, (waiting_note(wanted.round), few, private, statistics)):
+    for note in filter(None, (waiting_note(wanted.round), few, private, statistics, evaluation_note(wanted.round))):
         say(note)
     count = sum(school.count for school in schools)
     say(f"{folder}: {name}, bundle {facts.bundle_id[:12]}, {count} invitations in {out}")

@@ -50,6 +50,11 @@ round_options = add_options(
         type=click.Choice(["off", "plain", "secure"]),
         help="plain: this server sees each device's sums; secure: sums over a cohort alone (docs/statistics.md).",
     ),
+    setting(
+        "--evaluation",
+        type=click.Choice(["off", "plain"]),
+        help="plain: devices tell how often each version is right and wrong (docs/evaluation.md).",
+    ),
     setting("--by-school", is_flag=True, help="Merge a school's own segments among its devices (docs/policy.md)."),
 )
 

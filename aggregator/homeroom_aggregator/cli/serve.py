@@ -83,11 +83,9 @@ def serve(folder: Path, **options: Any) -> None:
     """
     from homeroom_aggregator.admin.configuration_file import (
         check_configuration,
-        link_note,
+        notes,
         read_configuration,
         round_in_force,
-        statistics_note,
-        waiting_note,
     )
     from homeroom_aggregator.admin.folder import (
         FACTS_FILE,
@@ -118,8 +116,7 @@ def serve(folder: Path, **options: Any) -> None:
     data = read_bytes(once["roster"]) if "roster" in once else None
     roster = load_roster(folder) if data is None else read_newer_roster(folder, data)
     check_configuration(folder, round_in_force(folder, facts), configuration, typed, roster)
-    notes = (waiting_note(configuration.round), statistics_note(configuration.round), link_note(folder))
-    for note in filter(None, notes):
+    for note in notes(folder, configuration.round):
         click.echo(note, err=True)
     if configuration.round.privacy:
         layout = open_folder_bundle(folder, facts).layout
@@ -236,7 +233,5 @@ def configure(folder: Path, check: bool) -> None:
     if not check:
         click.echo(file.to_toml(wanted))
     click.echo("\n".join(f"with the next start: {change}" for change in changes) or "fits what is in force")
-    for note in filter(
-        None, (file.waiting_note(wanted.round), file.statistics_note(wanted.round), file.link_note(folder))
-    ):
+    for note in file.notes(folder, wanted.round):
         click.echo(note, err=True)

@@ -95,6 +95,9 @@ ROUND_FIELDS = {
     "statistics.subjects": FieldRule("up", "A row waits until the new number of subjects is in it."),
     "statistics.sample_limit": FieldRule("next", "Totals that are here stay; larger ones that come later are refused."),
     "statistics.within_days": FieldRule("next", "What waits is judged by the new number."),
+    "evaluation.mode": FieldRule(
+        "next", f"{_COUNT} A device tells its counts once a person there said yes; off erases those of single devices."
+    ),
     "unlearning.rule": FieldRule(
         "up", "What was withdrawn before is left out as it was promised; later withdrawals rewind.", NEW_FOLDER
     ),  # "replay" sorts before "rewind": who asks for a rewind is not served less afterwards
@@ -125,7 +128,7 @@ def field_values(configuration: RoundConfiguration) -> dict[str, Any]:
     for name, value in (fields | {"optimizer": configuration.optimizer or ServerOptimizer()}).items():
         part = msgspec.structs.asdict(value) if isinstance(value, msgspec.Struct) else {}
         values |= {f"{name}.{key}": part[key] for key in part}
-        if name not in ("optimizer", "statistics", "unlearning"):
+        if name not in ("optimizer", "statistics", "evaluation", "unlearning"):
             values[name] = bool(part) or value
     return {name: None if value is msgspec.UNSET else value for name, value in values.items()}
 

@@ -37,6 +37,7 @@ from homeroom_aggregator.merge import (
 from homeroom_aggregator.merge.admission import Admission
 from homeroom_aggregator.merge.bounded import UnreadableBodyError
 from homeroom_aggregator.merge.configuration_change import FieldChange
+from homeroom_aggregator.merge.evaluation import Evaluation
 from homeroom_aggregator.merge.replay import Replayed, replay, replay_log
 from homeroom_aggregator.merge.round_state import MergeRules
 from homeroom_aggregator.merge.statistics import SharedStatistics, Signer
@@ -108,6 +109,7 @@ class Rounds(Withdrawals):
             self._set_entry_apart()
             signer = Signer(key, certificate, bundle.bundle_id, bundle.manifest)
             self.statistics = SharedStatistics(self.log, self.members, signer)
+            self.evaluation = Evaluation(self.log, self.members, bundle.manifest)
             self._adopt(self._rules_at(None))
             self._resume()
             self._oldest_base = configuration_change.oldest_base(self.log, configuration)
@@ -157,6 +159,7 @@ class Rounds(Withdrawals):
             self._note(number, 0, round_state.release_due(state, self.rules))
             self._undos.append(self.statistics.look_again)
             self._erased = self.statistics.follow(wanted.statistics, now()) or self._erased
+            self._erased |= self.evaluation.follow(wanted.evaluation.mode)
         return changes
 
     def update(self, data: bytes, sender: str, member: str = "") -> tuple[str, Literal["accepted", "already"]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from homeroom.contract.round import RoundConfiguration
 from homeroom.system.clock import now
 from homeroom_aggregator.merge.admission import Admission
+from homeroom_aggregator.merge.evaluation import Evaluation
 from homeroom_aggregator.merge.logged_state import LoggedState
 from homeroom_aggregator.merge.statistics import SharedStatistics
 from homeroom_aggregator.state import audit, claims, rewinds
@@ -21,6 +22,7 @@ class Withdrawals(LoggedState):
     admission: Admission
     members: Members
     statistics: SharedStatistics
+    evaluation: Evaluation
     after_withdrawal: Callable[[], object]  # what a secure round under way does about it
 
     @property
@@ -88,6 +90,7 @@ class Withdrawals(LoggedState):
         with self.change():
             self._undos.append(self.statistics.look_again)
             self._erased = self.statistics.take_out(gone, self.configuration.statistics, now()) or self._erased
+            self._erased |= self.evaluation.forget(gone)
         for member in sorted(self.state.sums.all_devices() & gone):
             with self.change():
                 while (newest := self._newest_in_sums(member)) and not self.log.withdrawn(newest[0]):

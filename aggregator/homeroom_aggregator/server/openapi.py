@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 import homeroom
+from homeroom.contract.evaluation_counts import DeviceCounts
 from homeroom.contract.evaluation_report import EvaluationReport
 from homeroom.contract.roster import Roster
 from homeroom.contract.round import RoundConfiguration
@@ -148,6 +149,13 @@ OPERATIONS = (
         _component("EvaluationReport"),
     ),
     HttpOperation(
+        "post",
+        "/evaluation",
+        "How often a version is right and wrong at a device, as counts (docs/evaluation.md)",
+        _object(version=INTEGER, status={"enum": ["accepted", "already"]}),
+        _component("DeviceCounts"),
+    ),
+    HttpOperation(
         "post", "/dashboard", "A code that opens the dashboard once; for district and auditor", _object(code=TEXT)
     ),
     HttpOperation("get", "/members", "Who is enrolled; for district, auditor, and a school about itself", ANY_OBJECT),
@@ -189,7 +197,7 @@ OPERATIONS = (
 def document() -> dict[str, Any]:
     """OpenAPI 3.1, with the schemas of the data classes that are really used."""
     contracts = (RoundConfiguration, Certificate, Notice, EvaluationReport, Roster, RoundStatus)
-    everything = (*contracts, StatisticsStatus, StatisticsTerms)
+    everything = (*contracts, DeviceCounts, StatisticsStatus, StatisticsTerms)
     _, components = msgspec.json.schema_components(everything, ref_template="#/components/schemas/{name}")
     components["Refusal"] = _object(code=TEXT, message=TEXT, remedy=TEXT)
     signature = {"type": "apiKey", "in": "header", "name": "Signature", "description": SECURITY}

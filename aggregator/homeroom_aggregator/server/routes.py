@@ -19,6 +19,7 @@ from homeroom.contract.signing import sign, verify
 from homeroom.errors import HomeroomError, TrustError
 from homeroom_aggregator.server import (
     admin_routes,
+    evaluation_routes,
     refusals,
     requests,
     secure_routes,
@@ -306,6 +307,7 @@ API_ROUTES = (
             ),
         )
     ),
+    ApiRoute("POST", "/evaluation", signed=evaluation_routes.take, writes=True, roles=("device",), long=True),
     ApiRoute("POST", "/report", signed=admin_routes.report, writes=True, roles=("device",)),
     ApiRoute("POST", "/dashboard", signed=admin_routes.dashboard, writes=True, roles=("district", "auditor")),
     ApiRoute("GET", "/members", signed=admin_routes.members, roles=("school", "district", "auditor")),

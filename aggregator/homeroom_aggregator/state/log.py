@@ -304,6 +304,10 @@ class Log:
         row = self.database.one("SELECT body FROM versions WHERE version = ?", (version,))
         return row[0] if row else None
 
+    def has_version(self, version: int) -> bool:
+        """Whether there is a version of this number."""
+        return self.database.one("SELECT 1 FROM versions WHERE version = ?", (version,)) is not None
+
     def newest(self) -> int:
         """The number of the newest version; 0 is the bundle's own theta."""
         return schema.newest_version(self.database)

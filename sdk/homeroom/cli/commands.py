@@ -88,6 +88,10 @@ COMMANDS = {
     "district recover": ("homeroom_aggregator.cli.members:recover", "Replace the aggregator's lost or stolen key."),
     "district audit show": ("homeroom_aggregator.cli.audit:audit_show", "Print every entry."),
     "district audit verify": ("homeroom_aggregator.cli.audit:audit_verify", "Check the chain of hashes."),
+    "district evaluation": (
+        "homeroom_aggregator.cli.evaluation:evaluation",
+        "Show the mean and the worst tenth of devices.",
+    ),
     "district privacy report": ("homeroom_aggregator.cli.privacy:report", "Say what was promised and spent."),
     "trust root": ("homeroom_aggregator.cli.trust:root", "Make the institution's root key."),
     "trust certify": ("homeroom_aggregator.cli.trust:certify_key", "Certify a key for a role."),

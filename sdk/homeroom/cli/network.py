@@ -14,6 +14,7 @@ from homeroom.cli.parameters import FOLDER, INVITATION, PATH
 from homeroom.cli.receipt import counted
 
 if TYPE_CHECKING:
+    from homeroom.federation.evaluation import EvaluationOutcome
     from homeroom.federation.statistics import StatisticsReport
 
 
@@ -38,11 +39,22 @@ if TYPE_CHECKING:
     type=click.Choice(["keep", "plain", "secure"]),
     help="plain, secure: yes, this device's statistics may leave so (docs/statistics.md); keep: no, take them back.",
 )
-def network(directory: Path, statistics: Literal["keep", "plain", "secure"] | None, **changes: str | None) -> None:
+@click.option(
+    "--evaluation",
+    type=click.Choice(["keep", "tell"]),
+    help="tell: yes, how often versions are right here may leave as counts (docs/evaluation.md); keep: no.",
+)
+def network(
+    directory: Path,
+    statistics: Literal["keep", "plain", "secure"] | None,
+    evaluation: Literal["keep", "tell"] | None,
+    **changes: str | None,
+) -> None:
     """Show how the device reaches its aggregator, or change it.
 
     Example: homeroom device network classroom/ --proxy http://proxy.school:3128 --metered allow
     """
+    from homeroom.federation import evaluation as counts
     from homeroom.federation.enrolment import set_network
     from homeroom.federation.network.metered import is_metered
     from homeroom.federation.statistics import agree, agreed_words
@@ -50,7 +62,9 @@ def network(directory: Path, statistics: Literal["keep", "plain", "secure"] | No
     with opened(directory) as device:
         if statistics:
             agree(device.store, yes=statistics != "keep", mode="secure" if statistics == "secure" else "plain")
-        words = agreed_words(device.store)
+        if evaluation:
+            counts.agree(device.store, yes=evaluation == "tell")
+        words, tells = agreed_words(device.store), counts.agreed_words(device.store)
         settings = set_network(device.store, **{name: value for name, value in changes.items() if value is not None})
     metered = {True: "yes", False: "no", None: "the system does not tell"}[is_metered()]
     say(f"address: {settings.address or 'as the invitation says'}")
@@ -59,6 +73,7 @@ def network(directory: Path, statistics: Literal["keep", "plain", "secure"] | No
     for name in ("clock", "lan", "scores"):
         say(f"{name}: {getattr(settings, name)}")
     say(f"statistics: {words}")
+    say(f"evaluation: {tells}")
 
 
 @click.command()
@@ -115,6 +130,7 @@ def join(directory: Path, invitation: str | Path, bundle: Path | None, root: str
     Example: homeroom device join classroom/ invitation.json
     """
     from homeroom.federation.agreement import read_agreement
+    from homeroom.federation.evaluation import ASKS, SAY_NO
     from homeroom.store.open import is_device
 
     if bundle is None and not is_device(directory):
@@ -125,6 +141,8 @@ def join(directory: Path, invitation: str | Path, bundle: Path | None, root: str
     if terms is not None:
         least = counted(terms.min_devices, "school" if terms.k_of == "schools" else "device")
         say(f"joined: a version here is made of what {least} learned, or more")
+        if terms.evaluation.mode != "off":
+            say(f"{ASKS}; {SAY_NO}")
 
 
 @click.command()
@@ -157,6 +175,9 @@ def sync(directory: Path, machine: bool) -> None:
     if report.statistics:
         for line in statistics_lines(report.statistics):
             say(line)
+    if report.evaluation:
+        for line in evaluation_lines(report.evaluation):
+            say(line)
     if report.held:
         say(f"updates wait on this device: {report.held}")
     if report.waiting:
@@ -167,6 +188,13 @@ def sync(directory: Path, machine: bool) -> None:
     days_off = abs(report.clock_off_s or 0) / 86_400
     if days_off > 1:
         click.echo(f"this machine's clock is {days_off:.0f} days off: retention dates depend on it")
+
+
+def evaluation_lines(outcome: EvaluationOutcome) -> list[str]:
+    """What a sync did with counts of a version, a line each."""
+    lines = [f"evaluation: told of version {outcome.version}"] if outcome.version else []
+    lines += [f"evaluation stays here: {outcome.why_not}"] if outcome.why_not else []
+    return lines + [f"evaluation of {task} stays here: {why}" for task, why in outcome.held.items()]
 
 
 def statistics_lines(report: StatisticsReport) -> list[str]:

@@ -79,6 +79,15 @@ class StatisticsRules(msgspec.Struct, frozen=True, kw_only=True):
     within_days: Annotated[int, msgspec.Meta(ge=1, le=3650)] = 30
 
 
+class EvaluationRules(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether devices tell how each version does on their validation samples, as counts (docs/evaluation.md).
+
+    mode: `off`; `plain`: the aggregator sees each device's counts. A figure is shown where `min_devices` fed it.
+    """
+
+    mode: Literal["off", "plain"] = "off"
+
+
 class UnlearningRules(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of a version that holds an update which is to be unlearned; of plain rounds.
 
@@ -127,6 +136,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
         schools feed it; a school's own segments are not shared.
     unlearning: what becomes of versions that hold an update which is to be unlearned. New districts with plain rounds
         rewind.
+    evaluation: whether devices tell how each version does, as counts that are summed.
 
     A field that is added later needs a default and is left out of `document` while it has it: older configurations, and
     the logs that belong to them, keep their identity.
@@ -158,6 +168,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     rule: Literal["mean", "bounded", "trimmed"] = "mean"
     school_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     unlearning: UnlearningRules = UnlearningRules()
+    evaluation: EvaluationRules = EvaluationRules()
 
     def __post_init__(self) -> None:
         if self.secure or self.privacy:
@@ -198,6 +209,8 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("synchronous rounds are plain ones: neither secure nor private")
         if self.rewinds:
             raise ValueError("secure and private rounds are never rewound: unlearning.rule is for plain ones")
+        if self.evaluation.mode == "plain":
+            raise ValueError("plain counts of an evaluation would show what secure and private rounds hide")
         if self.statistics.mode == "plain":
             raise ValueError("plain statistics would show what secure and private rounds hide")
 

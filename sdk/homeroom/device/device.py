@@ -6,13 +6,14 @@ import contextlib
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
+from homeroom.contract.evaluation_counts import Group
 from homeroom.contract.invitation import read_invitation
 from homeroom.contract.manifest import Runtime
 from homeroom.contract.policy import Policy
@@ -24,7 +25,13 @@ from homeroom.data.tasks.metrics import Score
 from homeroom.device import consents, profile_transfer
 from homeroom.device.install import installed_bundle, open_device, upgrade_bundle
 from homeroom.device.judging import judge_in_use
-from homeroom.device.local_samples import to_examples, training_samples, training_settings, validation_scores
+from homeroom.device.local_samples import (
+    to_examples,
+    training_samples,
+    training_settings,
+    validation_counts,
+    validation_scores,
+)
 from homeroom.device.reader import DeviceReader
 from homeroom.device.receipt import AddReceipt, Tally, write_receipt
 from homeroom.device.reports import TrainReport
@@ -33,7 +40,7 @@ from homeroom.device.solved import HeadsInUse
 from homeroom.device.training_data import TrainingRun
 from homeroom.device.training_run import train, train_profile
 from homeroom.errors import InputError
-from homeroom.federation import agreement, enrolment, make_update, offline, secure_statistics, sync
+from homeroom.federation import agreement, enrolment, evaluation, make_update, offline, secure_statistics, sync
 from homeroom.federation.policy import admit_samples, install_policy, policy_in_force, refuse_unconsented
 from homeroom.federation.sync import SyncReport
 from homeroom.runtime.bundle import Bundle
@@ -227,10 +234,14 @@ class Device(DeviceReader):
 
     @one_at_a_time
     def join(self, invitation: str | Path) -> None:
-        """Enrols with an aggregator, once; the invitation's code is then spent. invitation: its file, or its text."""
+        """Enrols with an aggregator, once; the invitation's code is then spent. invitation: its file, or its text.
+
+        Whoever joins one that asks for an evaluation (`evaluation.mode`) says yes to it (docs/evaluation.md).
+        """
         configuration = enrolment.enrol(self.store, self.bundle, read_invitation(invitation), self._root())
         with self.store.step("join"):
             agreement.store_round(self.store, configuration)
+            evaluation.note_joined(self.store, configuration)
             make_update.queue_newest_update(self.store, self.bundle)
         self.store.back_up()
 
@@ -263,7 +274,7 @@ class Device(DeviceReader):
         status. Raises NetworkError where there is no connection, and everything stays queued; TrustError, with nothing
         sent, where the aggregator promises less privacy than when this device joined.
         """
-        report = sync.sync(self.store, self.bundle, self._root(), self._validation_scores)
+        report = sync.sync(self.store, self.bundle, self._root(), self._validation_scores, self._validation_counts)
         return replace(report, worse=judge_in_use(self.store, self.bundle, self.graphs))
 
     @one_at_a_time
@@ -355,6 +366,9 @@ class Device(DeviceReader):
 
     def _validation_scores(self, theta: np.ndarray) -> Mapping[str, Score]:
         return validation_scores(self.store, self.bundle, self.graphs, theta)
+
+    def _validation_counts(self, thetas: Sequence[np.ndarray]) -> list[dict[str, dict[Group, np.ndarray]]]:
+        return validation_counts(self.store, self.bundle, self.graphs, thetas)
 
     def _root(self) -> str:
         known = installed_bundle(self.store)

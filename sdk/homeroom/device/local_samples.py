@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from homeroom.contract.evaluation_counts import Group
 from homeroom.data.preprocess.media import is_media, prepare_outside
 from homeroom.data.samples import InputReference, StoredSample
 from homeroom.data.tasks import needs_no_label
@@ -19,7 +20,7 @@ from homeroom.federation.policy import may_teach, policy_in_force
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
-from homeroom.train.evaluate import evaluate
+from homeroom.train.evaluate import count_answers, evaluate
 from homeroom.train.features.buffer import LazySamples, buffer_bytes
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import examples
@@ -95,10 +96,23 @@ def training_settings(store: Store, bundle: Bundle, epochs: int | None = None) -
 
 def validation_scores(store: Store, bundle: Bundle, graphs: Graphs, theta: np.ndarray) -> Mapping[str, Score]:
     """Scores by task of theta float32 [P] on the validation subjects of the last training; none where it had none."""
+    validation = validation_samples(store, bundle, graphs)
+    return evaluate(graphs, validation, theta) if validation else {}
+
+
+def validation_counts(
+    store: Store, bundle: Bundle, graphs: Graphs, thetas: Sequence[np.ndarray]
+) -> list[dict[str, dict[Group, np.ndarray]]]:
+    """As `count_answers` for each theta float32 [P] on the validation subjects of the last training."""
+    validation = validation_samples(store, bundle, graphs)
+    return [count_answers(graphs, validation, theta) if validation else {} for theta in thetas]
+
+
+def validation_samples(store: Store, bundle: Bundle, graphs: Graphs) -> Dataset | None:
+    """The samples of the subjects that the last training kept for validation; None where it kept none."""
     samples, version = training_samples(store, bundle), store.versions.newest_local()
     if not samples or version is None:
-        return {}
+        return None
     settings = msgspec.convert(version.facts["settings"], Settings)
     dataset = Dataset(bundle.manifest, to_examples(store, bundle, graphs, samples))
-    _, validation = dataset.split(settings.validation, settings.seed)
-    return evaluate(graphs, validation, theta) if validation else {}
+    return dataset.split(settings.validation, settings.seed)[1]

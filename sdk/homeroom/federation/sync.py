@@ -21,7 +21,7 @@ from homeroom.contract.update import REFUSALS
 from homeroom.contract.version import read_version
 from homeroom.data.tasks.metrics import Score, clearly_worse
 from homeroom.errors import Code, FallbackNeededError, NetworkError, UpdateError
-from homeroom.federation import agreement, enrolment, privacy_ledger, secure_round
+from homeroom.federation import agreement, enrolment, evaluation, privacy_ledger, secure_round
 from homeroom.federation.make_update import queue_newest_update
 from homeroom.federation.network.settings import NetworkSettings
 from homeroom.federation.secure_statistics import exchange_secure_statistics, forget_summed
@@ -62,6 +62,7 @@ class SyncReport:
     worse: what the global version in use answers clearly worse than this device's last training, or than one part of
         the model alone: a sentence by task.
     dropped: what was learned here on versions that are void, since they held an update that was unlearned.
+    evaluation: what was done with counts of the newest version; None where the aggregator asks for none.
     unlearned_by: the day, ISO 8601, by which a version without `unlearned` comes; "" where it is the next one.
     """
 
@@ -83,15 +84,19 @@ class SyncReport:
     worse: Mapping[str, str] = field(default_factory=dict)
     dropped: VoidReport = field(default_factory=VoidReport)
     unlearned_by: str = ""
+    evaluation: evaluation.EvaluationOutcome | None = None
 
 
-def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], Scores]) -> SyncReport:
+def sync(
+    store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], Scores], count: evaluation.Count
+) -> SyncReport:
     """Sends waiting updates or takes part in the secure round, and fetches the newest global theta; as `Device.sync`.
 
     store: this device's, enrolled with an aggregator.
     bundle: the one in use.
     root: fingerprint of the trusted root key.
     score: of a theta float32 [P] on this device's validation samples, by task.
+    count: of right and wrong answers of thetas, on the same.
     """
     store.check_unedited()
     sent, refused, sent_bytes, secure, held = list[str](), dict[str, str](), 0, "", ""
@@ -121,6 +126,7 @@ def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], 
         else:
             forget_summed(store)
             shared = exchange_statistics(store, bundle, client, configuration, root, folder)
+        told = evaluation.tell(store, bundle, client, configuration, count)
         ahead_s, waiting = clock_ahead_s(client), client.waiting
     store.back_up()
     WAITING.write(store, waiting)
@@ -144,6 +150,7 @@ def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], 
         statistics=shared,
         dropped=fetched.dropped,
         unlearned_by=unlearned_by,
+        evaluation=told,
     )
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 
 import numpy as np
 
+from homeroom.contract.evaluation_counts import Group
 from homeroom.contract.graph_io import OUTPUT, THETA, named
-from homeroom.data.tasks import kind_of, score
+from homeroom.data.tasks import kind_of, probabilities, score
 from homeroom.data.tasks.metrics import Score
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.dataset import Dataset, needs_all
 
+MOST_SLOTS_NAMED = 3  # of a task, whose subsets are told apart
 NOT_CALIBRATED: Mapping[str, float] = MappingProxyType({})
 
 
@@ -51,6 +54,38 @@ def by_language(dataset: Dataset, judged: Callable[[np.ndarray], dict[str, Score
         rows_by_language.setdefault(example.language, []).append(row)
     parts = sorted(rows_by_language.items()) if len(rows_by_language) > 1 else []
     return {language or "unstated": judged(np.array(rows)) for language, rows in parts}
+
+
+def count_answers(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, dict[Group, np.ndarray]]:
+    """How often theta float32 [P] is right and wrong, int64 by task and group; groups without samples are left out.
+
+    A group is the language of a sample, where the bundle knows it, and which of the task's slots it has.
+    """
+    manifest, found = dataset.manifest, dict[str, dict[Group, np.ndarray]]()
+    languages = {one for modality in manifest.modalities for one in modality.known_languages}
+    rows_of: dict[tuple[str, frozenset[str]], list[int]] = {}
+    for row, present in enumerate(dataset.presence > 0):
+        language = dataset.examples[row].language.lower().partition("-")[0]
+        slots = frozenset(slot for (slot, _, _), there in zip(manifest.inputs, present, strict=True) if there)
+        rows_of.setdefault((language if language in languages else "", slots), []).append(row)
+    for (language, slots), rows in sorted(rows_of.items(), key=lambda item: item[1][0]):
+        pairs = labelled_outputs(graphs, dataset.subset(np.array(rows)), theta)
+        for task in manifest.tasks:
+            outputs, targets = pairs[task.name]
+            if (counting := kind_of(task).counting) is None or not len(outputs):
+                continue
+            counts = counting.count(task, probabilities(task, outputs), targets)
+            groups = found.setdefault(task.name, {})
+            group = language, inputs_name(task.reads, slots)
+            groups[group] = groups[group] + counts if group in groups else counts
+    return found
+
+
+def inputs_name(reads: Sequence[str], slots: AbstractSet[str]) -> str:
+    """Which of a task's slots are there, as one name; of more than three slots only whether all are."""
+    if len(reads) > MOST_SLOTS_NAMED:
+        return "all inputs" if slots >= set(reads) else "fewer inputs"
+    return "+".join(slot for slot in reads if slot in slots)
 
 
 def outputs_of(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, np.ndarray]:

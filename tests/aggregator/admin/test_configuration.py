@@ -69,6 +69,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], list[str], Any]] = {
     "tau": ({"optimizer": ADAM}, ["--tau", "0.5"], 0.5),
     "proximal": ({}, ["--proximal", "0.5"], 0.5),
     "statistics": ({"statistics": StatisticsRules(mode="plain")}, ["--statistics", "off"], "off"),
+    "evaluation": ({}, ["--evaluation", "plain"], "plain"),
     "cohort": ({"secure": SECURE}, ["--cohort", "30"], 30),
     "drop_rate": ({"secure": SECURE}, ["--drop-rate", "0.2"], 0.2),
     "corrupt_rate": ({"secure": SECURE}, ["--corrupt-rate", "0.2"], 0.2),
@@ -123,6 +124,8 @@ MORE_REFUSALS = [
     ({}, ["--statistics", "secure"], "secure statistics need secure rounds"),
     ({"secure": SECURE}, ["--statistics", "plain"], "plain statistics would show what secure"),
     ({}, ["--statistics", "plain"], "the bundle has no statistics"),
+    ({"secure": SECURE}, ["--evaluation", "plain"], "plain counts of an evaluation would show"),
+    (PRIVATE, ["--evaluation", "plain"], "plain counts of an evaluation would show"),
     ({}, ["--insecure"], "--insecure says nothing: 127.0.0.1 is this machine alone"),
     ({}, ["--no-insecure", "--host", "localhost"], "--no-insecure says nothing: localhost is this machine alone"),
 ]

@@ -120,14 +120,16 @@ COUNTS = {
     " --min-devices --k-of --rule --school-share --max-staleness --codec --deadline --quorum --over --by-school"
     " --optimizer --server-rate --beta1 --beta2 --tau --proximal --epsilon --delta --clip-norm --noise-multiplier"
     " --subjects --clip-quantile --bands --cohort --drop-rate --corrupt-rate --phase-hours"
-    " --statistics",  # of the same code as serve's
+    " --statistics --evaluation",  # of the same code as serve's
     "district serve": "--min-devices --k-of --rule --max-staleness --by-school --retain --optimizer --server-rate"
-    " --proximal --policy --secure --host --port --address --trusted-proxy --log-requests --statistics",
+    " --proximal --policy --secure --host --port --address --trusted-proxy --log-requests --statistics"
+    " --evaluation",
     "district configure": "--check",
     "district invite": "--list --revoke",
     "district members": "--schools --json",
     "district recover": "--key --certificate",
     "district dashboard": "--qr",
+    "district evaluation": "--json",
     "district rebuild": "--release",
     "district restore": "--from-lost",
     "district withdraw": "--school --by --why --yes",

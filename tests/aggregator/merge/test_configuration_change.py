@@ -80,6 +80,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {  # by field: what the log was
     "statistics.subjects": ({}, 11),
     "statistics.sample_limit": ({}, 9),
     "statistics.within_days": ({}, 9),
+    "evaluation.mode": ({}, "plain"),
     "unlearning.rule": ({}, "rewind"),
     "unlearning.within_days": ({}, 9),
     "unlearning.most_versions": ({}, 9),

@@ -21,7 +21,7 @@ from homeroom.errors import InputError
 from homeroom.system.clock import now
 from homeroom.system.html.render import environment
 from homeroom.system.sqlite import Database
-from homeroom_aggregator.admin import learned_addresses, privacy_report
+from homeroom_aggregator.admin import evaluation_figures, learned_addresses, privacy_report
 from homeroom_aggregator.merge import rollback
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.server.dashboard import formatting, queries
@@ -265,6 +265,9 @@ def all_schools(context: PageContext) -> str:
     recent = queries.versions(context.database, RECENT_VERSIONS)
     longest = queries.longest_updates(recent) if context.rounds.configuration.rule != "mean" else None
     about: dict[str, Any] = {"longest": longest, "longest_of": len(recent)}
+    about |= {"served": evaluation_figures.evaluation_figures(context.database, context.rounds.bundle.manifest)}
+    about |= {"evaluated": context.rounds.configuration.evaluation.mode != "off"}
+    about |= {"share": evaluation_figures.percent, "between": evaluation_figures.between}
     return _page(context, "schools", schools=statuses, status_counts=counts, anchor=anchor, **about)
 
 

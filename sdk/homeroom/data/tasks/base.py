@@ -15,6 +15,7 @@ import numpy as np
 from homeroom.contract.manifest import Task
 from homeroom.data.samples import Label, StoredInput, StoredSample
 from homeroom.data.tasks.answers import Answer, Best
+from homeroom.data.tasks.counting import Counting
 from homeroom.data.tasks.metrics import Score
 from homeroom.errors import InputError
 
@@ -97,6 +98,7 @@ class TaskKind:
     token_pairs: (outputs, targets) of one example's tokens to the [n, width] that are compared
     one_sided: whether targets have nothing to tell apart
 
+    counting: how right and wrong answers are counted for sums over devices; None where they are not
     numbers: the answers are numbers, whose unit the task may name
     calibrated: by a temperature on validation samples
     classes: the class of each target, int [n], in the order of the task's labels; only where a sample has one
@@ -129,6 +131,7 @@ class TaskKind:
     token_pairs: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
     one_sided: Callable[[Iterable[np.ndarray]], bool] | None = None
 
+    counting: Counting | None = None
     numbers: bool = False
     calibrated: bool = True
     classes: Callable[[np.ndarray], np.ndarray] | None = None

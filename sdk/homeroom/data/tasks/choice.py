@@ -13,6 +13,7 @@ from homeroom.data.samples import Label
 from homeroom.data.tasks.answers import Answer, judge
 from homeroom.data.tasks.base import AnsweredExample, InputKey, SlotInputs, TaskKind, against_the_others, column_of
 from homeroom.data.tasks.classification import one_hot_losses
+from homeroom.data.tasks.counting import counting_classes
 from homeroom.data.tasks.metrics import score_classes, softmax
 from homeroom.errors import InputError
 
@@ -66,6 +67,7 @@ CHOICE = TaskKind(
     probabilities=softmax,
     losses=one_hot_losses,
     score=partial(score_classes, places_mean_nothing=True),
+    counting=counting_classes(places_mean_nothing=True),
     needs_every_slot=True,
     answer=_answer,
     select=_select,

@@ -18,6 +18,7 @@ from homeroom.data.tasks.base import (
     labelled,
     select_field,
 )
+from homeroom.data.tasks.counting import counting_classes
 from homeroom.data.tasks.metrics import class_losses, one_hot_class, score_classes, softmax
 
 
@@ -48,6 +49,7 @@ CLASSIFICATION = TaskKind(
     probabilities=softmax,
     losses=one_hot_losses,
     score=score_classes,
+    counting=counting_classes(),
     classes=one_hot_class,
     class_prior=True,
     answer=best_label,

@@ -12,6 +12,7 @@ from homeroom.contract.manifest import Task
 from homeroom.data.samples import TRUTH_WORDS, Label
 from homeroom.data.tasks.answers import Answer, judge
 from homeroom.data.tasks.base import AnsweredExample, FormField, TaskKind, column_of
+from homeroom.data.tasks.counting import COUNTING_COLUMNS
 from homeroom.data.tasks.metrics import column_losses, score_columns, sigmoid
 from homeroom.errors import InputError
 
@@ -54,6 +55,7 @@ MATCHING = TaskKind(
     probabilities=sigmoid,
     losses=column_losses,
     score=partial(score_columns, both_sides=True),
+    counting=COUNTING_COLUMNS,
     needs_every_slot=True,
     answer=_answer,
     select=_select,

@@ -11,6 +11,7 @@ from homeroom.contract.manifest import Task
 from homeroom.data.samples import Label
 from homeroom.data.tasks.answers import LEAST_LEAD, Answer, unless_unclear
 from homeroom.data.tasks.base import AnsweredExample, FormField, TaskKind, check_class, column_of, labelled, match_name
+from homeroom.data.tasks.counting import COUNTING_COLUMNS
 from homeroom.data.tasks.metrics import column_losses, score_columns, sigmoid
 from homeroom.errors import InputError
 
@@ -70,6 +71,7 @@ MULTILABEL = TaskKind(
     probabilities=sigmoid,
     losses=column_losses,
     score=score_columns,
+    counting=COUNTING_COLUMNS,
     answer=_answer,
     select=_select,
     own_label=_likeliest,

@@ -11,6 +11,7 @@ from homeroom.data.samples import Label
 from homeroom.data.tasks.answers import Answer
 from homeroom.data.tasks.base import TaskKind, check_class, column_of, select_field
 from homeroom.data.tasks.classification import best_label
+from homeroom.data.tasks.counting import counting_classes
 from homeroom.data.tasks.metrics import class_losses, score_classes, sigmoid
 
 
@@ -51,6 +52,7 @@ ORDINAL = TaskKind(
     probabilities=_probabilities,
     losses=_losses,
     score=partial(score_classes, class_of=_levels, ordered=True),
+    counting=counting_classes(lambda task: task.width + 1, _levels),
     classes=_levels,
     answer=best_label,
     select=_select,

@@ -12,6 +12,7 @@ from homeroom.contract.manifest import Task
 from homeroom.data.samples import Label
 from homeroom.data.tasks.answers import Answer, Best
 from homeroom.data.tasks.base import AnsweredExample, TaskKind
+from homeroom.data.tasks.counting import COUNTING_NUMBERS
 from homeroom.data.tasks.metrics import quantity, score_numbers
 from homeroom.errors import InputError
 
@@ -75,6 +76,7 @@ REGRESSION = TaskKind(
     probabilities=np.asarray,
     losses=_losses,
     score=score_numbers,
+    counting=COUNTING_NUMBERS,
     numbers=True,
     calibrated=False,
     answer=_answer,

@@ -14,6 +14,7 @@ from homeroom.data.samples import Label, StoredSample
 from homeroom.data.tasks.answers import LEAST_LEAD, LEAST_PROBABILITY, Answer, TextSpan, unless_unclear
 from homeroom.data.tasks.base import AnsweredExample, FormField, InputKey, SlotInputs, TaskKind, Words, check_class
 from homeroom.data.tasks.classification import one_hot_losses
+from homeroom.data.tasks.counting import counting_classes
 from homeroom.data.tasks.metrics import score_classes, softmax
 from homeroom.data.tasks.multilabel import parts_of
 from homeroom.errors import InputError
@@ -131,6 +132,7 @@ TEXT_SPANS = TaskKind(
     probabilities=softmax,
     losses=one_hot_losses,
     score=score_classes,
+    counting=counting_classes(),
     answer=_answer,
     form=_form,
 )

@@ -13,6 +13,7 @@ from homeroom.data.preprocess.sequence import next_answers
 from homeroom.data.samples import Label, StoredSample
 from homeroom.data.tasks.answers import Answer
 from homeroom.data.tasks.base import AnsweredExample, InputKey, TaskKind, Words, labelled
+from homeroom.data.tasks.counting import COUNTING_ONE_COLUMN
 from homeroom.data.tasks.metrics import column_losses, score_columns, sigmoid
 from homeroom.errors import InputError
 
@@ -66,6 +67,7 @@ TRACING = TaskKind(
     probabilities=sigmoid,
     losses=column_losses,
     score=partial(score_columns, both_sides=True, ranked=True),
+    counting=COUNTING_ONE_COLUMN,
     answer=_answer,
     form=_form,
 )

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from homeroom.contract import http_signatures
 from homeroom.contract.canonical_json import digest
 from homeroom.contract.delta import apply_delta
+from homeroom.contract.evaluation_counts import DeviceCounts
 from homeroom.contract.evaluation_report import EvaluationReport
 from homeroom.contract.invitation import Enrolment, Invitation, enrolment_of, seal_code
 from homeroom.contract.manifest import Hash
@@ -255,6 +256,10 @@ class Client:
     def report(self, report: EvaluationReport) -> None:
         """Sends this device's scores of a global version."""
         self.send("POST", "/v1/report", msgspec.json.encode(report))
+
+    def tell_evaluation(self, counts: DeviceCounts) -> None:
+        """Sends this device's counts of a global version; UpdateError if they are refused."""
+        self.send("POST", "/v1/evaluation", msgspec.json.encode(counts))
 
     def close(self) -> None:
         """Closes the connection."""
