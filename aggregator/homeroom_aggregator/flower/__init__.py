@@ -9,6 +9,7 @@ import os
 from importlib.util import find_spec
 
 from homeroom.errors import MissingExtraError
+from homeroom.system.installation import how_to_install
 
 
 def check_installed() -> None:
@@ -20,7 +21,7 @@ def check_installed() -> None:
         if find_spec(name) is None:
             raise MissingExtraError(
                 f"Flower's engine needs a part that is not installed ({name})",
-                remedy="pip install 'homeroom[flower]', in an environment of its own",
+                remedy=f"{how_to_install('flower')}, in an environment of its own",
             )
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -23,6 +23,7 @@ from homeroom.contract.manifest import Modality
 from homeroom.data.preprocess import Prepared, collate
 from homeroom.errors import ExportError, HomeroomError, MissingExtraError
 from homeroom.runtime.backend import load
+from homeroom.system.installation import how_to_install
 from homeroom_exporter.bundle.write import VARYING, BundleContents, GraphFile, litert_version
 from homeroom_exporter.check.check import EDGES, edge_feeds, relative_error
 from homeroom_exporter.check.footprint import RuntimeComparison
@@ -56,12 +57,12 @@ def converter() -> str:
     MissingExtraError where there is none, or nothing here to run what it makes.
     """
     if importlib.util.find_spec("ai_edge_litert") is None:
-        raise MissingExtraError("LiteRT is not installed", remedy="pip install 'homeroom[litert]'")
+        raise MissingExtraError("LiteRT is not installed", remedy=how_to_install("litert"))
     if importlib.util.find_spec("litert_torch") is not None:
         return sys.executable
     named = os.environ.get(CONVERTER_PYTHON, "")
     if not named or not Path(named).is_file():
-        remedy = "pip install 'homeroom[exporter,convert]' in an environment of its own, and name it in "
+        remedy = f"{how_to_install('exporter', 'convert')} in an environment of its own, and name it in "
         raise MissingExtraError("nothing here converts for LiteRT", remedy=remedy + CONVERTER_PYTHON)
     return named
 

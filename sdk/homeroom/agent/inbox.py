@@ -20,7 +20,7 @@ from homeroom.agent.acceptance import WaitingEntry, waiting_entry
 from homeroom.agent.status import AGENT_FOLDER
 from homeroom.contract.invitation import Enrolment
 from homeroom.data.ingest.column_memory import MEMORY_FILE
-from homeroom.data.ingest.folder import EXTRA_SUFFIXES, HIDDEN_MARKS, JUNK_NAMES, MODALITY_OF, NOT_READ
+from homeroom.data.ingest.folder import EXTRA_SUFFIXES, HIDDEN_MARKS, JUNK_NAMES, MODALITY_OF, why_not_read
 from homeroom.data.ingest.sheet import SHEET_SUFFIXES
 from homeroom.device.device import Device
 from homeroom.device.receipt import AddReceipt
@@ -108,7 +108,7 @@ def why_no_entry(entry: Path) -> str:
         return ""
     if entry.suffix.lower() in (*MODALITY_OF, *EXTRA_SUFFIXES):
         return "put media into a folder: its name, or a sheet beside them, labels them"
-    return NOT_READ.get(entry.suffix.lower(), "it is not read: put sheets, .jsonl files or folders of media here")
+    return why_not_read(entry.suffix.lower()) or "it is not read: put sheets, .jsonl files or folders of media here"
 
 
 def _is_second(entry: Path) -> bool:

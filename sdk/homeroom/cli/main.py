@@ -21,6 +21,7 @@ from homeroom.cli.parameters import TEXT
 from homeroom.errors import DiskFullError, HomeroomError, InputError, MissingExtraError, TrainError
 from homeroom.system.files import DISK_FULL_ERRNOS
 from homeroom.system.hardware import refuse_32_bit
+from homeroom.system.installation import how_to_install
 
 NO_MEMORY_WORDS = ("bad_alloc", "failed to map segment", "cannot allocate memory")  # of a library, in lower case
 
@@ -151,7 +152,7 @@ def _missing(path: str, problem: ModuleNotFoundError) -> click.Command:
 def _missing_extra(path: str, problem: ModuleNotFoundError) -> MissingExtraError:
     return MissingExtraError(
         f"`homeroom {path}` needs a part that is not installed ({problem.name})",
-        remedy=f"pip install 'homeroom[{_extra(path)}]'",
+        remedy=how_to_install(str(_extra(path))),
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from homeroom.errors import BundleError, HomeroomError, MissingExtraError, TrainError
 from homeroom.system.hardware import cores
+from homeroom.system.installation import how_to_install
 
 MEMORY_REMEDY = "close other programs; `homeroom device train … --megabytes` chooses what fits"
 
@@ -73,7 +74,7 @@ class LitertGraph:
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError:
-            remedy = "pip install 'homeroom[litert]', or open the device with runtime=\"onnx\""
+            remedy = f'{how_to_install("litert")}, or open the device with runtime="onnx"'
             raise MissingExtraError("LiteRT is not installed", where=self._path.name, remedy=remedy) from None
         try:
             return Interpreter(model_path=str(self._path), num_threads=self._threads)

@@ -11,6 +11,7 @@ import pytest
 
 from homeroom.cli.commands import ALIASES, COMMANDS, GROUPS, OLD_ORDER
 from homeroom.cli.main import Commands, homeroom, main
+from homeroom.system.installation import how_to_install
 
 
 def command(path: str) -> click.Command:
@@ -126,7 +127,7 @@ def test_a_missing_extra_is_named_by_the_new_spelling(
     code, out, err = run(capsys, *words, "recipe.toml")
     assert (code, out) == (13, "")
     assert "`homeroom bundle export` needs a part that is not installed" in err
-    assert "pip install 'homeroom[exporter]'" in err
+    assert how_to_install("exporter") in err
     assert run(capsys, "bundle", "--help")[0] == 0
 
 

@@ -24,6 +24,7 @@ from homeroom.data.preprocess.audio import decode as hear
 from homeroom.data.preprocess.image import decode as look
 from homeroom.data.preprocess.recordings import length_note
 from homeroom.errors import InputError
+from homeroom.system.installation import how_to_install
 
 needs_heic = pytest.mark.skipif(find_spec("pillow_heif") is None, reason="the extra `heic` is not installed")
 needs_av = pytest.mark.skipif(find_spec("av") is None, reason="the extra `av` is not installed")
@@ -155,10 +156,14 @@ def absent(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("read", "data", "words"),
     [
-        (look, HEIC, ("HEIC picture", "homeroom[heic]", "save it as JPEG")),
-        (hear, b"\0\0\0\x20ftypM4A " + bytes(99), ("MP4 file (m4a, AAC)", "homeroom[av]", "save the sound as MP3")),
-        (hear, b"\x1aE\xdf\xa3" + bytes(99), ("WebM", "homeroom[av]", "save the sound as MP3")),
-        (hear, b"#!AMR\n" + bytes(99), ("AMR", "homeroom[av]", "save the sound as MP3")),
+        (look, HEIC, ("HEIC picture", how_to_install("heic"), "save it as JPEG")),
+        (
+            hear,
+            b"\0\0\0\x20ftypM4A " + bytes(99),
+            ("MP4 file (m4a, AAC)", how_to_install("av"), "save the sound as MP3"),
+        ),
+        (hear, b"\x1aE\xdf\xa3" + bytes(99), ("WebM", how_to_install("av"), "save the sound as MP3")),
+        (hear, b"#!AMR\n" + bytes(99), ("AMR", how_to_install("av"), "save the sound as MP3")),
     ],
 )
 def test_without_its_extra_a_format_is_named_with_the_extra_and_a_way_around(
@@ -181,8 +186,8 @@ def test_a_folder_names_what_an_extra_would_read(
     (tmp_path / "cat" / "b.heic").write_bytes(HEIC)
     (tmp_path / "cat" / "c.m4a").write_bytes(b"x")
     unread = device.take_in(tmp_path).unread
-    assert "homeroom[heic]" in unread["cat/b.heic"]
-    assert "homeroom[av]" in unread["cat/c.m4a"]
+    assert how_to_install("heic") in unread["cat/b.heic"]
+    assert how_to_install("av") in unread["cat/c.m4a"]
 
 
 def streamed(stated: int) -> bytes:

@@ -29,6 +29,7 @@ from homeroom.data.tasks.metrics import Score
 from homeroom.errors import BundleError, InputError, StoreError, TrainError, TrustError
 from homeroom.federation import sync, versions
 from homeroom.store.open import is_device
+from homeroom.system.installation import how_to_install
 from homeroom.train.settings import Settings
 
 FAST = Settings(epochs=3, patience=10)
@@ -318,7 +319,7 @@ def test_a_command_whose_part_is_not_installed_names_it(
     with pytest.raises(SystemExit) as ended:
         main(["bundle", "export", "recipe.toml", "out"])
     assert ended.value.code == 13
-    assert "pip install 'homeroom[exporter]'" in capsys.readouterr().err
+    assert how_to_install("exporter") in capsys.readouterr().err
 
 
 def test_a_stored_number_that_cannot_be_learned_is_set_apart_and_said(tiny_bundle: tiny.Tiny, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from homeroom.contract.manifest import Manifest
 from homeroom.data.consent import check_day
 from homeroom.data.ingest.column_memory import recall, remember
-from homeroom.data.ingest.folder import NOT_READ, lesson_folder, read_folder
+from homeroom.data.ingest.folder import lesson_folder, read_folder, why_not_read
 from homeroom.data.ingest.hand_over import EXPORT_FILE, read_hand_over
 from homeroom.data.ingest.intake import Intake, Problem, ReadOptions
 from homeroom.data.ingest.jsonl import read_jsonl
@@ -87,7 +87,7 @@ def _checked_as_remembered(path: Path, manifest: Manifest, intake: Intake) -> It
         raise InputError(
             f"files of kind {path.suffix or path.name!r} are not read",
             where=str(path),
-            remedy=NOT_READ.get(path.suffix.lower())
+            remedy=why_not_read(path.suffix.lower())
             or "give a .csv, .tsv, .xlsx or .jsonl file, or a folder with pictures, sounds and texts",
         )
     for sample in samples:

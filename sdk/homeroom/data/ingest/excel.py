@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 from homeroom.data.preprocess.file_kind import OLD_OFFICE_MAGIC
 from homeroom.errors import InputError, MissingExtraError
 from homeroom.system.files import open_below
+from homeroom.system.installation import how_to_install
 
 Cell = bool | int | float | str | None
 WHOLE_LIMIT = 2**53  # beyond it a float is no exact number
@@ -100,7 +101,7 @@ def read_excel(file_path: str, last: int) -> Iterator[tuple[int, list[Cell]]]:
         raise MissingExtraError(
             "Excel files are read with the extra `sheets`",
             where=path.name,
-            remedy="pip install 'homeroom[sheets]', or save it as CSV UTF-8",
+            remedy=f"{how_to_install('sheets')}, or save it as CSV UTF-8",
         ) from None
     with _opened(path) as file:
         values = openpyxl.load_workbook(file, read_only=True, data_only=True)

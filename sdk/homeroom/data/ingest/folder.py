@@ -20,8 +20,8 @@ from homeroom.data.ingest.intake import PROBLEMS_SHOWN, Intake
 from homeroom.data.ingest.jsonl import read_jsonl
 from homeroom.data.ingest.sheet import SHEET_SUFFIXES, UTF_16_MARKS, Row, read_rows
 from homeroom.data.ingest.sheet_samples import SheetColumns, known_columns, read_sheet, to_sample
-from homeroom.data.preprocess.heic import HEIC_SUFFIXES, HOW_TO_READ_HEIC, reads_heic
-from homeroom.data.preprocess.recordings import AV_SUFFIXES, HOW_TO_READ_AV, reads_av
+from homeroom.data.preprocess.heic import HEIC_SUFFIXES, how_to_read_heic, reads_heic
+from homeroom.data.preprocess.recordings import AV_SUFFIXES, how_to_read_av, reads_av
 from homeroom.data.samples import Sample
 from homeroom.data.tasks import kind_of
 from homeroom.data.tasks.base import close_names, match_name
@@ -48,14 +48,13 @@ MODALITY_SUFFIXES = {
     "audio": [".wav", ".ogg", ".oga", ".opus", ".flac", ".mp3", ".aif", ".aiff"],
     "text": [".txt"],
 }
-EXTRA_SUFFIXES = {  # ending -> modality, whether its extra is installed, and what to do where it is not
-    **dict.fromkeys(HEIC_SUFFIXES, ("image", reads_heic, f"HEIC pictures need the extra `heic`: {HOW_TO_READ_HEIC}")),
-    **dict.fromkeys(AV_SUFFIXES, ("audio", reads_av, f"this format needs the extra `av`: {HOW_TO_READ_AV}")),
+EXTRA_SUFFIXES = {  # ending -> modality, whether its extra is installed, what is wrong without it, what to do
+    **dict.fromkeys(HEIC_SUFFIXES, ("image", reads_heic, "HEIC pictures need the extra `heic`", how_to_read_heic)),
+    **dict.fromkeys(AV_SUFFIXES, ("audio", reads_av, "this format needs the extra `av`", how_to_read_av)),
 }
 MODALITY_OF = {suffix: modality for modality, suffixes in MODALITY_SUFFIXES.items() for suffix in suffixes}
 MODALITY_NOUNS = {"image": "pictures", "audio": "sounds", "text": "texts"}
 NOT_READ = {
-    **{suffix: remedy for suffix, (_, _, remedy) in EXTRA_SUFFIXES.items()},
     **dict.fromkeys([".pdf", ".doc", ".docx", ".odt", ".rtf"], "documents are not read: save the text as .txt"),
     **dict.fromkeys([".ods", ".numbers", ".xls", ".xlsb"], "such sheets are not read: save it as .xlsx or CSV UTF-8"),
     **dict.fromkeys([".zip", ".rar", ".7z"], "archives are not read: unpack it into a folder"),
@@ -138,7 +137,7 @@ def _readable_files(folder: Path, manifest: Manifest, intake: Intake) -> list[Pa
         elif not path.is_file():
             intake.unread[inside.as_posix()] = "it is a pipe or a device, not a file"
         elif modality is None:
-            intake.unread[inside.as_posix()] = NOT_READ.get(suffix, "it is no picture, sound or text by its ending")
+            intake.unread[inside.as_posix()] = why_not_read(suffix) or "it is no picture, sound or text by its ending"
         elif modality not in modalities:
             intake.unread[inside.as_posix()] = f"the bundle has no input for {MODALITY_NOUNS[modality]}"
         else:
@@ -155,6 +154,14 @@ def modality_of(suffix: str) -> str | None:
     if suffix in EXTRA_SUFFIXES and EXTRA_SUFFIXES[suffix][1]():
         return EXTRA_SUFFIXES[suffix][0]
     return MODALITY_OF.get(suffix)
+
+
+def why_not_read(suffix: str) -> str | None:
+    """Why files with this ending are not read, and what to do; None where nothing is known of them."""
+    if suffix in EXTRA_SUFFIXES:
+        _, _, lacks, how = EXTRA_SUFFIXES[suffix]
+        return f"{lacks}: {how()}"
+    return NOT_READ.get(suffix)
 
 
 def _sheet_of(folder: Path, intake: Intake) -> Path | None:

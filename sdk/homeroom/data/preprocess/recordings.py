@@ -15,10 +15,10 @@ import numpy as np
 
 from homeroom.data.preprocess.file_kind import AAC_KIND, AMR_KIND, MP4_KIND, WEBM_KIND, WMA_KIND, file_kind
 from homeroom.errors import InputError
+from homeroom.system.installation import how_to_install
 
 DEMUXERS = {MP4_KIND: "mov", WEBM_KIND: "matroska", AMR_KIND: "amr", AAC_KIND: "aac", WMA_KIND: "asf"}
 AV_SUFFIXES = (".m4a", ".aac", ".mp4", ".3gp", ".webm", ".amr", ".wma", ".mov")
-HOW_TO_READ_AV = "pip install 'homeroom[av]', or save the sound as MP3 or WAV"
 RIFF_HEADER, CHUNK_HEADER = 12, 8  # bytes
 UNKNOWN_LENGTHS = (0, 0xFFFFFFFF)  # as programs leave them that were ended while they recorded
 SIDES_LIMIT = 16
@@ -30,6 +30,11 @@ def reads_av() -> bool:
     return find_spec("av") is not None
 
 
+def how_to_read_av() -> str:
+    """What to do where the extra is missing."""
+    return f"{how_to_install('av')}, or save the sound as MP3 or WAV"
+
+
 def readable(data: bytes, where: str) -> bytes:
     """The sound as libsndfile reads it: itself, with its length filled in, or as a WAV file of 16 bits.
 
@@ -38,7 +43,7 @@ def readable(data: bytes, where: str) -> bytes:
     kind = file_kind(data)
     if kind in DEMUXERS:
         if not reads_av():
-            raise InputError(f"is {kind}, which the extra `av` reads", where=where, remedy=HOW_TO_READ_AV)
+            raise InputError(f"is {kind}, which the extra `av` reads", where=where, remedy=how_to_read_av())
         return _decode(data, kind, where)
     start, stated = _samples_of_wav(data)
     if start and stated in UNKNOWN_LENGTHS and len(data) > start:

@@ -28,6 +28,7 @@ from homeroom.federation.network.client import Client
 from homeroom.federation.network.settings import NetworkSettings
 from homeroom.federation.network.tls import gate, tls_context
 from homeroom.federation.network.transport import CONNECT_TIMEOUT_S, dates_ignored
+from homeroom.system.installation import how_to_install
 
 SERVICE_TYPE = "_homeroom._tcp.local."
 DISCOVERY_TIMEOUT_S = 3.0
@@ -187,5 +188,5 @@ def _zeroconf() -> Any:
     try:
         import zeroconf
     except ModuleNotFoundError:
-        raise MissingExtraError("finding aggregators needs zeroconf", remedy="pip install 'homeroom[lan]'") from None
+        raise MissingExtraError("finding aggregators needs zeroconf", remedy=how_to_install("lan")) from None
     return zeroconf

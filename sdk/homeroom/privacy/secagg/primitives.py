@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from homeroom.errors import MissingExtraError, TrustError
+from homeroom.system.installation import how_to_install
 
 SEED_BYTES = 16  # 128 bits, the strength of X25519 and of AES-128; one element for Shamir's scheme
 
@@ -70,5 +71,5 @@ def _shamir() -> Any:
     try:
         from Crypto.Protocol.SecretSharing import Shamir
     except ImportError:
-        raise MissingExtraError("secure rounds need Shamir's shares", remedy="pip install 'homeroom[secure]'") from None
+        raise MissingExtraError("secure rounds need Shamir's shares", remedy=how_to_install("secure")) from None
     return Shamir
