@@ -36,6 +36,7 @@ NEW_PLAIN_ROUNDS = msgspec.structs.replace(
     school_share=SCHOOL_SHARE,
     unlearning=UnlearningRules(rule="rewind"),
 )
+NEW_SECURE_ROUNDS = msgspec.structs.replace(AnyBundle, unlearning=NEW_PLAIN_ROUNDS.unlearning)
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 CountOrNone = Annotated[int, msgspec.Meta(ge=0)]
@@ -358,11 +359,11 @@ def first_buffer(fields: Mapping[str, Any]) -> int:
 def first_configuration(base: DistrictConfiguration | None, options: Mapping[str, Any]) -> DistrictConfiguration:
     """The configuration of a new folder: as `with_options`, with all addresses known and an automatic buffer's size.
 
-    base: of the folder's own file; where it is None, rounds that are neither secure nor private count schools, and
-        merge by the bounded rule and rewind to unlearn.
+    base: of the folder's own file; where it is None, rounds that are not private rewind to unlearn, and those that
+        are not secure either count schools and merge by the bounded rule.
     """
     private = any(FIELD_OF_OPTION[option] in PRIVACY_FIELDS for option in options)
-    terms = AnyBundle if options.get("secure") or private else NEW_PLAIN_ROUNDS
+    terms = AnyBundle if private else NEW_SECURE_ROUNDS if options.get("secure") else NEW_PLAIN_ROUNDS
     wanted = with_options(base or DistrictConfiguration(automatic_buffer=True, round=terms), options)
     server = msgspec.structs.replace(wanted.server, addresses=wanted.server.addresses or ())
     wanted = msgspec.structs.replace(wanted, server=server)

@@ -75,8 +75,8 @@ def withdrawable(rounds: Rounds, key: str, school: str) -> dict[str, list[str]]:
     found = {name: updates for name in names if (updates := rounds.withdrawable(name))}
     if not found:
         why = "has no update here that can be withdrawn: none came, or all were taken out already"
-        if rounds.configuration.privacy or rounds.configuration.secure:
-            why += "; private releases and secure sums cannot give one back"
+        if rounds.configuration.privacy:
+            why += "; private releases cannot give one back"
         raise InputError(why, where=school or key[:8], remedy="`homeroom district audit show` says what was taken out")
     return found
 
@@ -93,11 +93,12 @@ def withdraw(rounds: Rounds, updates: Mapping[str, Sequence[str]], by: str, why:
 
 def rewind_lines(planned: WaitingRewind, newest: int) -> list[str]:
     """What a rewind does to whom, in sentences. newest: the newest version."""
+    sums = f", {planned.sums} secure sums with all that is in them" if planned.sums else ""
     said = f"Version {newest + 1} will be version {planned.to} again, which no update that is to be unlearned is in"
     return [
         f"{said} ({len(planned.update_ids)} wait for it).",
-        f"{planned.versions} versions since then and {planned.updates} other updates become void: their bytes are "
-        "erased, and each device that learned on such a version drops what it learned and trains anew from its "
+        f"{planned.versions} versions since then{sums} and {planned.updates} other updates become void: their bytes "
+        "are erased, and each device that learned on such a version drops what it learned and trains anew from its "
         "samples. Samples that expired, and devices that left, cannot teach again.",
     ]
 

@@ -13,9 +13,10 @@ from homeroom.contract.signing import Certificate, check_certificate, read_key, 
 from homeroom.errors import InputError
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin.folder import KEY_FILE, open_log, read_facts
-from homeroom_aggregator.state import audit, rewinds
+from homeroom_aggregator.state import audit, rewinds, secure_sum
 
 PURPOSE = "unlearning"
+VOID_SUMS = "SELECT number FROM log JOIN bodies USING (number) WHERE kind = 'secure' AND length(body) > 0"
 REPORT_LIMIT_BYTES = 16 << 20
 
 
@@ -26,7 +27,7 @@ class RewindRecord(msgspec.Struct, frozen=True, kw_only=True):
     unlearned: ids of the updates, and the first key of the device that each was of.
     log_sha256: of the log's rows up to the rewind, without their bytes.
     audit_sha256: the digest of the audit log's chain at the rewind.
-    confirmed: first keys of the devices that have sent an update since, which was learned on this version or later.
+    confirmed: first keys of the devices that have sent an update since, or are in a sum since.
     """
 
     version: int
@@ -113,8 +114,10 @@ def _report(folder: Path) -> UnlearningReport:
 
 
 def _record(database: Database, one: rewinds.Rewind, since: int, entry: audit.AuditRecord) -> RewindRecord:
-    sql = f"""SELECT DISTINCT device FROM log WHERE kind = 'update' AND number > ? AND {rewinds.not_void(database)}
-              ORDER BY device"""
+    sql = f"""SELECT DISTINCT device FROM log WHERE kind = 'update' AND number > ? AND {rewinds.not_void(database)}"""
+    since_then = {device for (device,) in database.rows(sql, (one.entry,))}
+    for header in secure_sum.headers(database, one.entry, 1 << 62):
+        since_then |= {member for members in header.fed.values() for member in members}
     return RewindRecord(
         version=one.version,
         to=one.to,
@@ -126,7 +129,7 @@ def _record(database: Database, one: rewinds.Rewind, since: int, entry: audit.Au
         void_updates=entry.about["void"],
         log_sha256=_digest(database, one.entry),
         audit_sha256=entry.digest,
-        confirmed=tuple(device for (device,) in database.rows(sql, (one.entry,))),
+        confirmed=tuple(sorted(since_then)),
     )
 
 
@@ -150,4 +153,6 @@ def _bytes_left(database: Database) -> list[str]:
               JOIN log AS gone ON gone.update_id = came.update_id AND gone.kind = 'unlearn'
               WHERE came.kind = 'update' AND length(body) > 0
               AND came.number NOT IN (SELECT number FROM log WHERE {rewinds.not_void(database)})"""
-    return [f"the bytes of update {update_id[:8]} are in the log still" for (update_id,) in database.rows(sql)]
+    found = [f"the bytes of update {update_id[:8]} are in the log still" for (update_id,) in database.rows(sql)]
+    sums = (number for (number,) in database.rows(VOID_SUMS) if rewinds.is_void(database, number))
+    return found + [f"the secure sum of entry {number} is void, and its bytes are in the log still" for number in sums]

@@ -151,7 +151,7 @@ def revoke(folder: Path, key: str) -> None:
     with officers.acting(folder) as enrolled:
         key = officers.revoke(enrolled, officers.OPERATOR, key)
     say(f"{key[:16]} is refused from now on, for ever; its updates that wait are erased")
-    say("`homeroom district withdraw` takes those in a version out of the next one, but for private and secure rounds")
+    say("`homeroom district withdraw` takes those in a version out of it too, but for private rounds")
 
 
 @click.command()
@@ -194,8 +194,8 @@ def withdraw(folder: Path, key: str | None, school: str | None, by: str, why: st
     """Take the updates of the device with KEY, or the one key that begins so, out of the model. Stop the server first.
 
     Those that wait are erased at once. One in a version takes what was learned since with it, by a rewind within some
-    days, or is left out of the next version (`unlearning.rule`). A private release or a secure sum cannot give one
-    back. While it serves, the dashboard does the same for a device.
+    days, or is left out of the next version (`unlearning.rule`); one in a secure sum takes the whole sum out. A private
+    release cannot give one back. While it serves, the dashboard does the same for a device.
     Example: homeroom district withdraw district/ 3f9a02 --by "Ms Lee" --why "its samples were swapped"
     """
     from homeroom_aggregator.admin import officers

@@ -142,8 +142,8 @@ class _Replay:
             if entry.update_id not in self.withdrawn and entry.body:  # empty once it was released privately
                 self._add_update(entry)
         elif entry.kind == "secure":
-            total = secure_sum.unpack(entry.body, self.rules.layout)
-            if not self.withdrawn & total.header.updates.keys():  # one withdrawn update takes the whole sum out
+            total = secure_sum.unpack(entry.body, self.rules.layout) if entry.body else None
+            if total and not self.withdrawn & total.header.updates.keys():  # one that is withdrawn takes it all out
                 round_state.add_secure_sum(self.state, total)
                 self.merged.update(total.header.updates)
         elif entry.kind == "configuration":

@@ -231,7 +231,10 @@ class Rounds(Withdrawals):
             claims.mark_summed(self.log.database, names, self.state.version)
             number = self.log.append("secure", self.state.version, update_id=header.round_id, body=body)
             discarded = any(self.log.withdrawn(update_id) for update_id in header.updates)
-            if not discarded:
+            if discarded:
+                self.log.empty_body(number)
+                self._erased = True
+            else:
                 self._undos.append(round_state.add_secure_sum(self.state, total))
             self._note(number, len(body), discarded or bool(round_state.ready(self.state, self.rules)))
 
@@ -307,6 +310,7 @@ class Rounds(Withdrawals):
             self._publish(number, "rewound", **more, **about)
             self._note(number, len(body))
             self._erased = True
+        self.after_withdrawal()
         return self.state.version
 
     def _release(self) -> int:

@@ -10,7 +10,7 @@ from homeroom_aggregator.merge.admission import Admission
 from homeroom_aggregator.merge.evaluation import Evaluation
 from homeroom_aggregator.merge.logged_state import LoggedState
 from homeroom_aggregator.merge.statistics import SharedStatistics
-from homeroom_aggregator.state import audit, claims, rewinds
+from homeroom_aggregator.state import audit, claims, rewinds, secure_sum
 from homeroom_aggregator.state.members import Members
 
 REPLAYED_AT_ONCE = 32  # entries; a longer replay may run outside
@@ -34,8 +34,8 @@ class Withdrawals(LoggedState):
         """Unlearn an update of this member; False where it is another's, or so old that its bytes are gone.
 
         An id never seen stays out should this member send it. One that still waits is erased as well; one that a
-        version holds waits for the next rewind, where rounds rewind. An update that a private release holds is
-        `bounded`, and stays in.
+        version holds waits for the next rewind, where rounds rewind; of a secure sum the whole sum goes. An update that
+        a private release holds is `bounded`, and stays in.
         """
         owner, number = self.admission.owner(update_id)
         if owner not in (None, member) or self.bounded(update_id, member):
@@ -52,19 +52,29 @@ class Withdrawals(LoggedState):
         return kept
 
     def withdrawable(self, member: str) -> list[str]:
-        """The ids of a member's updates that `withdraw` would take out, the oldest first; without secure sums' own."""
+        """The ids of a member's updates that `withdraw` would take out, the oldest first; a sum goes as a whole."""
         sql = """SELECT update_id FROM log AS came WHERE kind = 'update' AND device = ? AND NOT EXISTS
                  (SELECT 1 FROM log WHERE kind IN ('withdraw', 'unlearn') AND update_id = came.update_id)
                  ORDER BY number"""
-        return [one for (one,) in self.log.database.rows(sql, (member,)) if not self.bounded(one, member)]
+        found = [one for (one,) in self.log.database.rows(sql, (member,)) if not self.bounded(one, member)]
+        if self.configuration.secure and not self.ledger:
+            own = set(claims.summed(self.log.database, member, 0))
+            sums = secure_sum.headers(self.log.database, self.log.base, 1 << 62)
+            found += [one for header in sums for one in header.updates if one in own and not self.log.withdrawn(one)]
+        return found
 
     def _withdraw(self, update_id: str, member: str, number: int | None, **why: str) -> None:
         """number: of the entry that holds the update; None while it waits in a secure round."""
         audit.record(self.log.database, "withdrawn", device=member, **why)
         is_void = number is not None and rewinds.is_void(self.log.database, number)
-        released = number is not None and self.log.base < number <= self.log.last_release()
-        if released and not is_void and self.configuration.rewinds:
-            self.log.append("unlearn", self.state.version, update_id=update_id, device=member)
+        if (
+            number is not None
+            and self.log.base < number <= self.log.last_release()
+            and not is_void
+            and self.configuration.rewinds
+        ):
+            held = {} if self.log.number(update_id) else {"body": rewinds.holder(number)}
+            self.log.append("unlearn", self.state.version, update_id=update_id, device=member, **held)
             rewinds.ask(self.log.database, now().date())
             sums, waiting = self.state.sums, self.state.sums.waiting
             self._undos.append(lambda: setattr(sums, "waiting", waiting))

@@ -221,6 +221,8 @@ class SecureRounds:
             return merged == "durably" and self._end(live, SUMMED)
         if live.notice.configuration_id != self.sums.shape.rules_id:
             return self._fail(live, "the round configuration has changed")
+        if self.sums.is_void(live.notice.version):
+            return self._fail(live, "an update in a version was unlearned")
         over, came = now - live.since >= self.rules.phase_s, self.store.senders(live.phase)
         if live.phase == "keys":
             return self._close_cohort(live, over)

@@ -71,6 +71,10 @@ class StatisticsSums:
         """Never: a device that takes something back does so with its next change."""
         return False
 
+    def is_void(self, version: int) -> bool:
+        """Never: statistics are of samples, and not of a version."""
+        return False
+
     def merged(self, round_id: str) -> Merged:
         """Whether this is the newest sum of the total."""
         if self._secure.round_id != round_id:

@@ -14,7 +14,7 @@ from homeroom.privacy.secagg.client import CohortView
 from homeroom.privacy.secagg.encoding import Shape, SumLayout, ThetaShape
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.secagg.unmask import decode_sum
-from homeroom_aggregator.state import claims
+from homeroom_aggregator.state import claims, rewinds
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.secure_sum import SecureSum, SumHeader
 
@@ -86,6 +86,10 @@ class Sums(Protocol):
         """Whether a round's sum was merged, and cannot be lost any more."""
         ...
 
+    def is_void(self, version: int) -> bool:
+        """Whether what devices learned on versions up to this one may be void. version: of a round's notice."""
+        ...
+
     def merge(self, opened: OpenedSum) -> None:
         """Take a sum in, once; UpdateError where no honest devices have such a sum."""
         ...
@@ -154,6 +158,10 @@ class ThetaSums:
     def withdrawn(self, advertisement: Advertisement, member: str) -> bool:
         """Whether the update was withdrawn."""
         return self.rounds.log.withdrawn_by(advertisement.update_id.hex(), member)
+
+    def is_void(self, version: int) -> bool:
+        """Whether rounds were rewound since."""
+        return rewinds.rewound_after(self.rounds.log.database, version)
 
     def merged(self, round_id: str) -> Merged:
         """Whether the log has the sum."""

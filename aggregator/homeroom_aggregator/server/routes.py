@@ -241,7 +241,8 @@ def unlearn(service: Service, call: SignedRequest) -> Response:
         raise RefusedError(429, "too_many", "this day's withdrawals are used up", "ask again tomorrow", wait_s)
     rounds.withdraw(update_id, name)  # another device's id gets the same answer as an unknown one
     status = "bounded" if rounds.bounded(update_id, name) else "accepted"
-    waits = rounds.to_unlearn() if rounds.configuration.rewinds else None
+    mine = rounds.configuration.rewinds and rounds.log.withdrawn_by(update_id, name)
+    waits = rounds.to_unlearn() if mine else None
     due = {"by": waits.due.isoformat()} if waits and update_id in waits.update_ids else {}
     return refusals.JsonResponse({"update_id": update_id, "status": status, **due})
 

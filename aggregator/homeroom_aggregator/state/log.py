@@ -175,8 +175,9 @@ class Log:
         return self.database.one(sql, (kind, update_id)) is not None
 
     def sums(self) -> Iterator[LogEntry]:
-        """The entries of cohorts' sums whose bodies are kept, the newest first; one body in memory at a time."""
-        sql = "SELECT number FROM log JOIN bodies USING (number) WHERE kind = 'secure' ORDER BY number DESC"
+        """The entries of cohorts' sums that are kept and not void, the newest first; one body in memory at a time."""
+        sql = """SELECT number FROM log JOIN bodies USING (number) WHERE kind = 'secure' AND body != x''
+                 ORDER BY number DESC"""
         for (number,) in self.database.rows(sql):
             yield self.entry(number)
 
@@ -258,7 +259,7 @@ class Log:
         self.database.write(sql, (update_id,))
 
     def empty_body(self, number: int) -> None:
-        """Empties the body of an update that cannot be read, so that no replay looks for it."""
+        """Empties the body of an update that cannot be read, or of a sum that is not merged: no replay looks for it."""
         self.database.write("INSERT OR REPLACE INTO bodies (number, body) VALUES (?, x'')", (number,))
 
     def last_private(self) -> int:

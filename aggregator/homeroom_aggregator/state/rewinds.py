@@ -10,8 +10,16 @@ import msgspec
 
 from homeroom.contract.round import UnlearningRules
 from homeroom.system.sqlite import Database
+from homeroom_aggregator.state import secure_sum
 
 REWINDS, SINCE = "rewinds", "unlearning since"  # names of facts
+ASKED = """SELECT gone.update_id, came.number AS number, came.version
+           FROM log AS gone JOIN log AS came USING (update_id)
+           WHERE came.kind = 'update' AND gone.kind = 'unlearn' AND gone.number > ?1
+           UNION ALL
+           SELECT gone.update_id, came.number AS number, came.version FROM log AS gone JOIN bodies USING (number)
+           JOIN log AS came ON came.number = CAST(CAST(body AS TEXT) AS INTEGER)
+           WHERE came.kind = 'secure' AND gone.kind = 'unlearn' AND gone.number > ?1 ORDER BY number"""
 VOID_KINDS = "kind != 'configuration'"  # what a rewind makes void: all but the rules
 
 
@@ -29,7 +37,8 @@ class WaitingRewind:
     """What the next rewind would do.
 
     update_ids: that it unlearns. to: the version from before the first of them came, made by entry `after`.
-    versions: that become void. updates: that do, beside those unlearned. due: the day from which it is done.
+    versions: that become void. updates: that do, beside those unlearned, each of a secure sum counted.
+    due: the day from which it is done. sums: secure sums that become void.
     """
 
     update_ids: tuple[str, ...]
@@ -38,6 +47,7 @@ class WaitingRewind:
     versions: int
     updates: int
     due: datetime.date
+    sums: int = 0
 
 
 def rewinds(database: Database) -> list[Rewind]:
@@ -68,6 +78,16 @@ def is_void(database: Database, number: int) -> bool:
     return any(one.after < number < one.entry for one in rewinds(database))
 
 
+def holder(number: int) -> bytes:
+    """The body of an entry that asks to unlearn an update which a secure sum holds. number: of the sum's entry."""
+    return str(number).encode()
+
+
+def rewound_after(database: Database, version: int) -> bool:
+    """Whether a rewind made a newer version than this one."""
+    return any(one.version > version for one in rewinds(database))
+
+
 def ask(database: Database, today: datetime.date) -> None:
     """Note when the first request came that waits for a rewind."""
     database.write("INSERT OR IGNORE INTO facts (name, value) VALUES (?, ?)", (SINCE, today.isoformat().encode()))
@@ -77,10 +97,7 @@ def waiting(database: Database, rules: UnlearningRules) -> WaitingRewind | None:
     """The next rewind; None where no update waits to be unlearned."""
     since = database.one("SELECT value FROM facts WHERE name = ?", (SINCE,))
     last = max((one.entry for one in rewinds(database)), default=0)
-    sql = f"""SELECT came.update_id, came.number, came.version FROM log AS came JOIN log AS gone USING (update_id)
-              WHERE came.kind = 'update' AND gone.kind = 'unlearn' AND gone.number > ?
-              AND came.number IN (SELECT number FROM log WHERE {not_void(database)}) ORDER BY came.number"""
-    found = database.rows(sql, (last,))
+    found = [row for row in database.rows(ASKED, (last,)) if not is_void(database, row[1])]
     if not found or since is None:
         return None
     to = _before_roll_backs(database, int(found[0][2]), int(found[0][1]))
@@ -89,8 +106,10 @@ def waiting(database: Database, rules: UnlearningRules) -> WaitingRewind | None:
     newest = int(database.one("SELECT COALESCE(max(version), 0) FROM versions")[0])
     sql = f"SELECT count(*) FROM log WHERE kind = 'update' AND number > ? AND {not_void(database)}"
     updates = int(database.one(sql, (after,))[0]) - len(found)
+    sums = [header for header in secure_sum.headers(database, after, 1 << 62)]
+    updates += sum(len(header.updates) for header in sums)
     due = datetime.date.fromisoformat(since[0].decode()) + datetime.timedelta(days=rules.within_days)
-    return WaitingRewind(tuple(row[0] for row in found), to, after, newest - to, updates, due)
+    return WaitingRewind(tuple(row[0] for row in found), to, after, newest - to, updates, due, len(sums))
 
 
 def _before_roll_backs(database: Database, to: int, number: int) -> int:

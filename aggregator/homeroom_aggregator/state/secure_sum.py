@@ -60,9 +60,9 @@ def read_header(data: bytes) -> SumHeader:
 
 
 def headers(database: Database, after: int, until: int) -> Iterator[SumHeader]:
-    """Headers of the sums among a log's entries between two numbers, without their numerators."""
+    """Headers of the sums among a log's entries between two numbers that are not void, without their numerators."""
     sql = """SELECT log.number, substr(body, 33, 4) FROM log JOIN bodies USING (number)
-             WHERE kind = 'secure' AND log.number > ? AND log.number < ? ORDER BY log.number"""
+             WHERE kind = 'secure' AND body != x'' AND log.number > ? AND log.number < ? ORDER BY log.number"""
     for number, length in database.rows(sql, (after, until)):
         end = 36 + struct.unpack("<I", length)[0]
         yield read_header(database.one("SELECT substr(body, 1, ?) FROM bodies WHERE number = ?", (end, number))[0])

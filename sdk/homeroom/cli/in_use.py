@@ -23,16 +23,22 @@ def lines_on_use(device: DeviceReader, directory: Path) -> list[str]:
     return [f"in use now: {_version(status)}", *answers, f"next: {_next(status, directory)}"]
 
 
-def say_judgement(lines: Sequence[str], worse: Mapping[str, str], dropped: VoidReport) -> None:
+def say_judgement(
+    lines: Sequence[str], worse: Mapping[str, str], dropped: VoidReport, *, rewound: bool = False
+) -> None:
     """Says what validation samples say of the newest global version, and what of this device it made void.
 
     lines: of `lines_on_use` where it was refused, else none; worse: a sentence by task.
+    rewound: versions with an update of this device were taken back.
     """
     if dropped.trainings or dropped.updates:
         gone = [(dropped.trainings, "training"), (dropped.updates, "unsent update"), (dropped.profiles, "profile")]
         what = ", ".join(counted(count, name) for count, name in gone if count)
         say(f"  the shared model unlearned an update that earlier versions held: {what} of this device grew from those")
         say("  and went with them; the samples are here: `homeroom device train` learns from them anew")
+    elif rewound:
+        say("  the shared model unlearned an update that earlier versions held, and what this device had sent to those")
+        say("  went with it: `homeroom device train` learns from the samples anew, and the next sync sends that")
     if lines:
         say("  the new shared version is clearly worse on this device's validation samples, so it does not answer here")
     for line in lines:

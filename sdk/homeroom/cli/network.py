@@ -184,7 +184,7 @@ def sync(directory: Path, machine: bool) -> None:
         here, needed = report.waiting
         say(f"{here} of {needed} updates for the next version are here")
     say(f"global version {report.version or 0}; in use: {report.in_use}")
-    say_judgement(told, report.worse, report.dropped)
+    say_judgement(told, report.worse, report.dropped, rewound=report.rewound)
     days_off = abs(report.clock_off_s or 0) / 86_400
     if days_off > 1:
         click.echo(f"this machine's clock is {days_off:.0f} days off: retention dates depend on it")

@@ -70,4 +70,4 @@ def offline_in(directory: Path, stick: Path) -> None:
         for line in statistics_lines(replace(answer.statistics, sent=False)):
             say(line)
     say(f"global version {version}; in use: {answer.fetched.in_use}")
-    say_judgement(told, answer.worse, answer.fetched.dropped)
+    say_judgement(told, answer.worse, answer.fetched.dropped, rewound=answer.fetched.rewound)

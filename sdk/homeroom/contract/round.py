@@ -89,7 +89,7 @@ class EvaluationRules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnlearningRules(msgspec.Struct, frozen=True, kw_only=True):
-    """What becomes of a version that holds an update which is to be unlearned; of plain rounds.
+    """What becomes of a version that holds an update which is to be unlearned; of rounds that are not private.
 
     rule: `rewind`: the next version is the last one from before that update came, and what was learned since is void;
         `replay`: the next version is computed without that update from all others, as by earlier releases.
@@ -134,8 +134,8 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
         quarter. New districts with plain rounds have `bounded`.
     school_share: of the rules but `mean`: the largest share of a release's weight that one school has, where enough
         schools feed it; a school's own segments are not shared.
-    unlearning: what becomes of versions that hold an update which is to be unlearned. New districts with plain rounds
-        rewind.
+    unlearning: what becomes of versions that hold an update which is to be unlearned. New districts whose rounds are
+        not private rewind; in secure ones a whole sum goes.
     evaluation: whether devices tell how each version does, as counts that are summed.
 
     A field that is added later needs a default and is left out of `document` while it has it: older configurations, and
@@ -207,8 +207,8 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("schools' own segments are merged in plain rounds of several schools only")
         if self.cohort:
             raise ValueError("synchronous rounds are plain ones: neither secure nor private")
-        if self.rewinds:
-            raise ValueError("secure and private rounds are never rewound: unlearning.rule is for plain ones")
+        if self.rewinds and self.privacy:
+            raise ValueError("private rounds are never rewound: their noise bounds what a release tells of an update")
         if self.evaluation.mode == "plain":
             raise ValueError("plain counts of an evaluation would show what secure and private rounds hide")
         if self.statistics.mode == "plain":

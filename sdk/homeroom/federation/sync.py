@@ -63,6 +63,7 @@ class SyncReport:
         the model alone: a sentence by task.
     dropped: what was learned here on versions that are void, since they held an update that was unlearned.
     evaluation: what was done with counts of the newest version; None where the aggregator asks for none.
+    rewound: a sum or version with an update of this device was taken back, since another's was unlearned: train again.
     unlearned_by: the day, ISO 8601, by which a version without `unlearned` comes; "" where it is the next one.
     """
 
@@ -85,6 +86,7 @@ class SyncReport:
     dropped: VoidReport = field(default_factory=VoidReport)
     unlearned_by: str = ""
     evaluation: evaluation.EvaluationOutcome | None = None
+    rewound: bool = False
 
 
 def sync(
@@ -108,6 +110,9 @@ def sync(
         enrolment.store_aggregator(store, client.certificate, client.school)
         queue_newest_update(store, bundle)
         unlearned, bounded, unlearned_by = ask_unlearning(store, client)
+        first = FetchedTheta()
+        if configuration.secure and configuration.rewinds:  # nobody else sees what a masked update was learned on
+            first = fetch_global(store, bundle, client, root, score)
         try:
             if configuration.secure:
                 context = secure_round.SecureRoundContext(store, bundle, client, client.key, root, configuration)
@@ -118,7 +123,7 @@ def sync(
             if problem.code != "no_consent":
                 raise
             held = problem.what
-        fetched = fetch_global(store, bundle, client, root, score)
+        fetched = first.then(fetch_global(store, bundle, client, root, score))
         folder = store.directory / DOWNLOADS_FOLDER
         if configuration.statistics.mode == "secure":
             context = secure_round.SecureRoundContext(store, bundle, client, client.key, root, configuration)
@@ -151,6 +156,7 @@ def sync(
         dropped=fetched.dropped,
         unlearned_by=unlearned_by,
         evaluation=told,
+        rewound=fetched.rewound,
     )
 
 
@@ -215,7 +221,7 @@ def ask_unlearning(store: Store, client: Client) -> tuple[list[str], list[str], 
 class FetchedTheta:
     """The outcome of a fetch: `in_use` is "global", "local" (clearly better here) or "unchanged"; scores by task.
 
-    dropped: what was learned here on versions that are void.
+    dropped: what was learned here on versions that are void. rewound: as of `SyncReport`.
     """
 
     in_use: str = "unchanged"
@@ -223,6 +229,13 @@ class FetchedTheta:
     theirs: Scores = field(default_factory=dict)
     ours: Scores = field(default_factory=dict)
     dropped: VoidReport = field(default_factory=VoidReport)
+    rewound: bool = False
+
+    def then(self, later: FetchedTheta) -> FetchedTheta:
+        """What both fetches of one sync brought: the scores are those of the last one that brought a version."""
+        last = self if later.in_use == "unchanged" else later
+        received, rewound = self.received_bytes + later.received_bytes, self.rewound or later.rewound
+        return replace(last, received_bytes=received, dropped=self.dropped.plus(later.dropped), rewound=rewound)
 
 
 def fetch_global(
@@ -297,7 +310,9 @@ def use_global(
         dropped = store.drop_void(header.is_void)
         if not worse:
             store.versions.set_current(version_id)
-    return FetchedTheta("local" if worse else "global", len(data), theirs, ours, dropped)
+    void = () if header.void is msgspec.UNSET else header.void
+    rewound = any(last >= after for _, last in void) and bool(store.outbox.sent())
+    return FetchedTheta("local" if worse else "global", len(data), theirs, ours, dropped, rewound)
 
 
 def download_bundle(client: Client, folder: Path, present: str | None, code: str = "") -> Path | None:

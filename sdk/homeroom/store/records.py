@@ -91,6 +91,11 @@ class VoidReport:
     updates: int = 0
     profiles: int = 0
 
+    def plus(self, other: VoidReport) -> VoidReport:
+        """Both together."""
+        trainings, updates = self.trainings + other.trainings, self.updates + other.updates
+        return VoidReport(trainings, updates, self.profiles + other.profiles)
+
 
 @dataclass(frozen=True)
 class StoredProfile:

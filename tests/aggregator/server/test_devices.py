@@ -337,7 +337,10 @@ def test_a_device_stops_at_its_own_budget_whatever_the_aggregator_says(
     assert device.status()["privacy"]["updates_sent"] == 9
 
 
-@pytest.mark.parametrize("rules", [{"secure": SecureRules(minimum=3, cohort=3, drop_rate=0.0)}])
+SECURE = SecureRules(minimum=3, cohort=3, drop_rate=0.0)
+
+
+@pytest.mark.parametrize("rules", [{"secure": SECURE, "unlearning": UnlearningRules(rule="rewind", within_days=7)}])
 def test_whole_devices_sum_in_secret_and_one_forgets_a_pupil(
     service: Service, address: str, school: OpenSchool, tiny_bundle: tiny.Tiny, tmp_path: Path
 ) -> None:
@@ -354,9 +357,25 @@ def test_whole_devices_sum_in_secret_and_one_forgets_a_pupil(
     assert service.rounds.log.count("update") == 0
     reports = [device.sync() for device in schools]
     assert {report.version for report in reports} == {1}
+    assert schools[1].train(minutes=1, epochs=1).update == "queued", "learned on what becomes void"
     schools[0].forget(schools[0].store.subjects()[0])
-    assert len(schools[0].sync().unlearned) == 1
+    asked = schools[0].sync()
+    assert (len(asked.unlearned), bool(asked.unlearned_by)) == (1, True)
+    assert service.rounds.rewind(by="tests") == 2
     assert service.rounds.state.theta.tobytes() == service.rounds.bundle.theta().tobytes()
+    told = schools[1].sync()
+    assert (told.dropped.trainings, told.dropped.updates, told.rewound) == (1, 1, True)
+    assert told.secure.startswith("nothing to contribute yet"), "it offers nothing that it learned on a void version"
+    told = schools[2].sync()
+    assert (told.dropped.trainings, told.rewound) == (0, True), "its part of the sum went, and nothing of its own"
+    assert not schools[2].sync().rewound
+    schools[0].sync()
+    for device in schools:
+        assert device.train(minutes=1, epochs=1).update == "queued"
+    for _ in range(5):
+        for device in schools if service.rounds.state.version == 2 else ():
+            device.sync()
+    assert service.rounds.state.version == 3
     assert service.rounds.verify() == []
 
 

@@ -160,7 +160,8 @@ def _updates(service: Service, key: str) -> list[str]:
 def how_unlearned(rounds: Rounds) -> str:
     """How a version loses an update, as the end of a sentence."""
     days = rounds.configuration.unlearning.within_days
-    return f"by a rewind within {days} days" if rounds.configuration.rewinds else "with the next version"
+    whole = "with the whole secure sum that each is in, " if rounds.configuration.secure else ""
+    return whole + (f"by a rewind within {days} days" if rounds.configuration.rewinds else "with the next version")
 
 
 def _tells_rewind(service: Service, _: str) -> list[str]:
