@@ -95,7 +95,7 @@ def test_who_revokes_is_told_what_became_of_the_updates(folder: Path, capsys: py
     main(["district", "revoke", str(folder), C.name[:10]])
     told = capsys.readouterr().out
     assert f"{C.name[:16]} is refused from now on, for ever; its updates that wait are erased" in told
-    assert "but for private and secure rounds" in told
+    assert "out of it too, but for private rounds" in told
     with closing(open_rounds(folder)) as rounds:
         (entry,) = [row for row in audit.records(rounds.log.database) if row.event == "withdrawn"]
         assert event(entry.event, entry.about) == f"An update of device {C.name[:8]} was taken out: key or consent gone"
