@@ -17,7 +17,7 @@ from homeroom.contract.manifest import Task
 from homeroom.contract.statistics.accumulate import BlockVectors, sum_samples
 from homeroom.contract.statistics.sums import Statistics
 from homeroom.train.solve.base import Blocks, Solver, Strength
-from homeroom.train.solve.moments import read_moments, standardized
+from homeroom.train.solve.moments import Moments, read_moments, standardized
 from homeroom.train.solve.task_vectors import TaskVectors, all_present, joined
 
 RIGHT, WRONG = "true", "false"
@@ -55,10 +55,37 @@ def _coordinates(blocks: Sequence[BlockVectors], projection: tuple[np.ndarray, n
     return np.asarray((joined(blocks) - projection[0]) @ projection[1])
 
 
-def _head(task: Task, statistics: Statistics, blocks: Blocks, strength: Strength) -> PairHead:
+@dataclass(frozen=True)
+class PairMoments:
+    """Sums of a task, as arrays.
+
+    moments: of the rows RIGHT and WRONG; second moments of right pairs alone
+    border: columns of the asked input, which stand first
+    """
+
+    task: Task
+    moments: Moments
+    border: int
+    strength: Strength
+
+
+@dataclass(frozen=True)
+class SolvedPairs(PairHead):
+    """A head with the sums that it was solved from."""
+
+    solved_from: PairMoments
+
+
+def read_pairs(task: Task, statistics: Statistics, blocks: Blocks, strength: Strength) -> PairMoments:
+    """The sums of a task."""
     moments = read_moments(statistics, task.name, (RIGHT, WRONG), (*blocks.asked, *blocks.options))
-    border = sum(width for _, width in blocks.asked)
-    asked, other = slice(border), slice(border, None)
+    return PairMoments(task, moments, sum(width for _, width in blocks.asked), strength)
+
+
+def solve_pairs(sums: PairMoments) -> SolvedPairs:
+    """The head of these sums."""
+    moments, strength = sums.moments, sums.strength
+    asked, other = slice(sums.border), slice(sums.border, None)
     covariance = moments.covariance([0])
     whitening = [_whitening(covariance[cut, cut], strength.shrinkage) for cut in (asked, other)]
     cross = whitening[0].T @ covariance[asked, other] @ whitening[1]
@@ -66,12 +93,17 @@ def _head(task: Task, statistics: Statistics, blocks: Blocks, strength: Strength
     kept = slice(min(PAIRS, len(correlations)))
     counts = moments.counts[:, 0, -1]  # a pair has all blocks or counts in none
     odds = strength.prior_power * float(np.log((counts[0] + 1) / (counts[1] + 1))) if counts[1] else 0.0
-    return PairHead(
+    return SolvedPairs(
         (moments.means[0, asked], whitening[0] @ left[:, kept]),
         (moments.means[0, other], whitening[1] @ right[kept].T),
         np.minimum(correlations[kept], MOST_CORRELATED),
         odds,
+        sums,
     )
+
+
+def _head(task: Task, statistics: Statistics, blocks: Blocks, strength: Strength) -> SolvedPairs:
+    return solve_pairs(read_pairs(task, statistics, blocks, strength))
 
 
 def _whitening(covariance: np.ndarray, shrinkage: float) -> np.ndarray:
@@ -85,6 +117,10 @@ def _choice_sums(task: Task, vectors: TaskVectors, targets: np.ndarray) -> Stati
     chosen = targets.argmax(1)
     right = [_chosen(blocks, chosen) for blocks in zip(*vectors.options, strict=True)]
     return _pair_sums(task, (*vectors.blocks, *right), np.ones(len(chosen), bool))
+
+
+def _matching_sums(task: Task, vectors: TaskVectors, targets: np.ndarray) -> Statistics:
+    return _pair_sums(task, (*vectors.blocks, *vectors.options[0]), targets[:, 0] > 0.5)
 
 
 def _chosen(options: Sequence[BlockVectors], chosen: np.ndarray) -> BlockVectors:
@@ -110,7 +146,7 @@ def _right_pairs(task: Task, statistics: Statistics) -> np.ndarray:
 SOLVE_CHOICE = Solver(kind="choice", sums=_choice_sums, head=_head, taught=_right_pairs, pairs=True, exclusive=True)
 SOLVE_MATCHING = Solver(
     kind="matching",
-    sums=lambda task, vectors, targets: _pair_sums(task, (*vectors.blocks, *vectors.options[0]), targets[:, 0] > 0.5),
+    sums=_matching_sums,
     head=_head,
     taught=_right_pairs,
     pairs=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from homeroom.contract.manifest import Task
-from homeroom.train.solve import own, own_numbers
+from homeroom.train.solve import own, own_numbers, own_pairs
 from homeroom.train.solve.base import OnTop, Solver
 from homeroom.train.solve.canonical import SOLVE_CHOICE, SOLVE_MATCHING
 from homeroom.train.solve.discriminant import SOLVE_CLASSIFICATION, SOLVE_ORDINAL, levels_of
@@ -26,7 +26,9 @@ ON_TOP = {
     "classification": OnTop(own.choose_by(lambda targets: targets.argmax(1)), own.moved_head),
     "ordinal": OnTop(own.choose_by(levels_of), own.moved_head),
     "regression": OnTop(own_numbers.choose_prior, own_numbers.moved_ridge),
-}  # by kind; own sums of the others are added
+    "choice": OnTop(own_pairs.choose_by(SOLVE_CHOICE.sums), own_pairs.moved_pairs),
+    "matching": OnTop(own_pairs.choose_by(SOLVE_MATCHING.sums), own_pairs.moved_pairs),
+}  # by kind; own sums of several labels are added
 
 
 def solver_of(task: Task) -> Solver | None:

@@ -67,6 +67,12 @@ class Moments:
                 between[first, second] = (means[:, first].T * counts[:, a, b]) @ means[:, second]
         return np.asarray((self.second - between) / np.maximum(1, self._both(counts)))
 
+    def plus(self, other: Moments, weight: float = 1.0) -> Moments:
+        """These sums and those of others over the same blocks and rows, whose samples count `weight` times."""
+        pairs = ((getattr(self, name), getattr(other, name)) for name in ("counts", "sums", "second"))
+        counts, sums, second = (first + weight * more for first, more in pairs)
+        return replace(self, counts=counts, sums=sums, second=second)
+
     def without_last_row(self) -> Moments:
         """The other rows, with the covariance within all of them: the last one is a row without a name."""
         every, fewer = len(self.sums), range(len(self.sums) - 1)
