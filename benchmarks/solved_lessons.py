@@ -217,7 +217,8 @@ def prepare(lesson: Lesson, folder: Path) -> Ready:
     shown = [resolve(lesson.samples[i], early) for i in free[:: max(1, len(free) // CALIBRATION)]]
     contents, backbones = assembled(recipe, shown, folder)
     whole = msgspec.structs.replace(early, modalities=contents.design.modalities)
-    bundle = signed(replace(contents, statistics=fit_statistics(whole, backbones, shown, threads=1)), folder)
+    fitted = fit_statistics(whole, backbones, shown, threads=1, theta_values=contents.theta.size)
+    bundle = signed(replace(contents, statistics=fitted), folder)
     stored = [resolve(sample, bundle.manifest) for sample in lesson.samples]
     graphs = Graphs(bundle, threads=1)
     ready = examples(None, bundle, graphs, stored)

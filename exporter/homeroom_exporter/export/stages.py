@@ -26,6 +26,7 @@ from homeroom_exporter.encoders.backbone import Backbone
 from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.export.design import calibration_values, choose_golden_samples, design_of, draft
 from homeroom_exporter.export.statistics import fit_statistics
+from homeroom_exporter.export.statistics_size import statistics_sentence
 from homeroom_exporter.export.steps import assemble, library_versions, reads_token_pairs
 from homeroom_exporter.export.teach import teach
 from homeroom_exporter.interchange import litert
@@ -159,7 +160,16 @@ def contents_of(
         inside=encoders.inside,
         tiers=make_tiers(design, recipe.tiers),
     )
-    fitted = fit_statistics(manifest, encoders.backbones, samples, threads=threads, letters=recipe.letters)
+    fitted = fit_statistics(
+        manifest,
+        encoders.backbones,
+        samples,
+        threads=threads,
+        letters=recipe.letters,
+        theta_values=contents.theta.size,
+    )
+    if fitted:
+        progress(statistics_sentence(manifest, fitted.section, contents.theta.size))
     if teacher is not None:
         progress("learning from the labels of the calibration samples")
         contents = teach(contents, encoders.backbones, golden, samples, teacher, scratch, threads=threads)

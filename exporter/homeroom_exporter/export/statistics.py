@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -27,6 +28,7 @@ from homeroom.runtime.backend import load
 from homeroom.train.solve.kinds import solver_of
 from homeroom.train.solve.vectors import letters as letter_numbers
 from homeroom.train.solve.vectors import overlap, surface
+from homeroom.train.solve.vectors.letters import Spelling
 from homeroom.train.solve.vectors.projection import Projection
 from homeroom.train.solve.vectors.raw import table_width
 from homeroom.train.solve.vectors.samples import Inputs, raw_rows
@@ -36,6 +38,7 @@ from homeroom_exporter.check.check import compute
 from homeroom_exporter.encoders.backbone import Backbone
 from homeroom_exporter.encoders.spec import SENTENCE
 from homeroom_exporter.export.spelling import make_spelling
+from homeroom_exporter.export.statistics_size import most_components
 from homeroom_exporter.quantize import fidelity
 from homeroom_exporter.quantize.compress import truncate
 
@@ -49,6 +52,34 @@ LEAST_VARIATION = 1e-6  # of a number that varies at all
 Group = tuple[int, float | NDArray[np.float64] | None]  # width, and its unit; None: each by its own spread
 
 
+@dataclass(frozen=True)
+class _Numbers:
+    """A block's numbers before projection, of the calibration samples that have it: float32 [n, width]."""
+
+    kind: BlockKind
+    slots: tuple[str, ...]
+    raw: NDArray[np.float32]
+    groups: list[Group]
+    spelling: Spelling | None
+
+    def fitted(self, manifest: Manifest, most: int) -> tuple[Block, Projection] | None:
+        """The block and its projection onto at most so many components; None where nothing varies."""
+        projection = fit_projection(self.raw, self.groups, most)
+        if projection is None:
+            return None
+        features = (self.spelling.sha256,) if self.spelling else _features_ids(manifest, self.slots)
+        width, dimension = projection.matrix.shape
+        block = Block(
+            statistics_id=statistics_id(self.kind, self.slots, features, projection.sha256),
+            kind=self.kind,
+            slots=self.slots,
+            inputs=manifest.slot(self.slots[0]).count,
+            width=width,
+            dimension=dimension,
+        )
+        return block, projection
+
+
 def fit_statistics(
     manifest: Manifest,
     backbones: Mapping[str, Backbone],
@@ -56,46 +87,71 @@ def fit_statistics(
     *,
     threads: int,
     letters: Mapping[str, bool] | None = None,
+    theta_values: int | None = None,
 ) -> Fitted | None:
     """Fits the projections of all blocks; None where no task can be solved, or samples are too few.
 
     manifest: the draft, with the backbones' own modalities
     letters: tasks that read the letters of their texts too, and whether in place of the encoder's features
+    theta_values: of theta; blocks have no more components than `most_components` says. None: DIMENSION_LIMIT
     """
     letters = letters or {}
+    numbers = list(_numbers(manifest, backbones, samples, letters, threads))
+    limits = {"letters": LETTERS_DIMENSION_LIMIT}
+    fitted = [_first(one, manifest, limits.get(one.kind, DIMENSION_LIMIT)) for one in numbers]
+    if not any(fitted):
+        return None
+    section = _section(manifest, [found[0] for found in fitted if found], letters)
+    if theta_values is not None:
+        most = most_components(manifest, section, theta_values)
+        fitted = [
+            one.fitted(manifest, most) if found and found[0].dimension > most else found
+            for one, found in zip(numbers, fitted, strict=True)
+        ]
+        section = _section(manifest, [found[0] for found in fitted if found], letters)
+    arrays = dict[str, np.ndarray]()
+    for one, found in zip(numbers, fitted, strict=True):
+        if found is None:
+            continue
+        block, projection = found
+        parts = {"mean": projection.mean, "weight": projection.weight, "matrix": projection.matrix}
+        arrays |= {f"{block.name}.{name}": values for name, values in parts.items()}
+        if one.spelling:
+            arrays |= {letter_numbers.CODES: one.spelling.codes, letter_numbers.WRITTEN: one.spelling.written}
+    return Fitted(section, safetensors.numpy.save(dict(sorted(arrays.items()))))
+
+
+def _first(one: _Numbers, manifest: Manifest, most: int) -> tuple[Block, Projection] | None:
+    return one.fitted(manifest, most) if len(one.raw) >= 2 * SAMPLES_A_DIMENSION else None
+
+
+def _numbers(
+    manifest: Manifest,
+    backbones: Mapping[str, Backbone],
+    samples: Sequence[StoredSample],
+    letters: Collection[str],
+    threads: int,
+) -> Iterator[_Numbers]:
+    """Each block's numbers before projection."""
     chosen = fidelity.spread(samples, FITTED_SAMPLES)
     features_of = _features(manifest, backbones, chosen, threads)
-    blocks, arrays = [], dict[str, np.ndarray]()
     for kind, slots in _wanted(manifest, backbones, letters):
         modality = manifest.modality(manifest.slot(slots[0]).modality)
         spelling = make_spelling() if kind == "letters" else None
         pairs = zip(chosen, features_of, strict=True)
         rows = raw_rows(manifest, slots, kind, pairs, lambda _, value: value, spelling)
-        raw = [numbers for _, _, numbers in rows]
+        raw = np.array([numbers for _, _, numbers in rows])
         groups = _groups(kind, modality, backbones[modality.name].scale.astype(np.float64))
-        most = LETTERS_DIMENSION_LIMIT if kind == "letters" else DIMENSION_LIMIT
-        projection = fit_projection(np.array(raw), groups, most) if len(raw) >= 2 * SAMPLES_A_DIMENSION else None
-        if projection is None:
-            continue
-        features = (spelling.sha256,) if spelling else _features_ids(manifest, slots)
-        width, dimension = projection.matrix.shape
-        identity = statistics_id(kind, slots, features, projection.sha256)
-        inputs = manifest.slot(slots[0]).count
-        block = Block(statistics_id=identity, kind=kind, slots=slots, inputs=inputs, width=width, dimension=dimension)
-        blocks.append(block)
-        parts = {"mean": projection.mean, "weight": projection.weight, "matrix": projection.matrix}
-        arrays |= {f"{block.name}.{name}": values for name, values in parts.items()}
-        if spelling:
-            arrays |= {letter_numbers.CODES: spelling.codes, letter_numbers.WRITTEN: spelling.written}
-    if not blocks:
-        return None
+        yield _Numbers(kind, slots, raw, groups, spelling)
+
+
+def _section(manifest: Manifest, blocks: Sequence[Block], letters: Mapping[str, bool]) -> Section:
     lettered = {slot for block in blocks if block.kind == "letters" for slot in block.slots}
     reading = tuple(task.name for task in manifest.tasks if task.name in letters and lettered & set(task.reads))
     alone = tuple(name for name in reading if letters[name])
-    section = Section(
+    return Section(
         file=FILE, blocks=tuple(blocks[:BLOCK_LIMIT]), letters=reading or UNSET, letters_alone=alone or UNSET
     )
-    return Fitted(section, safetensors.numpy.save(dict(sorted(arrays.items()))))
 
 
 def _features_ids(manifest: Manifest, slots: Sequence[str]) -> tuple[str, ...]:
