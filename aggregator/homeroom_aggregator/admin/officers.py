@@ -6,16 +6,13 @@ Requests, dashboard and commands come here. `Rounds.withdraw_gone` then takes ou
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from homeroom.errors import Code, InputError, StoreError
 from homeroom_aggregator.admin.folder import open_log, open_rounds
-from homeroom_aggregator.merge.rounds import Rounds
-from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.members import RANKS, Members, Role
-from homeroom_aggregator.state.rewinds import WaitingRewind
 
 
 @dataclass(frozen=True)
@@ -57,50 +54,6 @@ def take_back(members: Members, officer: Officer, invitation: str) -> None:
     if officer.role and row and RANKS[officer.role] <= RANKS[row["role"]]:
         raise _not_allowed(f"the operator takes invitations for the role {row['role']} back")
     members.take_back(invitation, officer.name)
-
-
-def withdrawable(rounds: Rounds, key: str, school: str) -> dict[str, list[str]]:
-    """By member, the updates of a school's devices, or of the one key that begins so, that can still be taken back.
-
-    A key that was revoked or changed counts too. InputError where it is nobody's, or no such update is here.
-    """
-    members = rounds.members
-    if school:
-        members.check_school(school)
-    rows = [row for row in members.every(school or None) if row["role"] == "device" and row["device"].startswith(key)]
-    names = dict.fromkeys(row["member"] for row in rows)
-    if not school and len(names) != 1:
-        why = "is the beginning of several devices' keys" if names else "is no device's key here"
-        raise InputError(why, where=key[:64], remedy="`homeroom district members` lists them")
-    found = {name: updates for name in names if (updates := rounds.withdrawable(name))}
-    if not found:
-        why = "has no update here that can be withdrawn: none came, or all were taken out already"
-        if rounds.configuration.privacy:
-            why += "; private releases cannot give one back"
-        raise InputError(why, where=school or key[:8], remedy="`homeroom district audit show` says what was taken out")
-    return found
-
-
-def withdraw(rounds: Rounds, updates: Mapping[str, Sequence[str]], by: str, why: str) -> None:
-    """Takes updates, by member, out of what waits and out of the next version, in one durable step."""
-    about = {"devices": len(updates), "updates": sum(map(len, updates.values()))}
-    with rounds.change():
-        audit.record(rounds.log.database, "updates taken back", by=by, why=why, **about)
-        for member, ids in updates.items():
-            for update_id in ids:
-                rounds.withdraw(update_id, member)
-
-
-def rewind_lines(planned: WaitingRewind, newest: int) -> list[str]:
-    """What a rewind does to whom, in sentences. newest: the newest version."""
-    sums = f", {planned.sums} secure sums with all that is in them" if planned.sums else ""
-    said = f"Version {newest + 1} will be version {planned.to} again, which no update that is to be unlearned is in"
-    return [
-        f"{said} ({len(planned.update_ids)} wait for it).",
-        f"{planned.versions} versions since then{sums} and {planned.updates} other updates become void: their bytes "
-        "are erased, and each device that learned on such a version drops what it learned and trains anew from its "
-        "samples. Samples that expired, and devices that left, cannot teach again.",
-    ]
 
 
 def _not_allowed(why: str) -> InputError:

@@ -187,30 +187,38 @@ def consent(
 @click.argument("folder", type=FOLDER)
 @click.argument("key", required=False)
 @click.option("--school", type=NAME, help="Of all devices of this school, in place of one KEY.")
+@click.option("--task", default="", help="Only updates that learned from samples of this task.")
+@click.option("--modality", default="", help="Only updates that learned from samples with this modality.")
 @click.option("--by", type=NAME, required=True, help="Who takes them back; it stands in the audit log.")
 @click.option("--why", type=NAME, required=True, help="Why; it stands in the audit log.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def withdraw(folder: Path, key: str | None, school: str | None, by: str, why: str, yes: bool) -> None:
+def withdraw(
+    folder: Path, key: str | None, school: str | None, task: str, modality: str, by: str, why: str, yes: bool
+) -> None:
     """Take the updates of the device with KEY, or the one key that begins so, out of the model. Stop the server first.
 
     Those that wait are erased at once. One in a version takes what was learned since with it, by a rewind within some
     days, or is left out of the next version (`unlearning.rule`); one in a secure sum takes the whole sum out. A private
-    release cannot give one back. While it serves, the dashboard does the same for a device.
+    release cannot give one back. With --task or --modality, updates that learned from such samples go, whole, and the
+    others stay. While it serves, the dashboard does the same.
     Example: homeroom district withdraw district/ 3f9a02 --by "Ms Lee" --why "its samples were swapped"
     """
-    from homeroom_aggregator.admin import officers
+    from homeroom_aggregator.admin import officers, withdrawal
     from homeroom_aggregator.admin.folder import open_rounds
 
     if bool(key) == bool(school):
         raise InputError("name either a KEY or a --school", where="options", remedy="homeroom district members FOLDER")
+    part = withdrawal.Part(task, modality)
     with contextlib.closing(open_rounds(folder)) as rounds:
-        updates = officers.withdrawable(rounds, key or "", school or "")
-        count = sum(map(len, updates.values()))
+        found = withdrawal.find(rounds, officers.OPERATOR, key or "", school or "", part)
+        for line in withdrawal.lines(found, part):
+            say(line)
         if not yes:
-            click.confirm(f"Take back {count} updates of {len(updates)} devices for ever?", abort=True, err=True)
-        officers.withdraw(rounds, updates, by, why)
+            counts = f"{found.count} updates of {len(found.updates)} devices"
+            click.confirm(f"Take back {counts} for ever?", abort=True, err=True)
+        withdrawal.withdraw(rounds, found, by, why, part)
         planned = rounds.to_unlearn()
-    say(f"{count} updates of {len(updates)} devices are taken out")
+    say(f"{found.count} updates of {len(found.updates)} devices are taken out")
     if planned is None:
         say("the next version is without them")
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from homeroom.contract.round import RoundConfiguration
 from homeroom.system.clock import now
@@ -24,6 +24,7 @@ class Withdrawals(LoggedState):
     statistics: SharedStatistics
     evaluation: Evaluation
     after_withdrawal: Callable[[], object]  # what a secure round under way does about it
+    _gathering = False  # of many withdrawals, before the last
 
     @property
     def configuration(self) -> RoundConfiguration:
@@ -48,14 +49,30 @@ class Withdrawals(LoggedState):
         if not self.log.withdrawn(update_id):
             with self.change():
                 self._withdraw(update_id, member, number)
-            self.after_withdrawal()
+            if not self._gathering:
+                self.after_withdrawal()
         return kept
+
+    def withdraw_all(self, updates: Mapping[str, Sequence[str]]) -> None:
+        """As `withdraw`, of many updates by member, in one durable step with one replay."""
+        self._gathering, before = True, self._gathering
+        try:
+            with self.change():
+                for member, ids in updates.items():
+                    for update_id in ids:
+                        self.withdraw(update_id, member)
+                self._gathering = before
+                if self.stale:
+                    self._settle_if_short()
+        finally:
+            self._gathering = before
+        self.after_withdrawal()
 
     def withdrawable(self, member: str) -> list[str]:
         """The ids of a member's updates that `withdraw` would take out, the oldest first; a sum goes as a whole."""
-        sql = """SELECT update_id FROM log AS came WHERE kind = 'update' AND device = ? AND NOT EXISTS
+        sql = f"""SELECT update_id FROM log AS came WHERE kind = 'update' AND device = ? AND NOT EXISTS
                  (SELECT 1 FROM log WHERE kind IN ('withdraw', 'unlearn') AND update_id = came.update_id)
-                 ORDER BY number"""
+                 AND {rewinds.not_void(self.log.database)} ORDER BY number"""
         found = [one for (one,) in self.log.database.rows(sql, (member,)) if not self.bounded(one, member)]
         if self.configuration.secure and not self.ledger:
             own = set(claims.summed(self.log.database, member, 0))
@@ -90,9 +107,14 @@ class Withdrawals(LoggedState):
             self.log.drop_checkpoints(max(number, self.log.base + 1), entry)  # they hold it
             self._keep_state()
             self.stale = True
-            short = self.log.last() - max(self.log.checkpoints(), default=0) <= REPLAYED_AT_ONCE
-            if short or not self.replays_outside or self.log.waiting:  # what waits apart is this connection's own
-                self.settle()
+            if not self._gathering:
+                self._settle_if_short()
+
+    def _settle_if_short(self) -> None:
+        """Replay at once, unless that takes long and may run outside."""
+        short = self.log.last() - max(self.log.checkpoints(), default=0) <= REPLAYED_AT_ONCE
+        if short or not self.replays_outside or self.log.waiting:  # what waits apart is this connection's own
+            self.settle()
 
     def withdraw_gone(self) -> None:
         """Withdraw what waits of members whose key was revoked or whose school took its consent back; erase it."""

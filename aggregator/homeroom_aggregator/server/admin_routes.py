@@ -7,7 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from homeroom.contract.evaluation_report import EvaluationReport
-from homeroom_aggregator.admin import officers
+from homeroom.contract.names import check_name
+from homeroom_aggregator.admin import officers, withdrawal
 from homeroom_aggregator.server import auth
 from homeroom_aggregator.server.refusals import JsonResponse, RefusedError
 from homeroom_aggregator.server.requests import SignedRequest
@@ -41,6 +42,25 @@ def revoke(service: Service, call: SignedRequest) -> Response:
     officers.revoke(service.rounds.members, _officer(call.who), key)
     service.rounds.withdraw_gone()
     return JsonResponse({"device": key})
+
+
+def withdraw(service: Service, call: SignedRequest) -> Response:
+    """Take the updates of a device or a school out, or those that learned from a task or modality; one step for all."""
+    asked = call.texts("device", "school", "task", "modality", "why")
+    why = check_name(asked["why"], "the reason")
+    if bool(asked["device"]) == bool(asked["school"]):
+        raise RefusedError(422, "malformed", "needs either a device or a school")
+    if wait_s := service.meter.share("withdrawals", call.who.name, call.who.school):
+        raise RefusedError(429, "too_many", "this day's withdrawals are used up", "ask again tomorrow", wait_s)
+    rounds, part = service.rounds, withdrawal.Part(asked["task"], asked["modality"])
+    found = withdrawal.find(rounds, _officer(call.who), asked["device"], asked["school"], part)
+    if found.count > withdrawal.MOST_AT_ONCE:
+        says, remedy = f"more than {withdrawal.MOST_AT_ONCE:,} updates at once", "withdraw them device by device"
+        raise RefusedError(413, "too_many", says, remedy)
+    withdrawal.withdraw(rounds, found, call.who.device, why, part)
+    planned = rounds.to_unlearn()
+    due = {"by": planned.due.isoformat()} if planned else {}
+    return JsonResponse({"updates": found.count, "others": found.others, "kept": found.kept, **due})
 
 
 def _officer(member: Member) -> officers.Officer:

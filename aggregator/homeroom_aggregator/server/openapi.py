@@ -173,6 +173,13 @@ OPERATIONS = (
         _object(device=TEXT),
         _object(device=TEXT),
     ),
+    HttpOperation(
+        "post",
+        "/withdraw",
+        "Unlearn a device's or school's updates, or those of a task or modality; for district, and a school's own",
+        _object(updates=INTEGER, others=INTEGER, kept=INTEGER),
+        _object(device=TEXT, school=TEXT, task=TEXT, modality=TEXT, why=TEXT),
+    ),
     HttpOperation("get", "/audit/{after}", "The audit log after an entry; for district and auditor", ANY_OBJECT),
     HttpOperation(
         "get",

@@ -60,6 +60,16 @@ class SignedRequest:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
             raise RefusedError(422, "malformed", f"the body is not a JSON object with a text {name!r}") from None
 
+    def texts(self, *names: str) -> dict[str, str]:
+        """Text fields of the JSON body, empty where they are absent; RefusedError for any other field."""
+        try:
+            fields = msgspec.json.decode(self.body, type=dict[str, str])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise RefusedError(422, "malformed", "the body is not a JSON object of texts") from None
+        if unknown := sorted(fields.keys() - set(names)):
+            raise RefusedError(422, "malformed", f"{unknown[0][:64]!a} is no field: {', '.join(names)} are")
+        return {name: fields.get(name, "") for name in names}
+
 
 def declared_length(request: Request, limit_bytes: int) -> int:
     """The length that a body declares; RefusedError where it is too long, or not sent as it is."""

@@ -314,6 +314,7 @@ API_ROUTES = (
     ApiRoute("GET", "/members", signed=admin_routes.members, roles=("school", "district", "auditor")),
     ApiRoute("POST", "/consent", signed=admin_routes.consent, writes=True, roles=("school", "district")),
     ApiRoute("POST", "/revoke", signed=admin_routes.revoke, writes=True, roles=("school", "district")),
+    ApiRoute("POST", "/withdraw", signed=admin_routes.withdraw, writes=True, roles=("school", "district")),
     ApiRoute("GET", "/audit/{after:number}", signed=admin_routes.audited, roles=("district", "auditor")),
 )
 

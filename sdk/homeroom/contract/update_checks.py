@@ -35,6 +35,12 @@ def read_update(data: bytes, configuration: RoundConfiguration, layout: Layout) 
     return _by_tier_slice(header, values, layout)
 
 
+def segment_names(data: bytes) -> frozenset[str]:
+    """Names of the segments that an update says it holds, which was let in before; UpdateError if it is damaged."""
+    header, _ = _read_signed(data, len(data))
+    return frozenset(entry.name for entry in header.segments)
+
+
 def read_admitted(data: bytes, layout: Layout) -> Update:
     """Reads a plain update that was let in before, whatever the round's rules are now; UpdateError if it is damaged."""
     header, payload = _read_signed(data, len(data))

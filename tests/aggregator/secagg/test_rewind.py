@@ -12,7 +12,7 @@ from aggregator.secagg.district import RULES, District
 from aggregator.secagg.test_member_attacks import EVERYBODY, until_version
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.round import UnlearningRules
-from homeroom_aggregator.admin import officers, unlearning_report
+from homeroom_aggregator.admin import officers, unlearning_report, withdrawal
 from homeroom_aggregator.state import audit, secure_sum
 
 REWIND = UnlearningRules(rule="rewind", within_days=7, most_versions=9)
@@ -51,7 +51,7 @@ def test_after_the_sum_all_of_it_goes_and_its_members_send_anew(district: Distri
     planned = rounds.to_unlearn()
     assert planned is not None
     assert (planned.to, planned.versions, planned.updates, planned.sums) == (1, 1, 3, 1)
-    assert "1 secure sums with all that is in them" in " ".join(officers.rewind_lines(planned, 2))
+    assert "1 secure sums with all that is in them" in " ".join(withdrawal.rewind_lines(planned, 2))
     assert district.members[1].client.unlearn(second[2]).by == "", "another's"
     assert rounds.rewind(by="tests") == 3
     assert district.theta == first
@@ -124,9 +124,9 @@ def test_before_the_sum_a_member_leaves_alone_and_nothing_waits_for_a_rewind(dis
 def test_an_officer_takes_a_devices_sums_out(district: District) -> None:
     rounds = district.service.rounds
     until_version(district, 1, *EVERYBODY)
-    updates = officers.withdrawable(rounds, district.members[0].school.name, "")
-    assert updates == {district.members[0].school.name: [district.members[0].update_id]}
-    officers.withdraw(rounds, updates, "Ms Lee", "a family asked")
+    found = withdrawal.find(rounds, officers.OPERATOR, district.members[0].school.name, "")
+    assert found.updates == {district.members[0].school.name: [district.members[0].update_id]}
+    withdrawal.withdraw(rounds, found, "Ms Lee", "a family asked")
     assert rounds.withdrawable(district.members[0].school.name) == []
     rounds.rewind(by="Ms Lee")
     assert district.theta == START.tobytes()

@@ -14,7 +14,7 @@ import msgspec
 from homeroom.contract.canonical_json import canonical, digest
 from homeroom.contract.names import check_name
 from homeroom.errors import InputError
-from homeroom_aggregator.admin import learned_addresses, officers
+from homeroom_aggregator.admin import learned_addresses, officers, withdrawal
 from homeroom_aggregator.admin.configuration import buffer_may_follow
 from homeroom_aggregator.admin.configuration_file import bring_into_force, read_configuration
 from homeroom_aggregator.admin.next_version import NextVersion
@@ -38,6 +38,7 @@ class Action:
     tells: the sentences of its page; InputError where it may not be done. It runs in the writer's thread.
     work: does it, by whom and why; inside one durable step of the writer's thread.
     back: the page that it belongs to. question: for the reason. records: whether `work` itself writes who and why.
+    narrower: subjects of the same action that ask for less, with their words.
     """
 
     title: str
@@ -47,6 +48,7 @@ class Action:
     button: str
     question: str = REASON
     records: bool = False
+    narrower: Callable[[Service, str], list[tuple[str, str]]] = lambda _, __: []
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Question:
     sentences: list[str]
     seen: str
     action: Action
+    narrower: list[tuple[str, str]]
 
 
 def ask(service: Service, name: str, subject: str) -> Question:
@@ -67,7 +70,8 @@ def ask(service: Service, name: str, subject: str) -> Question:
         raise RefusedError(404, "no_page", "There is no such page")
     sentences, shown = action.tells(service, subject), _shown(name, subject)
     seen = digest(canonical([name, subject, sentences]))
-    return Question(action.title.format(shown), action.button.format(shown), sentences, seen, action)
+    title, button = action.title.format(shown), action.button.format(shown)
+    return Question(title, button, sentences, seen, action, action.narrower(service, subject))
 
 
 def do(service: Service, name: str, subject: str, seen: str, by: officers.Officer, why: str) -> None:
@@ -84,7 +88,10 @@ def do(service: Service, name: str, subject: str, seen: str, by: officers.Office
 
 
 def _shown(name: str, subject: str) -> str:
-    return subject[:8] if name in ("revoke", "withdraw") else subject
+    if name not in ("revoke", "withdraw", "withdraw-school"):
+        return subject
+    whose, *part = subject.split("|", 1)
+    return " of ".join([whose if name == "withdraw-school" else whose[:8], *(one.replace("|", " ") for one in part)])
 
 
 # Consent
@@ -140,21 +147,50 @@ def _revoke(service: Service, key: str, by: officers.Officer, why: str) -> None:
     officers.revoke(service.rounds.members, by, key)
 
 
-def _tells_withdrawal(service: Service, key: str) -> list[str]:
-    members, updates = service.rounds.members, _updates(service, key)
-    if not updates:
-        raise InputError("has no update here that can be withdrawn", where=key[:8])
-    school = members.school(members.name_of(key))
+def _tells_withdrawal(service: Service, subject: str) -> list[str]:
+    key, part = _part_of(service, subject)
+    members = service.rounds.members
+    school = formatting.school(members.school(members.name_of(key)))
+    return _withdrawn(service, withdrawal.find(service.rounds, officers.OPERATOR, key, "", part), part, school)
+
+
+def _tells_withdrawal_of_school(service: Service, subject: str) -> list[str]:
+    school, part = _part_of(service, subject)
+    found = withdrawal.find(service.rounds, officers.OPERATOR, "", school, part)
+    return _withdrawn(service, found, part, formatting.count(len(found.updates), "device"))
+
+
+def _withdrawn(service: Service, found: withdrawal.Found, part: withdrawal.Part, whose: str) -> list[str]:
+    learned = f" that learned from {part}" if str(part) else ""
     return [
-        f"{formatting.count(len(updates), 'update')} of key {key[:8]} ({formatting.school(school)}) will be "
+        f"{formatting.count(found.count, 'update')} ({whose}){learned} will be "
         f"taken out: those that wait at once, those in a version {how_unlearned(service.rounds)}. "
-        "This cannot be undone."
+        "This cannot be undone.",
+        *withdrawal.lines(found, part),
     ]
 
 
-def _updates(service: Service, key: str) -> list[str]:
-    """The updates of a member, by any key it ever had, revoked or not, that can still be withdrawn."""
-    return service.rounds.withdrawable(service.rounds.members.name_of(key))
+def _part_of(service: Service, subject: str) -> tuple[str, withdrawal.Part]:
+    """The key or school of a subject, and the part after it: `3f9a…|task|grade`."""
+    whose, kind, name = ["", "", *subject.rsplit("|", 2)][-3:]
+    if kind not in ("task", "modality"):
+        return subject, withdrawal.Part()
+    return whose, withdrawal.Part(**{kind: name})
+
+
+def _parts(service: Service, subject: str) -> list[tuple[str, str]]:
+    """The same question about one task or modality: its words, and its subject."""
+    whose, part = _part_of(service, subject)
+    kinds = {
+        kind: sorted({getattr(one, kind) for one in service.rounds.rules.layout} - {None})
+        for kind in ("task", "modality")
+    }
+    found = [
+        (f"Only what learned from {kind} {name}", f"{whose}|{kind}|{name}")
+        for kind, names in kinds.items()
+        for name in names
+    ]
+    return [] if str(part) else found
 
 
 def how_unlearned(rounds: Rounds) -> str:
@@ -167,16 +203,23 @@ def how_unlearned(rounds: Rounds) -> str:
 def _tells_rewind(service: Service, _: str) -> list[str]:
     if (planned := service.rounds.to_unlearn()) is None:
         raise InputError("nothing waits to be unlearned")
-    return officers.rewind_lines(planned, service.rounds.state.version)
+    return withdrawal.rewind_lines(planned, service.rounds.state.version)
 
 
 def _rewind(service: Service, subject: str, by: officers.Officer, why: str) -> None:
     service.rounds.rewind(by=by.name, why=why)
 
 
-def _withdraw(service: Service, key: str, by: officers.Officer, why: str) -> None:
-    for update_id in _updates(service, key):
-        service.rounds.withdraw(update_id, service.rounds.members.name_of(key))
+def _withdraw(service: Service, subject: str, by: officers.Officer, why: str) -> None:
+    key, part = _part_of(service, subject)
+    found = withdrawal.find(service.rounds, officers.OPERATOR, key, "", part)
+    withdrawal.withdraw(service.rounds, found, by.name, why, part)
+
+
+def _withdraw_school(service: Service, subject: str, by: officers.Officer, why: str) -> None:
+    school, part = _part_of(service, subject)
+    found = withdrawal.find(service.rounds, officers.OPERATOR, "", school, part)
+    withdrawal.withdraw(service.rounds, found, by.name, why, part)
 
 
 # The next version
@@ -310,7 +353,22 @@ ACTIONS = {
     ),
     "revoke": Action("Revoke key {}?", _tells_revocation, _revoke, "schools", "Revoke key {}"),
     "withdraw": Action(
-        "Withdraw the updates of key {}?", _tells_withdrawal, _withdraw, "schools", "Withdraw the updates of key {}"
+        "Withdraw the updates of key {}?",
+        _tells_withdrawal,
+        _withdraw,
+        "schools",
+        "Withdraw the updates of key {}",
+        records=True,
+        narrower=_parts,
+    ),
+    "withdraw-school": Action(
+        "Withdraw the updates of {}?",
+        _tells_withdrawal_of_school,
+        _withdraw_school,
+        "schools",
+        "Withdraw the updates of {}",
+        records=True,
+        narrower=_parts,
     ),
     "rewind": Action("Rewind now?", _tells_rewind, _rewind, "versions", REWIND),
     "buffer": Action("Change the buffer?", _tells_buffer, _set_buffer, "", "Set the buffer: {}"),
