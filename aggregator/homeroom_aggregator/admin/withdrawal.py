@@ -14,7 +14,6 @@ from homeroom.errors import Code, InputError, UpdateError
 from homeroom_aggregator.admin.officers import Officer
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state import audit, secure_sum
-from homeroom_aggregator.state.rewinds import WaitingRewind
 
 MOST_AT_ONCE = 20_000  # updates of one request while others wait for the server
 
@@ -153,15 +152,3 @@ def lines(found: Found, part: Part) -> list[str]:
     if found.kept:
         said.append(f"{found.kept} updates are older than what is kept (log.retain): they stay in the model.")
     return said
-
-
-def rewind_lines(planned: WaitingRewind, newest: int) -> list[str]:
-    """What a rewind does to whom, in sentences. newest: the newest version."""
-    sums = f", {planned.sums} secure sums with all that is in them" if planned.sums else ""
-    said = f"Version {newest + 1} will be version {planned.to} again, which no update that is to be unlearned is in"
-    return [
-        f"{said} ({len(planned.update_ids)} wait for it).",
-        f"{planned.versions} versions since then{sums} and {planned.updates} other updates become void: their bytes "
-        "are erased, and each device that learned on such a version drops what it learned and trains anew from its "
-        "samples. Samples that expired, and devices that left, cannot teach again.",
-    ]

@@ -64,14 +64,14 @@ def rewind(folder: Path, by: str, why: str, yes: bool) -> None:
     Stop the server first; while it serves, the dashboard does the same.
     Example: homeroom district rewind district/ --by "Ms Lee" --why "a family asked"
     """
-    from homeroom_aggregator.admin import withdrawal
     from homeroom_aggregator.admin.folder import open_rounds
+    from homeroom_aggregator.admin.rewind_forecast import rewind_lines
 
     with contextlib.closing(open_rounds(folder)) as rounds:
         if (planned := rounds.to_unlearn()) is None:
             click.echo("nothing waits to be unlearned")
             return
-        for line in withdrawal.rewind_lines(planned, rounds.state.version):
+        for line in rewind_lines(rounds, planned):
             say(line)
         if not yes:
             click.confirm("Rewind?", abort=True, err=True)

@@ -52,6 +52,12 @@ class LastSeen:
             return dict(database.rows("SELECT device, day FROM contacts")) | self._days
 
 
+def read_days(database: Database) -> dict[str, str]:
+    """By key, the day when a device was last here, as it was written; empty where no server has run yet."""
+    there = database.one("SELECT 1 FROM sqlite_schema WHERE name = 'contacts'")
+    return dict(database.rows("SELECT device, day FROM contacts")) if there else {}
+
+
 def put_report(database: Database, device: str, report: EvaluationReport) -> None:
     """Stores a device's report in place of the one before."""
     body, today = msgspec.json.encode(report), now().date().isoformat()

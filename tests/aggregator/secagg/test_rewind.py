@@ -13,6 +13,7 @@ from aggregator.secagg.test_member_attacks import EVERYBODY, until_version
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.round import UnlearningRules
 from homeroom_aggregator.admin import officers, unlearning_report, withdrawal
+from homeroom_aggregator.admin.rewind_forecast import rewind_lines
 from homeroom_aggregator.state import audit, secure_sum
 
 REWIND = UnlearningRules(rule="rewind", within_days=7, most_versions=9)
@@ -51,7 +52,7 @@ def test_after_the_sum_all_of_it_goes_and_its_members_send_anew(district: Distri
     planned = rounds.to_unlearn()
     assert planned is not None
     assert (planned.to, planned.versions, planned.updates, planned.sums) == (1, 1, 3, 1)
-    assert "1 secure sums with all that is in them" in " ".join(withdrawal.rewind_lines(planned, 2))
+    assert "1 secure sums with all that is in them" in " ".join(rewind_lines(rounds, planned))
     assert district.members[1].client.unlearn(second[2]).by == "", "another's"
     assert rounds.rewind(by="tests") == 3
     assert district.theta == first

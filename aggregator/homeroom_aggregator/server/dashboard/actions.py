@@ -18,6 +18,7 @@ from homeroom_aggregator.admin import learned_addresses, officers, withdrawal
 from homeroom_aggregator.admin.configuration import buffer_may_follow
 from homeroom_aggregator.admin.configuration_file import bring_into_force, read_configuration
 from homeroom_aggregator.admin.next_version import NextVersion
+from homeroom_aggregator.admin.rewind_forecast import rewind_lines
 from homeroom_aggregator.merge import rollback, round_state
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.server.dashboard import formatting, queries
@@ -203,7 +204,7 @@ def how_unlearned(rounds: Rounds) -> str:
 def _tells_rewind(service: Service, _: str) -> list[str]:
     if (planned := service.rounds.to_unlearn()) is None:
         raise InputError("nothing waits to be unlearned")
-    return withdrawal.rewind_lines(planned, service.rounds.state.version)
+    return rewind_lines(service.rounds, planned)
 
 
 def _rewind(service: Service, subject: str, by: officers.Officer, why: str) -> None:
