@@ -23,11 +23,13 @@ from homeroom.system.clock import now
 from homeroom.system.files import make_directory, open_private, read_small, refusal, sync_directory, write_durable
 from homeroom.system.sqlite import copy_database
 from homeroom_aggregator.admin import folder as district
-from homeroom_aggregator.admin import lost_log
+from homeroom_aggregator.admin import lost_log, withdrawal_log
 from homeroom_aggregator.admin.configuration_file import CONFIGURATION_FILE
 from homeroom_aggregator.admin.folder import BACKUP_FILE, LOG_FILE
+from homeroom_aggregator.admin.withdrawal_log import KnownWithdrawals
 from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.log import Log
+from homeroom_aggregator.state.rewinds import WaitingRewind
 from homeroom_aggregator.state.schema import NEWEST_VERSION
 
 REQUIRED_FILES = (district.FACTS_FILE, district.KEY_FILE, district.SECRET_FILE)
@@ -51,16 +53,21 @@ class Restored:
     """A restore. `version`: which it released. `since`: from when on the backup knows nothing, UTC, ISO 8601.
 
     done: acts of the lost log that were done again, by kind. unknown: kinds of acts since then that are lost.
+    named: what a withdrawal log names; again: how many of them were done again beside those.
+    waiting: the rewind that withdrawals wait for, if any does.
     """
 
     version: int
     since: str
     done: dict[str, int]
     unknown: tuple[str, ...]
+    named: KnownWithdrawals
+    again: int = 0
+    waiting: WaitingRewind | None = None
 
 
 def backup(folder: Path, out: Path) -> BackupContents:
-    """Copy FOLDER as it stands, whether it is served or not; OUT must not exist."""
+    """Copy FOLDER as it stands, whether it is served or not; OUT must not exist. See also `withdrawal_log`."""
     bundle = Path(district.BUNDLES_FOLDER, district.read_facts(folder).bundle_id)
     if out.exists():
         raise InputError("is there already", where=str(out), remedy="name a new folder")
@@ -82,14 +89,23 @@ def backup(folder: Path, out: Path) -> BackupContents:
             version = _newest(beside / LOG_FILE)
         contents = BackupContents(files=_digests(beside), version=version, at=begun)
         write_durable(beside / BACKUP_FILE, msgspec.json.format(msgspec.json.encode(contents), indent=1))
+    withdrawal_log.bring_up_to_date(folder, out)
     return contents
 
 
-def restore(source: Path, folder: Path, lost: Path | None = None, *, uncharged: bool = False) -> Restored:
+def restore(
+    source: Path,
+    folder: Path,
+    lost: Path | None = None,
+    *,
+    uncharged: bool = False,
+    withdrawals: Path | None = None,
+) -> Restored:
     """Put a backup in place as FOLDER, which must not exist; StoreError if a byte of the backup has changed.
 
     Its theta is released once more there, under a number above all that devices may have seen since the backup.
     lost: the folder that it replaces, where its log is still there; what was taken away since is done again.
+    withdrawals: the file of `withdrawal_log`, by default the one beside SOURCE; what it names is withdrawn again.
     uncharged: that releases of private rounds since the backup, which nobody can tell, are not charged here.
     Raises InputError where `uncharged` is not said and has to be, or the other way round.
     """
@@ -106,8 +122,9 @@ def restore(source: Path, folder: Path, lost: Path | None = None, *, uncharged: 
         if lost
         else lost_log.LostActs(unknown=tuple(lost_log.act_kinds(private)))
     )
+    named = withdrawal_log.known_to(source, withdrawals)
     _check_charges(source, lost_log.CHARGE_KIND in acts.unknown, uncharged)
-    restored = Restored(contents.version, contents.at, {}, acts.unknown)
+    restored = Restored(contents.version, contents.at, {}, acts.unknown, named)
     with _whole(folder) as beside:
         _copy_tree(source, beside)
         (beside / BACKUP_FILE).unlink()
@@ -117,7 +134,9 @@ def restore(source: Path, folder: Path, lost: Path | None = None, *, uncharged: 
                 charged = {"charged": not uncharged} if private else {}
                 number = restore_version_number(now())
                 rounds.continue_at(number, since=since, unknown=list(acts.unknown), **charged)
-                restored = Restored(rounds.state.version, since, lost_log.do_again(rounds, acts), acts.unknown)
+                done = lost_log.do_again(rounds, acts)
+                again = lost_log.withdraw_again(rounds, named.withdrawn)
+                restored = Restored(rounds.state.version, since, done, acts.unknown, named, again, rounds.to_unlearn())
     return restored
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,16 @@ def _unlearning(rounds: Rounds, update_id: str, member: str) -> int:
         return 0
     rounds.withdraw(update_id, member)
     return int(rounds.log.withdrawn_by(update_id, member))
+
+
+def withdraw_again(rounds: Rounds, withdrawn: Iterable[tuple[str, str]]) -> int:
+    """Withdraw updates, each with the member that did so, in one step; how many were not withdrawn here yet."""
+    fresh = dict[str, list[str]]()
+    for update_id, member in withdrawn:
+        if not rounds.log.withdrawn_by(update_id, member):
+            fresh.setdefault(member, []).append(update_id)
+    rounds.withdraw_all(fresh)
+    return sum(rounds.log.withdrawn_by(one, member) for member, ids in fresh.items() for one in ids)
 
 
 def _charge(rounds: Rounds, number: int, event: bytes, devices: str | None) -> int:

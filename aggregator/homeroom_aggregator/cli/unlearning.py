@@ -44,6 +44,21 @@ def unlearning_verify(folder: Path, report: Path) -> None:
     say(f"{report} holds: its signature, each rewind, the audit log, and no byte of an unlearned update is left")
 
 
+@click.command("list")
+@click.argument("folder", type=FOLDER)
+@click.argument("out", type=OUT_FILE)
+def unlearning_list(folder: Path, out: Path) -> None:
+    """Write to OUT which updates were ever withdrawn in FOLDER, signed, to keep beside backups; while it serves or not.
+
+    What OUT names already stays in it. `homeroom district backup` writes it beside each backup.
+    Example: homeroom district unlearning list district/ withdrawals.json
+    """
+    from homeroom_aggregator.admin import withdrawal_log
+
+    count = withdrawal_log.write(folder, out)
+    say(f"{out}: {count} withdrawn updates; `homeroom district restore FOLDER SAVED --withdrawals {out}` reads it")
+
+
 @click.command("test")
 @click.argument("bundle", type=PATH)
 @click.argument("before")

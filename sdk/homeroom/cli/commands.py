@@ -73,6 +73,10 @@ COMMANDS = {
         "Write what was unlearned, signed.",
     ),
     "district unlearning verify": ("homeroom_aggregator.cli.unlearning:unlearning_verify", "Check such a report."),
+    "district unlearning list": (
+        "homeroom_aggregator.cli.unlearning:unlearning_list",
+        "Write what was withdrawn, to keep beside backups.",
+    ),
     "district unlearning test": (
         "homeroom_aggregator.cli.unlearning:unlearning_test",
         "Test whether a version shows withdrawn samples.",
