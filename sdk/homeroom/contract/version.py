@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.contract import envelope
 from homeroom.contract.canonical_json import digest
+from homeroom.contract.codecs import ENCODED_LIMIT
 from homeroom.contract.layout import Layout
 from homeroom.contract.manifest import Hash
 from homeroom.contract.signing import Certificate, check_certificate
@@ -28,17 +29,17 @@ class VersionHeader(msgspec.Struct, frozen=True, kw_only=True):
 
     devices: by segment name, the number of distinct devices in its change; segments that did not change are absent.
     clip_norm: L2 clip of updates to this version, where the private round's clip adapts.
-    void: earlier versions that held an update which was unlearned since, in ranges of the first and the last; a device
-        drops whatever it learned on them.
+    void: earlier versions that held an update which was unlearned since, in ranges of the first and the last, rising
+        and apart; a device drops whatever it learned on them. Version 0, the bundle's own, is never one.
     """
 
     format: int = VERSION_FORMAT
     bundle_id: Hash
     version: Annotated[int, msgspec.Meta(ge=0)]
     certificate: Certificate
-    devices: dict[str, int] = {}
+    devices: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = {}
     payload_sha256: Hash
-    clip_norm: float | msgspec.UnsetType = msgspec.UNSET
+    clip_norm: Annotated[float, msgspec.Meta(gt=0, le=ENCODED_LIMIT)] | msgspec.UnsetType = msgspec.UNSET
     void: Annotated[tuple[tuple[int, int], ...], msgspec.Meta(max_length=MOST_VOID)] | msgspec.UnsetType = msgspec.UNSET
 
     def is_void(self, version: int) -> bool:
@@ -93,7 +94,21 @@ def read_version(
         raise TrustError(f"is for bundle {header.bundle_id[:12]}, not {bundle_id[:12]}", where=where)
     if header.version < after:
         raise TrustError(f"version {header.version} is older than {after}, which was seen before", where=where)
+    _check_void(header, where)
     theta = envelope.tensors(payload, where=where, error=NetworkError).get("theta")
     if theta is None or theta.dtype != np.float32 or theta.shape != (layout.size,) or not np.isfinite(theta).all():
         raise NetworkError("does not hold a finite theta of the bundle's length", where=where)
     return header, theta
+
+
+def _check_void(header: VersionHeader, where: str) -> None:
+    """Ranges that no rewind makes would let a device drop what it learned on sound versions, or on its bundle alone."""
+    before = 0
+    for first, last in header.void or ():
+        if not before < first <= last < header.version:
+            raise NetworkError(
+                f"calls the versions {first} to {last} void, which none of version {header.version} can do",
+                where=where,
+                remedy="nothing was changed here: tell the district",
+            )
+        before = last

@@ -92,6 +92,48 @@ def test_a_signed_version_holds_one_finite_theta_of_the_bundles_length(payload: 
         read_of(version_with(payload))
 
 
+def version_of(number: int, **fields: Any) -> bytes:
+    """A version that the aggregator signed, with such fields in its header."""
+    return version.make_version(KEY, AGGREGATOR, BUNDLE, number, THETA, **{"devices": {"head.a": 3}, **fields})
+
+
+def test_void_versions_are_some_that_a_rewind_can_name() -> None:
+    apart = ((1, 1), (3, 6), (7, 7))
+    header = read_of(version_of(9, void=apart))[0]
+    assert [number for number in range(10) if header.is_void(number)] == [1, 3, 4, 5, 6, 7]
+    most = [(2 * i + 1, 2 * i + 1) for i in range(version.MOST_VOID)]
+    assert read_of(version_of(1 << 50, void=most))[0].void == tuple(most)
+    with pytest.raises(NetworkError, match="void"):
+        read_of(version_of(1 << 50, void=[*most, (1 << 40, 1 << 40)]))
+
+
+@pytest.mark.parametrize(
+    "void",
+    [
+        ((0, 3),),  # the bundle's own theta
+        ((-5, 3),),
+        ((4, 2),),
+        ((2, 9),),  # the version itself
+        ((2, 1 << 52),),
+        ((1, 4), (3, 6)),
+        ((1, 4), (4, 6)),
+        ((5, 6), (1, 2)),
+        ((1, 1), (1, 1)),
+    ],
+)
+def test_a_version_that_would_make_others_drop_what_is_sound_is_refused(void: tuple[tuple[int, int], ...]) -> None:
+    with pytest.raises(NetworkError, match=r"void, which none of version 9 can do \(nothing was changed here"):
+        read_of(version_of(9, void=void))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"devices": {"head.a": -3}}, {"clip_norm": 0.0}, {"clip_norm": -1.0}, {"clip_norm": 1e300}]
+)
+def test_a_signed_header_holds_numbers_that_can_be(fields: dict[str, Any]) -> None:
+    with pytest.raises(NetworkError, match=next(iter(fields))):
+        read_of(version_of(9, **fields))
+
+
 @MAKER
 @pytest.mark.parametrize(
     ("certificate", "why"), [(FOREIGN, "vouched for by root"), (EXPORTER, "certified as exporter")]
