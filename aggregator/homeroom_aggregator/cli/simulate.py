@@ -21,7 +21,7 @@ from homeroom_aggregator.admin.configuration import (
     with_options,
 )
 from homeroom_aggregator.cli.privacy import privacy_options
-from homeroom_aggregator.cli.round_options import optimizer_options, rule_options
+from homeroom_aggregator.cli.round_options import optimizer_options, rule_options, setting
 
 
 def option(*names: str, **settings: Any) -> Decorator:
@@ -41,6 +41,11 @@ def option(*names: str, **settings: Any) -> Decorator:
 @rule_options
 @optimizer_options
 @privacy_options
+@setting(
+    "--statistics",
+    type=click.Choice(["off", "plain"]),
+    help="Exchange sums once, and score heads solved from them beside theta (docs/statistics.md).",
+)
 @option("--seed", type=Whole(0))
 @option(
     "--engine",

@@ -12,6 +12,7 @@ from homeroom.contract.policy import Policy
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key, public_hex
 from homeroom.data.tasks.metrics import Score
+from homeroom.device.solved import TaughtVectors
 from homeroom.errors import TrainError, UpdateError
 from homeroom.federation.encode_update import UpdateRules, encode_by_subject, encode_update
 from homeroom.federation.policy import kept_segments, refusal_reason, scoped_layout
@@ -35,6 +36,7 @@ class SchoolData:
 
     graphs: those of its tier, if not the simulation's.
     policy: of its institution, whose name is the school's as the aggregator knows it.
+    taught: its samples as statistics are made of them, those of `validation` too; None where it shares none.
     """
 
     name: str
@@ -42,6 +44,7 @@ class SchoolData:
     validation: Dataset | None = None
     graphs: Graphs | None = None
     policy: Policy | None = None
+    taught: TaughtVectors | None = None
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,15 @@ from homeroom.train.settings import Settings
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.simulation.engine import AGGREGATOR_NAME, Engine, LocalEngine, SchoolData
 from homeroom_aggregator.simulation.round import Federation, RoundFacts
+from homeroom_aggregator.simulation.statistics import StatisticsFacts, exchange
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """The result: `theta` float32 [P] of the newest version; `settings` are the first round's."""
+    """The result: `theta` float32 [P] of the newest version; `settings` are the first round's.
+
+    statistics: what the schools' exchange of them gave, where there was one.
+    """
 
     theta: np.ndarray
     version: int
@@ -37,6 +41,7 @@ class Simulation:
     settings: Settings
     configuration: RoundConfiguration
     seed: int
+    statistics: StatisticsFacts | None = None
 
 
 def simulate(
@@ -61,7 +66,8 @@ def simulate(
     """
     configuration = configuration or default_configuration(bundle, len(schools), participation, privacy=privacy)
     names, engine = [school.name for school in schools], LocalEngine(schools, graphs, feedback=feedback)
-    return federate(bundle, names, rounds, settings, configuration, engine=engine, participation=participation, **more)
+    more |= {"participation": participation, "schools": schools}
+    return federate(bundle, names, rounds, settings, configuration, engine=engine, **more)
 
 
 def default_configuration(
@@ -90,6 +96,8 @@ def federate(
     lag: float = 0.0,
     measure_every: int = 0,
     progress: Callable[[RoundFacts], None] | None = None,
+    schools: Sequence[SchoolData] = (),
+    on_statistics: Callable[[StatisticsFacts], None] | None = None,
 ) -> Simulation:
     """Let the engine's schools train, and merge what they send.
 
@@ -105,6 +113,8 @@ def federate(
         version. Where all have trained on the newest, what waits is released although the buffer is not full.
     measure_every: score every so many rounds, and at the end (0: only then).
     progress: called after every round.
+    schools: in this process, which exchange statistics before the first round where the configuration's are plain.
+    on_statistics: called after that.
     Raises InputError without a school or a round, or if two schools have the same name.
     """
     if not names or rounds < 1:
@@ -115,14 +125,20 @@ def federate(
     key, root = new_key(), new_key()
     aggregator = Rounds(Path(":memory:"), bundle, configuration, key, certify(root, "aggregator", key, AGGREGATOR_NAME))
     by_round = settings if callable(settings) else lambda _: settings
-    facts: list[RoundFacts] = []
+    facts, statistics = list[RoundFacts](), None
     try:
+        if configuration.statistics.mode == "plain":
+            statistics = exchange(aggregator, schools)
+            if on_statistics:
+                on_statistics(statistics)
         federation = Federation(aggregator, names, by_round, seed=seed, participation=participation, lag=lag)
         for number in range(1, rounds + 1):
             measured = number == rounds or (measure_every > 0 and number % measure_every == 0)
             facts.append(federation.round(number, engine, measured=measured))
             if progress:
                 progress(facts[-1])
-        return Simulation(facts[-1].theta, facts[-1].version, tuple(facts), by_round(1), configuration, seed)
+        return Simulation(
+            facts[-1].theta, facts[-1].version, tuple(facts), by_round(1), configuration, seed, statistics
+        )
     finally:
         aggregator.close()

@@ -141,7 +141,11 @@ def usable_others(store: Store, bundle: Bundle) -> Statistics:
 
     Without the moments of what is counted, the variances would be too small.
     """
-    others = others_total(store, bundle)
+    return with_moments(others_total(store, bundle))
+
+
+def with_moments(others: Statistics) -> Statistics:
+    """The sums of the tasks whose second moments are there, of all that is counted."""
     lacking = {
         cell.task
         for cell in others.cells

@@ -141,7 +141,7 @@ COUNTS = {
     "district audit verify": "--noted",
     "district privacy report": "--json",
     "research simulate": "--rounds --epochs --participation --lag --rule --optimizer --server-rate --proximal --seed"
-    " --engine --measure-every --plot --json",
+    " --engine --measure-every --plot --json --statistics",
     "bundle export": "--calibration --peft --threads --dry-run --teach",
 }
 
