@@ -38,6 +38,7 @@ from homeroom_aggregator.admin.folder import (
     LOG_FILE,
     ROSTER_FILE,
     FolderFacts,
+    check_evaluation,
     check_statistics,
     load_roster,
     open_log,
@@ -298,6 +299,11 @@ def evaluation_note(configuration: RoundConfiguration) -> str:
     """What an evaluation shows to whom; empty where it is off."""
     if configuration.evaluation.mode == "off":
         return ""
+    if configuration.evaluation.mode == "secure":
+        return (
+            "evaluation: how often each version is right and wrong is summed in secure rounds; this server sees sums "
+            "over cohorts, and of which languages and inputs each device has samples; whoever joins is told"
+        )
     least = f"{configuration.min_devices} {configuration.k_of}"
     return (
         "evaluation: devices tell how often each version is right and wrong there, and this server sees each device's "
@@ -315,6 +321,7 @@ def bring_into_force(folder: Path, rounds: Rounds, wanted: DistrictConfiguration
     """Let the rounds go on by the wanted configuration, and write its round's part into the file; the changes."""
     check_configuration(folder, rounds.configuration, wanted)
     check_statistics(wanted.round, rounds.bundle, rounds.bundle.path)
+    check_evaluation(wanted.round, rounds.bundle, rounds.bundle.path)
     changed = {"round": wanted.round, "automatic_buffer": wanted.automatic_buffer}
     lasting = msgspec.structs.replace(read_configuration(folder), **changed)
     if not (folder / CONFIGURATION_FILE).exists() or lasting != read_configuration(folder):

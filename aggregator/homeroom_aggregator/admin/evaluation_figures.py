@@ -9,9 +9,9 @@ from typing import Any
 
 from homeroom.contract.evaluation_counts import OTHERS, CountsShape, GroupCounts, accuracy, add_counts, worst_tenth
 from homeroom.contract.manifest import Manifest
+from homeroom.federation.evaluation_shape import task_shapes
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin.folder import open_folder_bundle, open_log, read_facts
-from homeroom_aggregator.merge.evaluation import shapes
 from homeroom_aggregator.state.evaluations import TaskSum, read_sums
 
 Bounds = tuple[float, float]
@@ -45,12 +45,12 @@ class TaskFigures:
 
     metric: `accuracy` or `R2`. now, before: over all samples together.
     worst_now, worst_before: between which values the mean of the worst tenth of devices is.
-    since: the lowest and highest number of the versions that devices had before.
+    since: the lowest and highest number of the versions that devices had before; None where that is not known.
     """
 
     task: str
     version: int
-    since: tuple[int, int]
+    since: tuple[int, int] | None
     metric: str
     devices: int
     samples: int
@@ -67,7 +67,7 @@ def evaluation_figures(database: Database, manifest: Manifest) -> list[TaskFigur
     for version, tasks in read_sums(database).items():
         for task, shown in tasks.items():
             newest.setdefault(task, (version, shown))
-    return [_figures(task, shape, *newest[task]) for task, shape in shapes(manifest).items() if task in newest]
+    return [_figures(task, shape, *newest[task]) for task, shape in task_shapes(manifest).items() if task in newest]
 
 
 def folder_evaluation(folder: Path) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def folder_evaluation(folder: Path) -> dict[str, Any]:
 def evaluation_lines(figures: list[TaskFigures]) -> Iterator[str]:
     """The figures, a line each."""
     for one in figures:
-        since = " to ".join(dict.fromkeys(map(str, one.since)))
+        since = " to ".join(dict.fromkeys(map(str, one.since))) if one.since else "the one before"
         yield f"{one.task}: version {one.version} beside {since}, {one.devices} devices, {one.samples:,} samples"
         yield f"  mean {one.metric}: {percent(one.before)} before, {percent(one.now)} now"
         yield f"  worst tenth of devices: {between(one.worst_before)} before, {between(one.worst_now)} now"

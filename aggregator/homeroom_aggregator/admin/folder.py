@@ -13,6 +13,7 @@ roster.json        which devices may take part in secure rounds, signed by the i
 waiting.db         private updates until their release, and exact sums of a stream; no process but the server's opens it
 secure.db          the secure round that is under way; not worth a backup, it must not outlive the round
 secure-statistics.db   the same of the secure round of statistics
+secure-evaluation.db   the same of the secure round of an evaluation
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from homeroom.contract.signing import Certificate, fingerprint, public_hex, read
 from homeroom.contract.statistics.limits import letter_tasks
 from homeroom.contract.statistics.secure import StatisticsTerms
 from homeroom.errors import InputError, StoreError, TrustError
+from homeroom.federation.evaluation_shape import EvaluationShape
 from homeroom.privacy.secagg.statistics_shape import StatisticsShape
 from homeroom.runtime.bundle import Bundle, install, open_bundle
 from homeroom.runtime.fallback import take_along
@@ -62,6 +64,7 @@ FACTS_FILE, KEY_FILE, SECRET_FILE, LOG_FILE = "aggregator.json", "key.pem", "sec
 BUNDLES_FOLDER = "bundles"
 ROSTER_FILE, SEALING_KEY_FILE = "roster.json", "sealing.pem"
 SECURE_ROUND_FILE, SECURE_STATISTICS_FILE = "secure.db", "secure-statistics.db"
+SECURE_EVALUATION_FILE = "secure-evaluation.db"
 INVITATION_DAYS = 14.0  # how long an invitation may be used, unless said otherwise
 TLS_KEY_FILE, TLS_CERTIFICATE_FILE, LISTENING_FILE = "tls-key.pem", "tls-cert.pem", "listening.json"
 BACKUP_FILE = "backup.json"  # in a folder that `homeroom district backup` made: what is in it
@@ -117,6 +120,7 @@ def create_folder(
         installed = take_along(install(bundle, folder / BUNDLES_FOLDER, root=root), bundle)
         if configuration is not None:
             check_statistics(configuration, installed, bundle)
+            check_evaluation(configuration, installed, bundle)
         begun = configuration or RoundConfiguration(bundle_id=installed.bundle_id)
         narrowed = msgspec.structs.replace(begun, bundle_id=installed.bundle_id)
         if policy is not None:
@@ -151,6 +155,16 @@ def check_statistics(configuration: RoundConfiguration, bundle: Bundle, where: P
         if names > MOST_SEGMENT_BITS:
             what = f"statistics.mode: {names:,} rows and pairs of blocks are more than a round's {MOST_SEGMENT_BITS:,}"
             raise InputError(what, where=str(where), remedy="export it with fewer labels or inputs a task")
+
+
+def check_evaluation(configuration: RoundConfiguration, bundle: Bundle, where: Path) -> None:
+    """InputError where a bundle, which lies at `where`, has too many groups for a secure evaluation."""
+    if configuration.evaluation.mode != "secure":
+        return
+    names = len(EvaluationShape(bundle.manifest, configuration, 1).announced)
+    if names > MOST_SEGMENT_BITS:
+        what = f"evaluation.mode: {names:,} languages and inputs of tasks are more than a round's {MOST_SEGMENT_BITS:,}"
+        raise InputError(what, where=str(where), remedy="set it to off")
 
 
 def _check_key(key: Ed25519PrivateKey, certificate: Certificate, root: str, folder: Path) -> None:

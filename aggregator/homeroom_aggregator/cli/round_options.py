@@ -52,8 +52,8 @@ round_options = add_options(
     ),
     setting(
         "--evaluation",
-        type=click.Choice(["off", "plain"]),
-        help="plain: devices tell how often each version is right and wrong (docs/evaluation.md).",
+        type=click.Choice(["off", "plain", "secure"]),
+        help="Devices tell how often each version is right (docs/evaluation.md); secure: as sums over a cohort alone.",
     ),
     setting("--by-school", is_flag=True, help="Merge a school's own segments among its devices (docs/policy.md)."),
 )

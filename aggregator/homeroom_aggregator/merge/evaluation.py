@@ -7,7 +7,7 @@ plain rounds the aggregator has each device's counts; what a device counts of it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
 from homeroom.contract.evaluation_counts import (
@@ -17,14 +17,13 @@ from homeroom.contract.evaluation_counts import (
     DeviceCounts,
     Group,
     GroupCounts,
-    accuracy,
     add_counts,
     check_counts,
     shown_as,
 )
 from homeroom.contract.manifest import Manifest
-from homeroom.data.tasks import kind_of
 from homeroom.errors import UpdateError
+from homeroom.federation.evaluation_shape import languages_of, own_bins, task_shapes
 from homeroom_aggregator.merge.segment_sums import count_fed
 from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.evaluations import Evaluations, TaskSum
@@ -61,7 +60,7 @@ class Evaluation:
 
     def _show(self, version: int, k: int, count: CountMembers) -> None:
         told, before = dict(self.stored.of_version(version)), self.stored.sums().get(version, {})
-        for task, shape in shapes(self.manifest).items():
+        for task, shape in task_shapes(self.manifest).items():
             parts = {member: counts.tasks[task] for member, counts in told.items() if task in counts.tasks}
             since = [counts.before for member, counts in told.items() if member in parts]
             summed = sum_of(shape, parts, k, count, since)
@@ -75,19 +74,12 @@ class Evaluation:
 
     def follow(self, mode: str) -> bool:
         """Erases each device's own counts where they are not asked for any more; whether there were any."""
-        return mode == "off" and self.stored.forget_every()
-
-
-def shapes(manifest: Manifest) -> dict[str, CountsShape]:
-    """The form of the counts of each task whose answers are counted."""
-    counted = ((task, kind_of(task).counting) for task in manifest.tasks)
-    return {task.name: counting.shape(task) for task, counting in counted if counting}
+        return mode != "plain" and self.stored.forget_every()
 
 
 def check_device_counts(counts: DeviceCounts, manifest: Manifest) -> None:
     """UpdateError where no samples of one device have such counts, or they are of no task of this bundle."""
-    known = shapes(manifest)
-    languages = {"", *(one for modality in manifest.modalities for one in modality.known_languages)}
+    known, languages = task_shapes(manifest), languages_of(manifest)
     for name, groups in counts.tasks.items():
         where = f"evaluation of {name}"
         if name not in known:
@@ -102,7 +94,7 @@ def check_device_counts(counts: DeviceCounts, manifest: Manifest) -> None:
 
 def sum_of(
     shape: CountsShape,
-    parts: Mapping[str, Iterable[GroupCounts]],
+    parts: Mapping[str, Sequence[GroupCounts]],
     k: int,
     count: CountMembers,
     since: Collection[int] = (),
@@ -119,13 +111,10 @@ def sum_of(
     if not names:
         return None
     shown, who = dict[Group, GroupCounts](), dict[Group, set[str]]()
-    bins = {"now": [0] * BINS, "before": [0] * BINS}
+    bins = (0,) * 2 * BINS
     for member, groups in parts.items():
-        own = list(groups)
-        for version, tally in bins.items():
-            total = add_counts((getattr(part, version) for part in own), shape.size)
-            tally[accuracy(shape, total).bin] += 1
-        for part in own:
+        bins = add_counts([bins, own_bins(shape, groups)], 2 * BINS)
+        for part in groups:
             name = names[part.group]
             known = shown.get(name)
             now, before = (
@@ -137,8 +126,8 @@ def sum_of(
     order = sorted(shown, key=lambda name: (name == OTHERS, name))
     return TaskSum(
         devices=len(parts),
-        now=tuple(bins["now"]),
-        before=tuple(bins["before"]),
+        now=bins[:BINS],
+        before=bins[BINS:],
         groups=tuple(shown[name] for name in order),
         fed=tuple(len(who[name]) for name in order),
         members=tuple(tuple(sorted(who[name])) for name in order),

@@ -70,6 +70,11 @@ class SecureRounds:
         self.store.close()
         self.sums.close()
 
+    def begun(self) -> int | None:
+        """The version of the round under way, once its cohort is closed."""
+        live = self.store.live()
+        return live.notice.version if live and live.phase != "keys" else None
+
     # Requests of devices
 
     def status(self, device: str) -> dict[str, Any] | None:

@@ -75,6 +75,7 @@ SECURE_ROUND = _object(
     roster=_component("Roster"),
     standing=_component("RoundStatus"),
 )
+SECURE_EVALUATION = {"allOf": [SECURE_ROUND, _object(counted_version=INTEGER)]}
 SECURE_STATISTICS = {"allOf": [SECURE_ROUND, _object(terms=_component("StatisticsTerms"))]}
 
 
@@ -195,6 +196,11 @@ OPERATIONS = (
     HttpOperation("get", "/secure-statistics/{round}", "What the present phase reads", BINARY),
     HttpOperation(
         "post", "/secure-statistics/{round}/{phase}", "As of /secure (docs/statistics.md)", _object(status=TEXT), BINARY
+    ),
+    HttpOperation("get", "/secure-evaluation", "As /secure, of an evaluation and with its version", SECURE_EVALUATION),
+    HttpOperation("get", "/secure-evaluation/{round}", "What the present phase reads", BINARY),
+    HttpOperation(
+        "post", "/secure-evaluation/{round}/{phase}", "As of /secure (docs/evaluation.md)", _object(status=TEXT), BINARY
     ),
     HttpOperation("get", "/metrics", "For Prometheus; the operator only", TEXT, signed=False),
     HttpOperation("get", "/openapi.json", "This document; for the operator", ANY_OBJECT, signed=False),

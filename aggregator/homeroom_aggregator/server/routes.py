@@ -299,7 +299,7 @@ API_ROUTES = (
     ApiRoute("POST", "/unlearn", signed=unlearn, writes=True, roles=("device",)),
     *(
         route
-        for kind in (secure_routes.UPDATES, secure_routes.STATISTICS)
+        for kind in (secure_routes.UPDATES, secure_routes.STATISTICS, secure_routes.EVALUATION)
         for route in (
             ApiRoute("GET", kind.path, signed=kind.status, writes=True, roles=("device",)),
             ApiRoute("GET", f"{kind.path}/{{round}}", signed=kind.get, writes=True, roles=("device",)),

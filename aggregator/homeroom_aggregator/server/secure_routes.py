@@ -1,4 +1,4 @@
-"""HTTP handlers of secure rounds, of updates and of statistics: the same requests on two paths."""
+"""HTTP handlers of secure rounds, of updates, statistics and evaluations: the same requests on three paths."""
 
 from __future__ import annotations
 
@@ -47,4 +47,5 @@ class SecureRoutes:
 
 
 UPDATES = SecureRoutes("/secure", lambda service: service.secure_rounds)
+EVALUATION = SecureRoutes("/secure-evaluation", lambda service: service.secure_evaluation)
 STATISTICS = SecureRoutes("/secure-statistics", lambda service: service.secure_statistics)

@@ -20,6 +20,7 @@ from homeroom_aggregator.admin.configuration import DistrictConfiguration
 from homeroom_aggregator.admin.configuration_file import bring_into_force, read_configuration
 from homeroom_aggregator.admin.folder import (
     BUNDLES_FOLDER,
+    SECURE_EVALUATION_FILE,
     SECURE_ROUND_FILE,
     SECURE_STATISTICS_FILE,
     load_roster,
@@ -33,6 +34,7 @@ from homeroom_aggregator.admin.offline import load_sealing_key
 from homeroom_aggregator.merge.configuration_change import FieldChange
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.secagg.coordinator import SecureRounds
+from homeroom_aggregator.secagg.evaluation_sums import EvaluationSums
 from homeroom_aggregator.secagg.statistics_sums import StatisticsSums
 from homeroom_aggregator.secagg.sums import ThetaSums
 from homeroom_aggregator.server import auth
@@ -82,6 +84,10 @@ def open_service(folder: Path, token: str | None = None, configuration: District
     if rounds.configuration.statistics.mode == "secure":
         path, shared = folder / SECURE_STATISTICS_FILE, StatisticsSums(rounds, open_log(folder))
         service.secure_statistics = SecureRounds(path, rounds, shared, lambda: load_roster(folder))
+    if rounds.configuration.evaluation.mode == "secure":
+        path, told = folder / SECURE_EVALUATION_FILE, EvaluationSums(rounds, open_log(folder))
+        service.secure_evaluation = SecureRounds(path, rounds, told, lambda: load_roster(folder))
+        told.begun = service.secure_evaluation.begun
     return service
 
 
@@ -90,8 +96,8 @@ class Service:
     """Shared by all handlers. `rounds` belongs to the writer's thread, `reader` to the event loop's.
 
     secret: proves invitation codes. sealing: opens those that come sealed. token: the operator's, if one is set.
-    changes: of the round configuration that came with this start. secure_rounds, secure_statistics: of updates and of
-    statistics, where they are summed so. addresses: it answers to; None for all.
+    changes: of the round configuration that came with this start. secure_rounds, secure_statistics, secure_evaluation:
+    of updates, statistics and counts, where they are summed so. addresses: it answers to; None for all.
     tls_pin: of the key with which it speaks TLS.
     tls_end: when its certificate ends. watch: looks after that.
     """
@@ -108,6 +114,7 @@ class Service:
     metrics: Metrics = field(default_factory=Metrics)
     secure_rounds: SecureRounds | None = None
     secure_statistics: SecureRounds | None = None
+    secure_evaluation: SecureRounds | None = None
     addresses: PublicAddresses | None = None
     tls_pin: str = ""
     tls_end: datetime.datetime | None = None
@@ -198,5 +205,5 @@ class Service:
         self.last_seen.write(self.rounds.log.database)
         self.rounds.put_checkpoint()
         self.rounds.close()
-        for secure in filter(None, (self.secure_rounds, self.secure_statistics)):
+        for secure in filter(None, (self.secure_rounds, self.secure_statistics, self.secure_evaluation)):
             secure.close()

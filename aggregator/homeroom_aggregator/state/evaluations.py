@@ -19,6 +19,7 @@ EVALUATION_TABLES = (
         version INTEGER NOT NULL, member TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (version, member))""",
     """CREATE TABLE IF NOT EXISTS evaluation_sums (
         version INTEGER NOT NULL, task TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (version, task))""",
+    "CREATE TABLE IF NOT EXISTS evaluation_rounds (version INTEGER PRIMARY KEY, body BLOB NOT NULL)",
 )
 
 
@@ -28,7 +29,7 @@ class TaskSum(msgspec.Struct, frozen=True, kw_only=True):
     devices: how many. now, before: how many have each tenth of accuracy, by the version and by the one before.
     groups: the sums by group; those that too few have are one named `*`. fed: how many devices fed each, in order.
     members: whose counts these are, by group; empty where a secure round summed them.
-    since: the lowest and highest number of the versions before.
+    since: the lowest and highest number of the versions before; None where a secure round summed them.
     """
 
     devices: int
@@ -37,15 +38,23 @@ class TaskSum(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[GroupCounts, ...]
     fed: tuple[int, ...]
     members: tuple[tuple[str, ...], ...] = ()
-    since: tuple[int, int] = (0, 0)
+    since: tuple[int, int] | None = None
+
+
+class SummedRound(msgspec.Struct, frozen=True, kw_only=True):
+    """The secure round that summed a version's counts. offers: id of what each member offered."""
+
+    round_id: str
+    offers: dict[str, str]
 
 
 class Evaluations:
     """The tables of one log; every method is part of the caller's step."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, prepare: bool = True) -> None:
+        """prepare: makes the tables where they are not there yet."""
         self.database = database
-        for table in EVALUATION_TABLES:
+        for table in EVALUATION_TABLES if prepare else ():
             database.write(table)
 
     def find(self, version: int, member: str) -> DeviceCounts | None:
@@ -76,6 +85,20 @@ class Evaluations:
         self.database.write("INSERT OR REPLACE INTO evaluation_sums VALUES (?, ?, ?)", row)
         self._forget_old()
 
+    def summed(self, version: int) -> bool:
+        """Whether a secure round summed a version's counts."""
+        return self.database.one("SELECT 1 FROM evaluation_rounds WHERE version = ?", (version,)) is not None
+
+    def newest_summed(self) -> SummedRound | None:
+        """The round that summed the newest version."""
+        row = self.database.one("SELECT body FROM evaluation_rounds ORDER BY version DESC LIMIT 1")
+        return msgspec.json.decode(row[0], type=SummedRound) if row else None
+
+    def put_summed(self, version: int, round_id: str, offers: dict[str, str]) -> None:
+        """Notes the round that summed a version's counts."""
+        body = msgspec.json.encode(SummedRound(round_id=round_id, offers=offers))
+        self.database.write("INSERT INTO evaluation_rounds VALUES (?, ?)", (version, body))
+
     def forget(self, members: frozenset[str]) -> bool:
         """Erases what these members told by themselves; whether there was anything."""
         sql = "DELETE FROM evaluation_counts WHERE member = ?"
@@ -86,7 +109,7 @@ class Evaluations:
         return bool(self.database.write("DELETE FROM evaluation_counts"))
 
     def _forget_old(self) -> None:
-        for table in ("evaluation_counts", "evaluation_sums"):
+        for table in ("evaluation_counts", "evaluation_sums", "evaluation_rounds"):
             kept = f"SELECT DISTINCT version FROM {table} ORDER BY version DESC LIMIT {KEPT_VERSIONS}"
             self.database.write(f"DELETE FROM {table} WHERE version < (SELECT min(version) FROM ({kept}))")
 

@@ -130,7 +130,7 @@ def join(directory: Path, invitation: str | Path, bundle: Path | None, root: str
     Example: homeroom device join classroom/ invitation.json
     """
     from homeroom.federation.agreement import read_agreement
-    from homeroom.federation.evaluation import ASKS, SAY_NO
+    from homeroom.federation.evaluation import SAY_NO, asks_words
     from homeroom.store.open import is_device
 
     if bundle is None and not is_device(directory):
@@ -142,7 +142,7 @@ def join(directory: Path, invitation: str | Path, bundle: Path | None, root: str
         least = counted(terms.min_devices, "school" if terms.k_of == "schools" else "device")
         say(f"joined: a version here is made of what {least} learned, or more")
         if terms.evaluation.mode != "off":
-            say(f"{ASKS}; {SAY_NO}")
+            say(f"{asks_words(terms.evaluation.mode)}; {SAY_NO}")
 
 
 @click.command()
@@ -193,6 +193,7 @@ def sync(directory: Path, machine: bool) -> None:
 def evaluation_lines(outcome: EvaluationOutcome) -> list[str]:
     """What a sync did with counts of a version, a line each."""
     lines = [f"evaluation: told of version {outcome.version}"] if outcome.version else []
+    lines += [f"evaluation: {outcome.round}"] if outcome.round else []
     lines += [f"evaluation stays here: {outcome.why_not}"] if outcome.why_not else []
     return lines + [f"evaluation of {task} stays here: {why}" for task, why in outcome.held.items()]
 

@@ -82,10 +82,11 @@ class StatisticsRules(msgspec.Struct, frozen=True, kw_only=True):
 class EvaluationRules(msgspec.Struct, frozen=True, kw_only=True):
     """Whether devices tell how each version does on their validation samples, as counts (docs/evaluation.md).
 
-    mode: `off`; `plain`: the aggregator sees each device's counts. A figure is shown where `min_devices` fed it.
+    mode: `off`; `plain`: the aggregator sees each device's counts, and shows a figure where `min_devices` fed it;
+        `secure`: it sees sums over a cohort alone (docs/secure.md).
     """
 
-    mode: Literal["off", "plain"] = "off"
+    mode: Literal["off", "plain", "secure"] = "off"
 
 
 class UnlearningRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,6 +180,10 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("schools' own segments are merged in plain rounds of several schools only")
         if self.cohort and (self.max_staleness or self.cohort.quorum > self.buffer_size):
             raise ValueError("a synchronous round has max_staleness 0 and a quorum up to buffer_size")
+        if self.evaluation.mode == "secure" and not self.secure:
+            raise ValueError("a secure evaluation needs secure rounds: its roster and rules are these")
+        if self.evaluation.mode == "secure" and self.privacy:
+            raise ValueError("a secure evaluation has exact sums, and would show what private rounds hide")
         if self.statistics.mode == "secure" and not self.secure:
             raise ValueError("secure statistics need secure rounds: their roster and rules are these")
         if self.statistics.mode == "secure" and self.privacy:

@@ -50,8 +50,12 @@ AGREED = text_record("identity.evaluation_agreed")  # the mode that a person sai
 TOLD = json_record("identity.evaluation_told", ToldVersion)
 ASKS = (
     "the aggregator asks how often each version is right and wrong on the samples kept for validation here, as counts "
-    "by task, language and inputs, and sees those of this device"
+    "by task, language and inputs; "
 )
+SEES = {
+    "plain": "it sees those of this device",
+    "secure": "it sees sums over a cohort alone, and of which languages and inputs this device has samples",
+}
 SAY_NO = "`homeroom device network DIR --evaluation keep` keeps them here"
 SAY_YES = "nobody said yes yet: `homeroom device network DIR --evaluation tell`"
 NOT_TRAINED = "nothing is kept for validation here: train first"
@@ -61,12 +65,13 @@ NOT_TRAINED = "nothing is kept for validation here: train first"
 class EvaluationOutcome:
     """What a sync did with counts. version: the one that was told of, now or before. held: why not, by task.
 
-    why_not: why none leave.
+    why_not: why none leave. round: how the secure round stands, where they are summed in one.
     """
 
     version: int | None = None
     why_not: str = ""
     held: Mapping[str, str] = field(default_factory=dict)
+    round: str = ""
 
 
 def agree(store: Store, *, yes: bool) -> None:
@@ -96,7 +101,12 @@ def why_not(store: Store, configuration: RoundConfiguration) -> str:
     """Why no counts leave this device, in words; empty where they may."""
     if reason := refusal_reason(policy_in_force(store), configuration):
         return reason
-    return "" if AGREED.read(store) == configuration.evaluation.mode else SAY_YES
+    return "" if AGREED.read(store) in (configuration.evaluation.mode, "plain") else SAY_YES
+
+
+def asks_words(mode: str) -> str:
+    """What an aggregator asks of whoever joins it, and sees."""
+    return f"{ASKS}{SEES[mode]}"
 
 
 def tell(
@@ -154,3 +164,16 @@ def own_counts(
                 for group, values in sorted(now[task.name].items())
             )
     return DeviceCounts(version=version.base, before=earlier.base if earlier else 0, tasks=tasks), held
+
+
+def counter(
+    store: Store, bundle: Bundle, configuration: RoundConfiguration, count: Count
+) -> Callable[[int], DeviceCounts | None]:
+    """Counts of a global version by its number; None where it is not here."""
+
+    def counted(number: int) -> DeviceCounts | None:
+        every = (v for v in store.versions.all() if v.kind == "global" and v.facts["bundle_id"] == bundle.bundle_id)
+        version = next((v for v in every if v.base == number), None)
+        return None if version is None else own_counts(store, bundle, configuration, version, count)[0]
+
+    return counted

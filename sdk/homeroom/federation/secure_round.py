@@ -50,19 +50,21 @@ class _AnnouncementMessage(msgspec.Struct, frozen=True):
     roster: msgspec.Raw
     standing: secagg.RoundStatus
     terms: StatisticsTerms | None = None
+    counted_version: int = 0
 
 
 @dataclass(frozen=True)
 class Announcement:
     """The secure round under way as announced, signatures checked; `status` is this device's in it.
 
-    terms: of a round of statistics; the notice's `configuration_id` names them too.
+    terms, counted_version: of a round of statistics, and of an evaluation; the notice's `configuration_id` names them.
     """
 
     notice: secagg.Notice
     roster: Roster
     status: secagg.RoundStatus
     terms: StatisticsTerms | None = None
+    counted_version: int = 0
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def read_announcement(context: SecureRoundContext, path: str) -> Announcement | 
         ROSTER_SERIAL.write(context.store, roster.serial)
     if message.standing.round_id != notice.round_id:
         raise TrustError("speaks of another round than the one it announced", where=where)
-    return Announcement(notice, roster, message.standing, message.terms)
+    return Announcement(notice, roster, message.standing, message.terms, message.counted_version)
 
 
 def _step(context: SecureRoundContext, part: Contribution, announced: Announcement) -> str | None:

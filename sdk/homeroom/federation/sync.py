@@ -24,6 +24,7 @@ from homeroom.errors import Code, FallbackNeededError, NetworkError, UpdateError
 from homeroom.federation import agreement, enrolment, evaluation, privacy_ledger, secure_round
 from homeroom.federation.make_update import queue_newest_update
 from homeroom.federation.network.settings import NetworkSettings
+from homeroom.federation.secure_evaluation import take_part_in_evaluation
 from homeroom.federation.secure_statistics import exchange_secure_statistics, forget_summed
 from homeroom.federation.secure_update import UpdateContribution
 from homeroom.federation.statistics import StatisticsReport, exchange_statistics
@@ -131,7 +132,12 @@ def sync(
         else:
             forget_summed(store)
             shared = exchange_statistics(store, bundle, client, configuration, root, folder)
-        told = evaluation.tell(store, bundle, client, configuration, count)
+        told: evaluation.EvaluationOutcome | None
+        if configuration.evaluation.mode == "secure":
+            context = secure_round.SecureRoundContext(store, bundle, client, client.key, root, configuration)
+            told = take_part_in_evaluation(context, evaluation.counter(store, bundle, configuration, count))
+        else:
+            told = evaluation.tell(store, bundle, client, configuration, count)
         ahead_s, waiting = clock_ahead_s(client), client.waiting
     store.back_up()
     WAITING.write(store, waiting)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import combinations
 from types import MappingProxyType
 
 import numpy as np
@@ -15,6 +16,7 @@ from homeroom.data.tasks.metrics import Score
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.dataset import Dataset, needs_all
 
+ALL_INPUTS, FEWER_INPUTS = "all inputs", "fewer inputs"
 MOST_SLOTS_NAMED = 3  # of a task, whose subsets are told apart
 NOT_CALIBRATED: Mapping[str, float] = MappingProxyType({})
 
@@ -84,8 +86,16 @@ def count_answers(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[s
 def inputs_name(reads: Sequence[str], slots: AbstractSet[str]) -> str:
     """Which of a task's slots are there, as one name; of more than three slots only whether all are."""
     if len(reads) > MOST_SLOTS_NAMED:
-        return "all inputs" if slots >= set(reads) else "fewer inputs"
+        return ALL_INPUTS if slots >= set(reads) else FEWER_INPUTS
     return "+".join(slot for slot in reads if slot in slots)
+
+
+def input_names(reads: Sequence[str]) -> list[str]:
+    """Every name that `inputs_name` may give to inputs of a task."""
+    if len(reads) > MOST_SLOTS_NAMED:
+        return [ALL_INPUTS, FEWER_INPUTS]
+    some = (frozenset(one) for size in range(1, len(reads) + 1) for one in combinations(reads, size))
+    return [inputs_name(reads, slots) for slots in some]
 
 
 def outputs_of(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, np.ndarray]:

@@ -125,6 +125,7 @@ MORE_REFUSALS = [
     ({"secure": SECURE}, ["--statistics", "plain"], "plain statistics would show what secure"),
     ({}, ["--statistics", "plain"], "the bundle has no statistics"),
     ({"secure": SECURE}, ["--evaluation", "plain"], "plain counts of an evaluation would show"),
+    ({}, ["--evaluation", "secure"], "a secure evaluation needs secure rounds"),
     (PRIVATE, ["--evaluation", "plain"], "plain counts of an evaluation would show"),
     ({}, ["--insecure"], "--insecure says nothing: 127.0.0.1 is this machine alone"),
     ({}, ["--no-insecure", "--host", "localhost"], "--no-insecure says nothing: localhost is this machine alone"),

@@ -20,7 +20,8 @@ from homeroom.contract.policy import Policy
 from homeroom.contract.round import EvaluationRules, RoundConfiguration
 from homeroom.data.tasks import kind_of
 from homeroom.errors import NetworkError, UpdateError
-from homeroom.federation import versions
+from homeroom.federation import evaluation, versions
+from homeroom.federation.agreement import read_agreement
 from homeroom.federation.policy import POLICY
 from homeroom_aggregator.admin.folder import create_folder, invite_devices
 from homeroom_aggregator.server.service import Service, open_service
@@ -103,6 +104,11 @@ def test_devices_tell_what_they_count_and_the_sum_is_the_pooled_count(
             assert set(counts[0]) == {"size", "weight"}
             assert number or "not 20" in outcome.held["weight"]  # the other one told as the version came
             parts.append(counts)
+            configuration = read_agreement(device.store).configuration
+            assert configuration is not None
+            by_number = evaluation.counter(device.store, device.bundle, configuration, device._validation_counts)
+            assert by_number(1) in dict(service.rounds.evaluation.stored.of_version(1)).values()
+            assert by_number(2) is None
             assert device.sync().evaluation == type(outcome)(1)  # once a version
     ((version, told),) = service.rounds.evaluation.stored.sums().items()
     assert version == 1
