@@ -25,9 +25,9 @@ rule_options = add_options(
     setting("--rule", type=click.Choice(["mean", "bounded", "trimmed"]), help="How plain updates are merged."),
     setting(
         "--school-share",
-        type=Finite(0, 1, min_open=True),
+        type=Finite(0, 1),
         show_default="0.5, but with --rule mean",
-        help="Of a release's weight, that one school has at most.",
+        help="Of a release's weight, that one school has at most; 0: each has the same.",
     ),
 )
 

@@ -188,9 +188,10 @@ def _read(body: Callable[[int], bytes], layout: Layout, number: int, keys: Colle
 def capped_units(
     waiting: Mapping[int, WaitingUpdate], chosen: Collection[int], share: float, key: str, school_of: SchoolOf
 ) -> dict[int, int]:
-    """Units by entry, those of each school together at most `share` of the whole, or equal where schools are too few.
+    """Units by entry, those of each school together at most `share` of the whole.
 
-    A device without a school counts as one. A school's own segment, by its `key`, has no other.
+    Schools have equal parts where `share` is 0, or they are too few for it. A device without a school counts as one. A
+    school's own segment, by its `key`, has no other.
     """
     schools = {number: school_of(waiting[number].member) or waiting[number].member for number in chosen}
     totals = Counter[str]()

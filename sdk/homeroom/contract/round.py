@@ -134,7 +134,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
         device, none longer than the median. `trimmed`: of these, for each value, without the lowest and the highest
         quarter. New districts with plain rounds have `bounded`.
     school_share: of the rules but `mean`: the largest share of a release's weight that one school has, where enough
-        schools feed it; a school's own segments are not shared.
+        schools feed it; 0: each has the same. A school's own segments are not shared.
     unlearning: what becomes of versions that hold an update which is to be unlearned. New districts whose rounds are
         not private rewind; in secure ones a whole sum goes.
     evaluation: whether devices tell how each version does, as counts that are summed.
@@ -167,7 +167,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     statistics: StatisticsRules = StatisticsRules()
     k_of: Literal["devices", "schools"] = "devices"
     rule: Literal["mean", "bounded", "trimmed"] = "mean"
-    school_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    school_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
     unlearning: UnlearningRules = UnlearningRules()
     evaluation: EvaluationRules = EvaluationRules()
 

@@ -117,7 +117,7 @@ def test_a_shortened_update_is_within_the_bound_and_points_the_same_way(values: 
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(1, UNITS_A_DEVICE)), min_size=1, max_size=12),
-    st.sampled_from([0.1, 0.25, 0.4, 0.5, 0.6, 1.0]),
+    st.sampled_from([0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 1.0]),
 )
 def test_no_school_has_more_than_its_share_where_enough_schools_are_there(
     rows: list[tuple[int, int]], share: float
@@ -130,6 +130,8 @@ def test_no_school_has_more_than_its_share_where_enough_schools_are_there(
     limit = max(Fraction(repr(share)), Fraction(1, len(totals)))
     assert all(total <= limit * sum(totals.values()) + slack for total in totals.values())
     assert all(1 <= units[n] <= waiting[n].units for n in waiting)
+    if share == 0.0:
+        assert max(totals.values()) - min(totals.values()) <= slack, "each school the same"
     if share == 1.0:
         assert units == {n: one.units for n, one in waiting.items()}
 
