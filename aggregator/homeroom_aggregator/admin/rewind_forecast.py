@@ -6,10 +6,10 @@ import datetime
 from collections.abc import Iterator
 
 from homeroom.contract.evaluation_counts import CountsShape, GroupCounts, accuracy, add_counts
+from homeroom.federation.evaluation_shape import task_shapes
 from homeroom.system.clock import now
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin.evaluation_figures import percent
-from homeroom_aggregator.merge.evaluation import shapes
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state import last_seen, rewinds, secure_sum
 from homeroom_aggregator.state.evaluations import TaskSum, read_sums
@@ -37,7 +37,7 @@ def rewind_lines(rounds: Rounds, planned: WaitingRewind) -> list[str]:
 def _accuracy(rounds: Rounds, to: int, newest: int) -> Iterator[str]:
     """By task, how version `to` did beside the newest one, as devices told."""
     sums, known = read_sums(rounds.log.database), False
-    for task, shape in shapes(rounds.bundle.manifest).items():
+    for task, shape in task_shapes(rounds.bundle.manifest).items():
         figures = _of_version(sums, shape, task, to)
         if figures is None:
             continue

@@ -73,6 +73,10 @@ class EvaluationSums:
         """Never: counts of a version are not taken back."""
         return False
 
+    def is_void(self, version: int) -> bool:
+        """Never: counts of a version say how it did, whatever became of it."""
+        return False
+
     def merged(self, round_id: str) -> Merged:
         """Whether the round's sum is here."""
         newest = self._stored.newest_summed()
