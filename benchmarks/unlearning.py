@@ -9,6 +9,7 @@ has (by the rule of new districts, one weight a device, and by the mean). It is 
 Compared, by rounds since then:
 
     rewind      what Homeroom does: the version of before it came goes on
+    hard        the same, but a third of the devices does not come back, and a third of the others' pictures has expired
     replay      its updates are left out of the sums (the rule of 0.1.0)
     again       all start over from the bundle
     never       it never came: as many rounds, by another seed of local training
@@ -60,7 +61,7 @@ CASES = {  # what is withdrawn: its share of the pictures, and how updates are m
     "a school of 44 %": (0.44, "bounded"),
     "the same, by the mean": (0.44, "mean"),  # there its digit is learned, since its pictures weigh more
 }
-WAYS = ("rewind", "replay", "again", "never")
+WAYS = ("rewind", "hard", "replay", "again", "never")
 ATTACKERS = {"member": range(1), "school": range(5), "audit": range(0)}  # the devices whose updates each knows
 KNOWS_NOTHING = 0.999
 
@@ -79,11 +80,13 @@ class Wiretap:
         layout, scale = self.rounds.rules.layout, 2.0**-self.rounds.configuration.scale_bits
         sql = "SELECT number, device FROM log WHERE kind = 'update' AND number > ? ORDER BY number"
         for number, device in self.rounds.log.database.rows(sql, (self._last,)):
+            self._last = number
+            if device not in self._member:  # of those that came back with less
+                continue
             values = np.zeros(layout.size)
             for name, part in read_admitted(self.rounds.log.body(number), layout).tier_slices.items():
                 values[layout.slice_indices(name)] = part * scale
             self.updates[self._member[device], release] = values
-            self._last = number
         self.releases[self.rounds.state.version] = [*self.releases[base], release]
 
     def errors(self, without: int = 1 << 60) -> dict[str, float]:
@@ -186,7 +189,7 @@ def run(work: Path, bundle: Bundle, graphs: Graphs, data: Lesson, case: str, way
         engine.away = {DEVICES}
         if way != "again":
             learn(BEFORE)
-        if way in ("rewind", "replay"):
+        if way in ("rewind", "hard", "replay"):
             engine.away = ()
             found["before"] = learn(WITH)
             engine.away, withdrawn = {DEVICES}, rounds.state.version
@@ -197,17 +200,29 @@ def run(work: Path, bundle: Bundle, graphs: Graphs, data: Lesson, case: str, way
             for update_id in updates:
                 rounds.withdraw(update_id, sender)
             rounds.rewind()
-            if way == "rewind":
+            if way != "replay":
                 fed.thetas.append(fed._read(rounds.state.version)[0])
                 fed._clip_norms.append(fed._clip_norms[-1])
                 wiretap.releases[rounds.state.version] = wiretap.releases[BEFORE]
             files = b"".join(path.read_bytes() for path in rounds.log.database.path.parent.iterdir())
+            if way == "hard":
+                engine, found["lost"] = without_a_third(data, graphs)
             found["left"] = sum(body[-64:] in files for body in bodies)
         for last, since in zip((0, *SINCE), SINCE, strict=False):
             found["thetas"][since] = learn(since - last)
         if way in ("rewind", "replay"):
             found["solved"] = wiretap.errors(withdrawn + 1)
     return found
+
+
+def without_a_third(data: Lesson, graphs: Graphs) -> tuple[PartEngine, dict[str, int]]:
+    """The devices that come back, with what has not expired there; how many devices and pictures do not."""
+    kept = [one.subset(np.flatnonzero(np.arange(len(one)) % 3)) for one in data.devices]
+    engine = PartEngine([SchoolData(str(number), one) for number, one in enumerate(kept)], graphs)
+    engine.away = {DEVICES, *range(DEVICES // 3)}
+    whole = sum(len(one) for one in data.devices[:DEVICES])
+    here = sum(len(one) for number, one in enumerate(kept) if number not in engine.away)
+    return engine, {"devices": DEVICES // 3, "of_devices": DEVICES, "pictures": whole - here, "of_pictures": whole}
 
 
 def losses(graphs: Graphs, data: Dataset, theta: np.ndarray) -> np.ndarray:
@@ -250,6 +265,7 @@ def measure(work: Path, bundle: Bundle, graphs: Graphs, case: str, seed: int) ->
     sizes = len(data.devices[-1].examples), len(data.fresh.examples)
     row["interval"] = half_width(row["membership"]["never"], *sizes)
     row["solved"] = {way: found[way]["solved"] for way in ("rewind", "replay")}
+    row["lost"] = found["hard"]["lost"]
     row["solved"]["before"] = found["rewind"]["solved_before"]
     row["bytes_left"] = {way: found[way]["left"] for way in ("rewind", "replay")}
     return row
@@ -287,6 +303,9 @@ def tell(rows: Sequence[dict[str, Any]]) -> None:
             far = np.mean([row["distance"][way] for row in of], 0) if way != "never" else []
             area = np.mean([row["membership"][way] for row in of])
             print(f"{way:9}{cells}  {''.join(f'{one:6.2f}' for one in far):24}  membership {area:.3f}")
+        lost = of[0]["lost"]
+        devices = f"{lost['devices']} of {lost['of_devices']} devices"
+        print(f"  hard: {devices} and {lost['pictures']} of {lost['of_pictures']} pictures could not come back")
         for way in ("before", "replay", "rewind"):
             worst = {name: min(row["solved"][way][name] for row in of) for name in ATTACKERS}
             print(f"  solved {way:8}" + ", ".join(f"{name} {one:.2g}" for name, one in worst.items()))

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from homeroom.contract.update_checks import read_update
+from homeroom.contract.update_checks import read_admitted, read_update
 from homeroom.errors import StoreError, UpdateError
-from homeroom_aggregator.merge import checkpoint, configuration_change, rollback, round_state
+from homeroom_aggregator.merge import checkpoint, configuration_change, rollback, round_state, waiting_parts
 from homeroom_aggregator.merge.bounded import UnreadableBodyError
 from homeroom_aggregator.merge.round_state import MergeRules, OnRelease, ReleaseResult, RoundState
 from homeroom_aggregator.state import secure_sum
@@ -152,7 +152,7 @@ class _Replay:
             self.stale = self.stale or entry.update_id in self.merged
             self.withdrawn.add(entry.update_id)
         elif entry.kind == "unlearn":
-            self.state.sums.leave_out({entry.update_id})  # the parts of it that still wait
+            self._take_parts_out(entry)
         else:
             raise StoreError(f"holds an entry {entry.kind!r}", where="log.db", remedy="update homeroom")
         return None
@@ -169,6 +169,18 @@ class _Replay:
             return
         round_state.add_update(self.state, update, entry.version, self.rules, entry.device, entry.number)
         self.merged.add(entry.update_id)
+
+    def _take_parts_out(self, entry: LogEntry) -> None:
+        """Take out the parts of an update to be unlearned that still wait."""
+        self.state.sums.leave_out({entry.update_id})
+        parts = waiting_parts.unpack(entry.body)
+        if parts is None or entry.update_id in self.withdrawn:
+            return
+        try:
+            update = read_admitted(self.rules.body(parts.number), self.rules.layout)
+        except UpdateError as problem:
+            raise _unreadable(parts.number, problem.what) from None
+        waiting_parts.take_out(self.state.sums, update, parts, entry.device)
 
     def _make_version(self, entry: LogEntry) -> ReleaseResult:
         result = ReleaseResult({}, {}, lambda: None)

@@ -117,6 +117,34 @@ class SegmentSums:
 
         return undo
 
+    def take_out(
+        self, values: Mapping[str, np.ndarray], units: Mapping[str, int], member: str, alone: Collection[str]
+    ) -> Undo:
+        """Take parts of an update that was added out again; return what puts them back.
+
+        values: int32 [size] by key; units: their weights. alone: keys in which the member has nothing else.
+        """
+        before = {name: (self.weights[name], set(self.devices[name])) for name in values}
+        taken = dict[str, np.ndarray]()
+        for name, part in values.items():
+            if self.weights[name] == units[name]:
+                taken[name] = self._pop(name)[0]
+                continue
+            add_weighted(self.numerators[name], part, -units[name])
+            self.weights[name] -= units[name]
+            if name in alone:
+                self.devices[name].discard(member)
+
+        def undo() -> None:
+            for name, part in values.items():
+                if name in taken:
+                    self.numerators[name] = taken[name]
+                else:
+                    add_weighted(self.numerators[name], part, units[name])
+                self.weights[name], self.devices[name] = before[name]
+
+        return undo
+
     def add_sum(self, numerators: dict[str, np.ndarray], weights: dict[str, int], fed: dict[str, list[str]]) -> Undo:
         """Add a secure round's sum; return what takes it out again.
 

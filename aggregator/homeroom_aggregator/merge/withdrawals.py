@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from homeroom.contract.round import RoundConfiguration
 from homeroom.system.clock import now
+from homeroom_aggregator.merge import waiting_parts
 from homeroom_aggregator.merge.admission import Admission
 from homeroom_aggregator.merge.evaluation import Evaluation
 from homeroom_aggregator.merge.logged_state import LoggedState
@@ -90,12 +91,18 @@ class Withdrawals(LoggedState):
             and not is_void
             and self.configuration.rewinds
         ):
-            held = {} if self.log.number(update_id) else {"body": rewinds.holder(number)}
-            self.log.append("unlearn", self.state.version, update_id=update_id, device=member, **held)
+            if self.log.number(update_id) is None:
+                body = rewinds.holder(number)
+            elif parts := waiting_parts.find(self.log, self._rules_at(number), self.state.sums, member, number):
+                self._undos.append(waiting_parts.take_out(self.state.sums, *parts, member))
+                body = waiting_parts.pack(parts[1])
+            else:
+                body = b""
+            self.log.append("unlearn", self.state.version, update_id=update_id, device=member, body=body)
             rewinds.ask(self.log.database, now().date())
             sums, waiting = self.state.sums, self.state.sums.waiting
             self._undos.append(lambda: setattr(sums, "waiting", waiting))
-            sums.leave_out({update_id})  # the parts of it that still wait
+            sums.leave_out({update_id})  # the parts of it that wait by the bounded rule
             return
         entry = self.log.append("withdraw", self.state.version, update_id=update_id, device=member)
         if number is None or is_void:

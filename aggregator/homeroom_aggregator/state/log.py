@@ -206,7 +206,7 @@ class Log:
     def newest_update(self, member: str) -> tuple[str, int] | None:
         """The id and entry of a member's newest update that is kept and was not withdrawn, or None."""
         sql = """SELECT update_id, number FROM log AS came WHERE kind = 'update' AND device = ? AND number > ?
-                 AND NOT EXISTS (SELECT 1 FROM log WHERE kind = 'withdraw' AND update_id = came.update_id)
+                 AND NOT EXISTS (SELECT 1 FROM log WHERE kind IN ('withdraw', 'unlearn') AND update_id = came.update_id)
                  ORDER BY number DESC LIMIT 1"""
         row = self.database.one(sql, (member, self.base))
         return (row[0], row[1]) if row else None
