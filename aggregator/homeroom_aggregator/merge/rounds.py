@@ -285,8 +285,11 @@ class Rounds(Withdrawals):
 
     def rewind_if_due(self) -> None:
         """Rewind if the day has come, and no more versions become void than may without a person's word."""
+        day = rewinds.due(self.log.database, self.configuration.unlearning)  # asked often, and cheap
+        if day is None or day > now().date():
+            return
         planned = self.to_unlearn()
-        if planned and planned.due <= now().date() and planned.versions <= self.configuration.unlearning.most_versions:
+        if planned and planned.versions <= self.configuration.unlearning.most_versions:
             self.rewind()
 
     def rewind(self, **about: str) -> int:
@@ -348,7 +351,8 @@ class Rounds(Withdrawals):
         self.log.forget_sent(state.version - self.configuration.max_staleness)
         if self.retain:
             base = self.log.checkpoint_before(versions=self.retain)
-            if base is not None and base > self.log.base and not self.to_unlearn():
+            due = rewinds.due(self.log.database, self.configuration.unlearning)
+            if base is not None and base > self.log.base and due is None:
                 self.log.move_base(base, checkpoint.waiting_entries(self.log.checkpoint(base)))
 
     def _put_version(self, number: int, devices: dict[str, int]) -> bytes:

@@ -33,7 +33,7 @@ from homeroom_aggregator.server.rate_limits import MemoryHolder
 from homeroom_aggregator.server.refusals import RefusedError
 from homeroom_aggregator.server.requests import SignedRequest
 from homeroom_aggregator.server.service import Service
-from homeroom_aggregator.state import audit
+from homeroom_aggregator.state import audit, rewinds
 from homeroom_aggregator.state.members import ROLES, Role, join_with_code, may_fetch
 
 
@@ -242,8 +242,8 @@ def unlearn(service: Service, call: SignedRequest) -> Response:
     rounds.withdraw(update_id, name)  # another device's id gets the same answer as an unknown one
     status = "bounded" if rounds.bounded(update_id, name) else "accepted"
     mine = rounds.configuration.rewinds and rounds.log.withdrawn_by(update_id, name)
-    waits = rounds.to_unlearn() if mine else None
-    due = {"by": waits.due.isoformat()} if waits and update_id in waits.update_ids else {}
+    day = rewinds.due_of(rounds.log.database, update_id, rounds.configuration.unlearning) if mine else None
+    due = {"by": day.isoformat()} if day else {}
     return refusals.JsonResponse({"update_id": update_id, "status": status, **due})
 
 

@@ -14,11 +14,11 @@ from homeroom_aggregator.state import secure_sum
 
 REWINDS, SINCE = "rewinds", "unlearning since"  # names of facts
 ASKED = """SELECT gone.update_id, came.number AS number, came.version
-           FROM log AS gone JOIN log AS came USING (update_id)
+           FROM log AS gone CROSS JOIN log AS came USING (update_id)
            WHERE came.kind = 'update' AND gone.kind = 'unlearn' AND gone.number > ?1
            UNION ALL
-           SELECT gone.update_id, came.number AS number, came.version FROM log AS gone JOIN bodies USING (number)
-           JOIN log AS came ON came.number = CAST(CAST(body AS TEXT) AS INTEGER)
+           SELECT gone.update_id, came.number AS number, came.version FROM log AS gone CROSS JOIN bodies USING (number)
+           CROSS JOIN log AS came ON came.number = CAST(CAST(body AS TEXT) AS INTEGER)
            WHERE came.kind = 'secure' AND gone.kind = 'unlearn' AND gone.number > ?1 ORDER BY number"""
 VOID_KINDS = "kind != 'configuration'"  # what a rewind makes void: all but the rules
 
@@ -93,12 +93,29 @@ def ask(database: Database, today: datetime.date) -> None:
     database.write("INSERT OR IGNORE INTO facts (name, value) VALUES (?, ?)", (SINCE, today.isoformat().encode()))
 
 
+def due(database: Database, rules: UnlearningRules) -> datetime.date | None:
+    """The day from which the next rewind is done; None where no request waits for one."""
+    since = database.one("SELECT value FROM facts WHERE name = ?", (SINCE,))
+    return (
+        datetime.date.fromisoformat(since[0].decode()) + datetime.timedelta(days=rules.within_days) if since else None
+    )
+
+
+def due_of(database: Database, update_id: str, rules: UnlearningRules) -> datetime.date | None:
+    """As `due`, for one update; None where it does not wait to be unlearned."""
+    last = max((one.entry for one in rewinds(database)), default=0)
+    sql = "SELECT 1 FROM log WHERE kind = 'unlearn' AND update_id = ? AND number > ?"
+    return due(database, rules) if database.one(sql, (update_id, last)) else None
+
+
 def waiting(database: Database, rules: UnlearningRules) -> WaitingRewind | None:
     """The next rewind; None where no update waits to be unlearned."""
-    since = database.one("SELECT value FROM facts WHERE name = ?", (SINCE,))
+    day = due(database, rules)
+    if day is None:
+        return None
     last = max((one.entry for one in rewinds(database)), default=0)
     found = [row for row in database.rows(ASKED, (last,)) if not is_void(database, row[1])]
-    if not found or since is None:
+    if not found:
         return None
     to = _before_roll_backs(database, int(found[0][2]), int(found[0][1]))
     row = database.one("SELECT number FROM versions WHERE version = ?", (to,))
@@ -108,8 +125,7 @@ def waiting(database: Database, rules: UnlearningRules) -> WaitingRewind | None:
     updates = int(database.one(sql, (after,))[0]) - len(found)
     sums = [header for header in secure_sum.headers(database, after, 1 << 62)]
     updates += sum(len(header.updates) for header in sums)
-    due = datetime.date.fromisoformat(since[0].decode()) + datetime.timedelta(days=rules.within_days)
-    return WaitingRewind(tuple(row[0] for row in found), to, after, newest - to, updates, due, len(sums))
+    return WaitingRewind(tuple(row[0] for row in found), to, after, newest - to, updates, day, len(sums))
 
 
 def _before_roll_backs(database: Database, to: int, number: int) -> int:
