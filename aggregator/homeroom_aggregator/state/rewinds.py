@@ -96,9 +96,9 @@ def ask(database: Database, today: datetime.date) -> None:
 def due(database: Database, rules: UnlearningRules) -> datetime.date | None:
     """The day from which the next rewind is done; None where no request waits for one."""
     since = database.one("SELECT value FROM facts WHERE name = ?", (SINCE,))
-    return (
-        datetime.date.fromisoformat(since[0].decode()) + datetime.timedelta(days=rules.within_days) if since else None
-    )
+    if since is None:
+        return None
+    return datetime.date.fromisoformat(since[0].decode()) + datetime.timedelta(days=rules.within_days)
 
 
 def due_of(database: Database, update_id: str, rules: UnlearningRules) -> datetime.date | None:
