@@ -16,6 +16,10 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 PYTEST_ARGS ?=
 DATA ?=
+OUT ?=
+DISTRICT ?=
+KEY ?=
+CERTIFICATE ?=
 SEEDS ?=
 JSON ?=
 
@@ -31,6 +35,18 @@ help: ## this list
 .PHONY: pictures
 pictures: $(VENV)/.ready ## the dashboard's pictures in docs/images, drawn by Debian's Chromium
 	cd tests && ../$(BIN)/python -m browser.pictures
+
+.PHONY: quickstart starter
+quickstart: dist/starter.homeroom $(DEVICE)/.ready ## a first lesson: a device without torch learns forty drawings, is asked, explains (OUT=…; DISTRICT=1: three schools)
+	$(if $(DISTRICT),$(BIN),$(DEVICE)/bin)/homeroom quickstart $(if $(DISTRICT),--district) $(OUT)
+
+starter: dist/starter.homeroom ## make dist/starter.homeroom, the bundle of `homeroom quickstart` (minutes; KEY=… CERTIFICATE=… sign it)
+
+dist/starter.homeroom: examples/starter/recipe.toml examples/starter/calibration.py $(wildcard sdk/homeroom/quickstart/*) | $(VENV)/.ready
+	rm -rf build/starter/calibration build/starter/starter build/starter/starter.*homeroom && mkdir -p dist build/starter
+	$(BIN)/python -m examples.starter.calibration build/starter/calibration
+	$(BIN)/homeroom bundle export examples/starter/recipe.toml build/starter/starter --calibration build/starter/calibration/samples.jsonl --zip $(if $(KEY),--key $(KEY) --certificate $(CERTIFICATE))
+	mv build/starter/starter.homeroom build/starter/starter.float32.homeroom dist/
 
 demo: $(VENV)/.ready $(DEVICE)/.ready ## run the vocabulary lesson: five schools, one aggregator, a report
 	$(BIN)/python -m examples.vocabulary.demo

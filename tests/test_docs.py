@@ -27,7 +27,7 @@ PACKAGES = {
 }
 PAGES = [
     ROOT / "README.md",
-    ROOT / "SECURITY.md",
+    *(ROOT / name for name in ("SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "examples").rglob("*.md")),
 ]
@@ -215,8 +215,30 @@ def test_links_lead_to_files_and_headings() -> None:
 
 def test_pages_are_named_by_links() -> None:
     """A reader can follow a link, but not a code span."""
-    names = {(page, span) for page in PAGES for span in spans(page) if re.fullmatch(r"docs/[\w/]+\.md", span)}
+    pattern = r"(?:docs/)?[\w/-]+\.md(?:#[\w-]+)?"
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    names = {(page, span) for page in PAGES for span in spans(page) if re.fullmatch(pattern, span)}
+    names = {(page, span) for page, span in names if span.partition("#")[0].removeprefix("docs/") in pages}
     assert sorted(on(page, span) for page, span in names) == []
+
+
+def test_the_index_leads_to_every_page() -> None:
+    index = ROOT / "docs" / "README.md"
+    named = {target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", index.read_text())}
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert sorted(pages - named) == []
+
+
+def test_troubleshooting_has_every_error() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, HomeroomError)]
+    codes = {*errors.Code, *(kind.code for kind in kinds)}
+    listed = {code for row in re.findall(r"^\| (`\w.*?) \|", page, re.M) for code in re.findall(r"`(\w+)`", row)}
+    assert sorted(codes - listed) == []
+    assert sorted(listed - codes) == []
+    numbers = {int(number): name for number, name in re.findall(r"^\| (\d+) \| `(\w+)` \|", page, re.M)}
+    assert {kind.exit_code for kind in kinds} - {1} == set(numbers)
+    assert all(getattr(errors, name).exit_code == number for number, name in numbers.items())
 
 
 def shell_lines() -> Iterator[tuple[Path, list[str]]]:

@@ -11,10 +11,11 @@ import click
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.cli.files import read_certificate
-from homeroom.cli.parameters import OUT_FOLDER, PATH
+from homeroom.cli.options import as_json, json_text, say
+from homeroom.cli.parameters import OUT_FILE, OUT_FOLDER, PATH
 from homeroom.contract.canonical_json import canonical
 from homeroom.contract.signing import Certificate, certify, fingerprint, new_key, public_hex, read_key, write_key
-from homeroom.errors import RecipeError, TrustError
+from homeroom.errors import InputError, RecipeError, TrustError
 from homeroom.system.files import check_folder_of, removed_on_failure
 
 if TYPE_CHECKING:
@@ -198,6 +199,39 @@ def _kept(path: Path) -> Ed25519PrivateKey:
     if not path.exists():
         write_key(path, new_key())
     return read_key(path)
+
+
+@click.command("new")
+@click.argument("samples", type=PATH)
+@click.option("--out", type=OUT_FILE, default=Path("recipe.toml"), show_default=True, help="The recipe to write.")
+@click.option("--name", show_default="the folder's", help="Of the bundle.")
+@as_json
+def recipe_new(samples: Path, out: Path, name: str | None, machine: bool) -> None:
+    """Look at SAMPLES, a folder, a sheet or a .jsonl file, and write a recipe that exports as it is.
+
+    It says which encoders it chose and why; read it, and change what you know better.
+
+    Example: homeroom bundle recipe new lesson/ --out lesson.toml
+    """
+    from homeroom.system.files import write_durable
+    from homeroom_exporter.recipe.look import look
+    from homeroom_exporter.recipe.propose import propose
+
+    if out.exists():
+        raise InputError("is there already", where=str(out), remedy="give another name with --out")
+    seen = look(samples)
+    proposal = propose(seen, name or samples.resolve().stem)
+    write_durable(out, proposal.text.encode())
+    following = f"homeroom bundle export {out} {out.stem}/ --calibration {samples} --zip"
+    if machine:
+        click.echo(
+            json_text({"recipe": str(out), "reasons": proposal.reasons, "samples": seen.samples, "next": following})
+        )
+        return
+    say(f"{out}: a recipe for {seen.samples} samples")
+    for reason in proposal.reasons:
+        say(f"  {reason}")
+    say(f"next: {following}")
 
 
 @click.command("to-peft")

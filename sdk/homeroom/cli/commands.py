@@ -10,6 +10,7 @@ GROUPS = {
     "device offline": "Exchange on a removable folder, without a network.",
     "device profile": "One person's own model, and its transfer.",
     "bundle": "Make, verify and convert model bundles.",
+    "bundle recipe": "Recipes that bundles are made from.",
     "district": "A district's aggregator: members, versions, backups.",
     "district offline": "Exchange on a removable folder, without a network.",
     "district audit": "The log of who did what.",
@@ -54,6 +55,7 @@ COMMANDS = {
     "device profile import": ("homeroom.cli.profile:profile_import", "Import one that another device packed."),
     "device support-bundle": ("homeroom.cli.agent:support_bundle", "Write a zip for a helper, without pupils' data."),
     "bundle export": ("homeroom_exporter.cli:export_command", "Make a bundle from a recipe."),
+    "bundle recipe new": ("homeroom_exporter.cli:recipe_new", "Write a recipe from samples, and say why so."),
     "bundle inspect": ("homeroom.cli.inspect:inspect", "Verify a bundle and list its contents."),
     "bundle to-peft": ("homeroom_exporter.cli:to_peft", "Write LoRA factors as a PEFT checkpoint."),
     "district init": ("homeroom_aggregator.cli.init:init", "Make a district: keys, server, invitations."),
@@ -102,6 +104,10 @@ COMMANDS = {
     "trust policy": ("homeroom_aggregator.cli.trust:policy", "Sign an institution's policy."),
     "trust roster": ("homeroom_aggregator.cli.trust:roster", "Sign which devices may take part in secure rounds."),
     "research simulate": ("homeroom_aggregator.cli.simulate:simulate", "Train with simulated schools in one process."),
+    "quickstart": (
+        "homeroom.cli.quickstart:quickstart",
+        "A first lesson: learn, ask, explain, with the starter bundle.",
+    ),
     "doctor": ("homeroom.cli.doctor:doctor", "Check whether this machine is fit, and what is missing."),
 }
 

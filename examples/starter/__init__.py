@@ -1,0 +1,1 @@
+"""The starter bundle of `homeroom quickstart`: its recipe and its calibration samples."""

@@ -1,0 +1,1 @@
+"""A first lesson: pictures, words and sounds made by this project, and a device that learns them."""
