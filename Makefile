@@ -9,6 +9,8 @@ OLDEST := .venv-oldest
 OLDEST_RUNTIME := 1.22.0
 FLOWER_ENV := .venv-flower
 LITERT := .venv-litert
+RELEASE := .venv-release
+TRY := .venv-try
 BIN := $(VENV)/bin
 PACKAGE := $(shell find sdk exporter aggregator -name '*.py')
 # Two files at a time: one core each, so that libraries with threads of their own do not fight over them.
@@ -47,6 +49,16 @@ dist/starter.homeroom: examples/starter/recipe.toml examples/starter/calibration
 	$(BIN)/python -m examples.starter.calibration build/starter/calibration
 	$(BIN)/homeroom bundle export examples/starter/recipe.toml build/starter/starter --calibration build/starter/calibration/samples.jsonl --zip $(if $(KEY),--key $(KEY) --certificate $(CERTIFICATE))
 	mv build/starter/starter.homeroom build/starter/starter.float32.homeroom dist/
+
+.PHONY: release
+release: dist/starter.homeroom ## wheel, sdist and the starter bundle in dist/, checked by twine, installed and tried in a clean environment
+	rm -rf dist/homeroom-* build/try && mkdir -p build/try
+	.ci/environment $(RELEASE) build twine
+	$(RELEASE)/bin/python -m build --outdir dist .
+	$(RELEASE)/bin/python -m twine check --strict dist/homeroom-*
+	rm -rf $(TRY) && .ci/environment $(TRY) -c constraints.txt dist/homeroom-*.whl
+	cd build/try && ../../$(TRY)/bin/homeroom --version && ../../$(TRY)/bin/homeroom quickstart session --json > session.json
+	@echo "dist/ holds the release; build/try/session.json is what its quickstart did"
 
 demo: $(VENV)/.ready $(DEVICE)/.ready ## run the vocabulary lesson: five schools, one aggregator, a report
 	$(BIN)/python -m examples.vocabulary.demo

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.cli.files import read_certificate
 from homeroom.cli.options import as_json, json_text, say
-from homeroom.cli.parameters import OUT_FILE, OUT_FOLDER, PATH
+from homeroom.cli.parameters import OUT_FILE, OUT_FOLDER, PATH, Whole
 from homeroom.contract.canonical_json import canonical
 from homeroom.contract.signing import Certificate, certify, fingerprint, new_key, public_hex, read_key, write_key
 from homeroom.errors import InputError, RecipeError, TrustError
@@ -71,7 +71,7 @@ Example:
 @click.option("--teach", is_flag=True, help="Start theta from the labels of the calibration samples.")
 @click.option(
     "--threads",
-    type=click.IntRange(1, 1024),
+    type=Whole(1, 1024),
     default=2,
     show_default=True,
     help="Threads of the runtime in the self-check.",

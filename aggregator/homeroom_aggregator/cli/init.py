@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from homeroom.cli.options import say
-from homeroom.cli.parameters import FILE, OUT_FOLDER, PATH, Finite
+from homeroom.cli.parameters import FILE, OUT_FOLDER, PATH, Finite, Whole
 from homeroom.errors import InputError
 from homeroom.privacy.forecast import forecast_release
 from homeroom_aggregator.admin.configuration import ServerSection, first_configuration
@@ -36,7 +36,7 @@ STATISTICS_OFF = (
 )
 @click.option("--address", show_default="of this machine", help="As devices reach it, where a proxy is in front.")
 @setting("--host", show_default=f"{EVERY_HOST}, or {ServerSection().host} with --address", help="Address to listen on.")
-@setting("--port", type=click.IntRange(1, 65535))
+@setting("--port", type=Whole(1, 65535))
 @setting("--announce", is_flag=True, help="Let devices on the local network find it [lan].")
 @click.option("--policy", type=FILE, help="Signed policy to merge by.")
 @round_options

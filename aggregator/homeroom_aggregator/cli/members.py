@@ -11,7 +11,7 @@ import click
 
 from homeroom.cli.files import read_certificate
 from homeroom.cli.options import one_line, refuse_idle, say
-from homeroom.cli.parameters import FILE, FOLDER, NAME, OUT_FOLDER, Finite
+from homeroom.cli.parameters import FILE, FOLDER, NAME, OUT_FOLDER, Finite, Whole
 from homeroom.contract.signing import read_key
 from homeroom.errors import InputError
 from homeroom_aggregator.cli.tables import Column, as_json_lines, day, print_rows
@@ -52,7 +52,7 @@ def _status(row: Mapping[str, Any]) -> str:
 
 @click.command()
 @click.argument("folder", type=FOLDER)
-@click.option("--count", type=click.IntRange(1, 10_000), default=1, show_default=True)
+@click.option("--count", type=Whole(1, 10_000), default=1, show_default=True)
 @click.option("--school", type=NAME, help="Whose devices; its consent must be recorded before updates are accepted.")
 @click.option("--consent", type=NAME, help="Who gave the school's consent, and how; recorded now.")
 @click.option("--role", type=click.Choice(ROLES), default="device", show_default=True)

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from homeroom.cli.options import add_options, as_json
-from homeroom.cli.parameters import FOLDER, Finite
+from homeroom.cli.parameters import FOLDER, Finite, Whole
 from homeroom_aggregator.cli.round_options import setting
 
 privacy_options = add_options(
@@ -18,7 +18,7 @@ privacy_options = add_options(
     setting("--noise-multiplier", type=Finite(), help="Noise of a private release, in clip norms."),
     setting(
         "--subjects",
-        type=click.IntRange(1, 1 << 14),
+        type=Whole(1, 1 << 14),
         help="Promise it to each subject (pupil) of a device; the most of them in one update.",
     ),
     setting(
@@ -28,7 +28,7 @@ privacy_options = add_options(
     ),
     setting(
         "--bands",
-        type=click.IntRange(2, 64),
+        type=Whole(2, 64),
         help="Correlate the noise of so many releases in a row, of which a device then enters one at most.",
     ),
 )

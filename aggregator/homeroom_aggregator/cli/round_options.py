@@ -69,7 +69,7 @@ optimizer_options = add_options(
 
 secure_options = add_options(
     setting("--secure", is_flag=True, help="Secure rounds: the server sees sums only (docs/secure.md)."),
-    setting("--cohort", type=click.IntRange(3, 10_000), help="Devices of one sum."),
+    setting("--cohort", type=Whole(3, 10_000), help="Devices of one sum."),
     setting("--drop-rate", type=Finite(0, 0.45), help="Share of a cohort that may drop out."),
     setting("--corrupt-rate", type=Finite(0, 0.3), help="Share of a cohort that may be corrupt."),
     setting("--phase-hours", type=Finite(0, 8760, min_open=True), help="Longest wait in a phase."),

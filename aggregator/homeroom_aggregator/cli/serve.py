@@ -60,7 +60,7 @@ def several(*names: str, **settings: Any) -> Decorator:
 @click.option("--policy", type=FILE, help="Signed policy to merge by; its own institution's segments come here too.")
 @secure_options
 @setting("--host", help="Address to listen on.")
-@setting("--port", type=click.IntRange(0, 65535))
+@setting("--port", type=Whole(0, 65535))
 @several("--address", "addresses", help="URL by which devices reach it through a proxy or by a name.")
 @several("--trusted-proxy", "trusted_proxies", help="A proxy whose Forwarded headers count.")
 @setting("--announce", is_flag=True, help="Let devices on the local network find it [lan].")

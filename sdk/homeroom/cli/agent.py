@@ -12,7 +12,7 @@ import click
 
 from homeroom.cli.network import fetch_device
 from homeroom.cli.options import SPANS, as_json, budget_of, budget_options, json_text, opened, refuse_idle, say
-from homeroom.cli.parameters import FOLDER, INVITATION, OUT_FILE, PATH, Finite
+from homeroom.cli.parameters import FOLDER, INVITATION, OUT_FILE, PATH, Finite, Whole
 from homeroom.errors import InputError
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -27,9 +27,7 @@ LOG_BYTES, LOG_FILES = 500_000, 2
 @budget_options
 @click.option("--sync-minutes", type=Finite(1), default=60.0, show_default=True, help="Between two syncs.")
 @click.option("--settled", type=Finite(0), show_default="30; 0 with --once", help="Seconds without a change.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="Of the page; 0 takes a free one."
-)
+@click.option("--port", type=Whole(0, 65535), default=0, show_default=True, help="Of the page; 0 takes a free one.")
 @click.option("--no-page", is_flag=True, help="Serve no page.")
 @click.option("--once", is_flag=True, help="Do what there is to do, and end; code 1 if something went wrong.")
 @click.option("--bundle", type=PATH, help="Bundle to install; needed the first time.")

@@ -11,7 +11,7 @@ GROUPS = {
     "device profile": "One person's own model, and its transfer.",
     "bundle": "Make, verify and convert model bundles.",
     "bundle recipe": "Recipes that bundles are made from.",
-    "district": "A district's aggregator: members, versions, backups.",
+    "district": "A district's server: members, versions, backups.",
     "district offline": "Exchange on a removable folder, without a network.",
     "district audit": "The log of who did what.",
     "district privacy": "The privacy budget of private rounds.",

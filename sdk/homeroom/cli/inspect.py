@@ -5,11 +5,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from homeroom.cli.options import say
+from homeroom.cli.options import as_json, json_text, say
 from homeroom.cli.parameters import PATH
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ KIND_WIDTH = 13  # characters
 @click.argument("bundle", type=PATH)
 @click.option("--root", help="Fingerprint of the root key that must vouch for it.")
 @click.option("--golden", is_flag=True, help="Also compute its golden samples here and compare.")
-def inspect(bundle: Path, root: str | None, golden: bool) -> None:
+@as_json
+def inspect(bundle: Path, root: str | None, golden: bool, machine: bool) -> None:
     """Verify the signature and every file of BUNDLE (a folder or .homeroom file), and list its contents.
 
     Graphs, taps, segments, licences, where it comes from, and the SHA-256 of each file.
@@ -34,12 +35,34 @@ def inspect(bundle: Path, root: str | None, golden: bool) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         opened = open_bundle(bundle, root=root) if bundle.is_dir() else install(bundle, Path(folder), root=root)
-        _show(opened)
+        if not machine:
+            _show(opened)
+        computed: dict[str, str] = {}
         if golden:
             from homeroom.inference.golden import with_precision
 
-            for name, precision in with_precision(opened, bundle, into=Path(folder))[1].items():
+            computed = {
+                str(name): str(one) for name, one in with_precision(opened, bundle, into=Path(folder))[1].items()
+            }
+        if machine:
+            click.echo(json_text(_document(opened) | ({"golden": computed} if golden else {})))
+        else:
+            for name, precision in computed.items():
                 _line("golden", f"{name}: {precision} gives the expected features on this machine")
+
+
+def _document(opened: Bundle) -> dict[str, Any]:
+    """What `--json` prints: who signed, and the whole manifest."""
+    import msgspec
+
+    from homeroom.contract.signing import fingerprint
+
+    return {
+        "bundle_id": opened.bundle_id,
+        "root": fingerprint(opened.certificate.root),
+        "signed_by": opened.certificate.name,
+        "manifest": msgspec.to_builtins(opened.manifest),
+    }
 
 
 def _show(opened: Bundle) -> None:

@@ -57,7 +57,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that `args` begin with; says on stderr where an old spelling has a new one."""
         path = self.below(args[0])
-        if path not in ALIASES or (path in GROUPS and (len(args) < 2 or args[1] in (*_children(path), "--help"))):
+        if path not in ALIASES or (path in GROUPS and (len(args) < 2 or args[1] in (*_children(path), "-h", "--help"))):
             return super().resolve_command(context, args)
         click.echo(f"homeroom: `homeroom {path}` is now `homeroom {ALIASES[path]}`", err=True)
         return args[0], _load(path), args[1:]
@@ -156,7 +156,7 @@ def _missing_extra(path: str, problem: ModuleNotFoundError) -> MissingExtraError
     )
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="homeroom")
 def homeroom() -> None:
     """Adapt one picture, text and sound model together with other schools; no pupil's data leaves yours."""

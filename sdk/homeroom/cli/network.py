@@ -44,10 +44,12 @@ if TYPE_CHECKING:
     type=click.Choice(["keep", "tell"]),
     help="tell: yes, how often versions are right here may leave as counts (docs/evaluation.md); keep: no.",
 )
+@as_json
 def network(
     directory: Path,
     statistics: Literal["keep", "plain", "secure"] | None,
     evaluation: Literal["keep", "tell"] | None,
+    machine: bool,
     **changes: str | None,
 ) -> None:
     """Show how the device reaches its aggregator, or change it.
@@ -66,6 +68,10 @@ def network(
             counts.agree(device.store, yes=evaluation == "tell")
         words, tells = agreed_words(device.store), counts.agreed_words(device.store)
         settings = set_network(device.store, **{name: value for name, value in changes.items() if value is not None})
+    if machine:
+        facts = {"connection_metered": is_metered(), "statistics_agreed": words, "evaluation_agreed": tells}
+        click.echo(json_text({**plain(settings), **facts}))
+        return
     metered = {True: "yes", False: "no", None: "the system does not tell"}[is_metered()]
     say(f"address: {settings.address or 'as the invitation says'}")
     say(f"proxy: {settings.proxy or 'as the environment says'}")

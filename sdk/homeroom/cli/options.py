@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from homeroom.cli.parameters import PATH, Finite
+from homeroom.cli.parameters import PATH, Finite, Whole
 from homeroom.errors import Code, InputError, StoreError
 from homeroom.system.printable import printable
 
@@ -29,7 +29,7 @@ STEERING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud
 SPANS = "Such as 'mon-fri 16:00-20:00'; may be given again."
 BUDGET_OPTIONS = (
     click.option("--megabytes", type=Finite(0, min_open=True), help="Of memory, at most."),
-    click.option("--threads", type=click.IntRange(1, 256), help="In place of as many as were measured to be fastest."),
+    click.option("--threads", type=Whole(1, 256), help="In place of as many as were measured to be fastest."),
     click.option("--free-megabytes", type=Finite(0), default=100.0, show_default=True, help="Of disk that stay free."),
     click.option(
         "--battery",

@@ -15,12 +15,34 @@ from homeroom.system.files import check_folder_of
 LARGEST_WHOLE = (1 << 62) - 1  # a whole number that MessagePack, JSON and SQLite all hold
 
 
+def range_words(least: float | None, most: float | None, above: bool = False, below: bool = False) -> str:
+    """A range as help and errors say it, "" where there is none. above, below: the bound itself is left out."""
+    low = "" if least is None else f"above {least:,}" if above else f"{least:,}"
+    high = "" if most is None else f"below {most:,}" if below else f"up to {most:,}"
+    if low and high:
+        return f"{low} to {most:,}" if not above and not below else f"{low}, {high}"
+    return f"{low} or more" if low and not above else low or high
+
+
+class Whole(click.IntRange):
+    """A whole number from `least` to `most`, by default LARGEST_WHOLE."""
+
+    name = "number"
+
+    def __init__(self, least: int, most: int = LARGEST_WHOLE) -> None:
+        super().__init__(least, most)
+
+    def _describe_range(self) -> str:
+        return range_words(self.min, None if self.max == LARGEST_WHOLE else self.max)
+
+
 class Finite(click.FloatRange):
     """A number that is neither infinite nor nan: nan passes every comparison of `click.FloatRange`."""
 
+    name = "number"
+
     def _describe_range(self) -> str:
-        """What help says of the range: nothing where there is none, in place of click's `x<=None`."""
-        return "" if self.min is None and self.max is None else super()._describe_range()
+        return range_words(self.min, self.max, self.min_open, self.max_open)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """A finite number in the range, or a usage error."""
@@ -64,13 +86,6 @@ class OutputFolder(Folder):
         path = super().convert(value, param, ctx)
         check_folder_of(path)
         return path
-
-
-class Whole(click.IntRange):
-    """A whole number from `least` to LARGEST_WHOLE."""
-
-    def __init__(self, least: int) -> None:
-        super().__init__(least, LARGEST_WHOLE)
 
 
 class Text(click.types.StringParamType):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from homeroom.errors import ExportError, MissingExtraError, NetworkError
 from homeroom.quickstart.drawings import THINGS
 from homeroom.quickstart.lesson import ASKED, TASK, TAUGHT, write_samples
 from homeroom.quickstart.session import pictures_alone
-from homeroom.system.files import make_directory, write_durable
+from homeroom.system.files import make_directory, open_private, write_durable
 from homeroom.system.installation import how_to_install
 
 RUN = "import sys; from homeroom.cli.main import main; sys.exit(main())"
@@ -26,7 +26,7 @@ SCHOOLS = ("Hill School", "Lake School", "Mill Lane")
 LANGUAGES = ("en", "es", "fr")
 SEES = 2  # of each five things of a kind, so that no school sees all
 ROUNDS = 2
-STARTED = "listening on "
+HOST, START_LIMIT_S = "127.0.0.1", 120.0
 
 Tell = Callable[[str], None]
 
@@ -63,21 +63,11 @@ def run_district(folder: Path, bundle: Path, tell: Tell) -> DistrictResult:
     make_directory(folder)
     sheet = folder / "schools.csv"
     write_durable(sheet, "".join(["school,devices,consent\n", *(f"{name},1,made up\n" for name in SCHOOLS)]).encode())
-    made = [
-        "--bundle",
-        bundle,
-        "--name",
-        "Quickstart",
-        "--schools",
-        sheet,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        _free_port(),
-    ]
+    port = _free_port()
+    made = ("--bundle", bundle, "--name", "Quickstart", "--schools", sheet, "--host", HOST, "--port", port)
     _run("district", "init", folder / "district", *made, "--statistics", "plain", "--days", 1)
     invitations = sorted((folder / "district-invitations").glob("*.json"))
-    with _served(folder / "district"), contextlib.ExitStack() as stack:
+    with _served(folder / "district", port), contextlib.ExitStack() as stack:
         tell(f"a server for three schools runs on the loopback, in {folder / 'district'}; statistics are plain there")
         devices = []
         for index, invitation in enumerate(invitations):
@@ -124,7 +114,7 @@ def _accuracy(device: Device, test: Path) -> float:
 
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
 
 
@@ -142,23 +132,23 @@ def _run(*words: object) -> None:
 
 
 @contextlib.contextmanager
-def _served(district: Path) -> Iterator[None]:
-    """Serves a district in a process of its own until the block ends."""
+def _served(district: Path, port: int) -> Iterator[None]:
+    """Serves a district in a process of its own until the block ends; NetworkError where it does not come up."""
     log = district.with_name("server.log")
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            _command("district", "serve", district), stdout=subprocess.PIPE, stderr=file, text=True, env=os.environ
-        )
+    with open_private(log) as file:
+        process = subprocess.Popen(_command("district", "serve", district), stdout=file, stderr=file, env=os.environ)
     try:
-        assert process.stdout is not None
-        lines: list[str] = []
-        for line in process.stdout:
-            lines.append(line)
-            if line.startswith(STARTED):
-                break
-        else:
-            raise NetworkError("the server did not start", where=str(log), details=lines[-3:])
+        _wait_for(process, port, log)
         yield
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):
+            return
+        time.sleep(0.2)
+    raise NetworkError("the server did not start", where=str(log), remedy="its last lines say why")
