@@ -42,6 +42,7 @@ CALLERS = {  # modules that commands share: every one of these has each option t
     "sdk/homeroom/data/ingest/intake.py": ["device add"],
     "sdk/homeroom/data/ingest/sheet.py": ["device add"],
     "sdk/homeroom/device/consents.py": ["device consent"],
+    "sdk/homeroom/quickstart/starter.py": ["quickstart"],
     "sdk/homeroom/privacy/forecast.py": ["district init", "district serve"],
 }
 
