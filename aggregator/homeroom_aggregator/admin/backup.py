@@ -116,6 +116,8 @@ def restore(
         raise StoreError(f"{min(wrong)} is not as it was saved", where=str(source), remedy="take another backup")
     if LOG_FILE not in contents.files and lost:
         raise InputError("has no log, which --from-lost could go on from", where=str(source), remedy="leave it out")
+    if LOG_FILE not in contents.files and withdrawals:
+        raise InputError("has no log, so nothing in it is withdrawn", where=str(source), remedy="leave it out")
     private = district.read_facts(source).configuration.privacy is not None
     acts = (
         lost_log.read_lost_acts(lost, source / LOG_FILE, private=private)

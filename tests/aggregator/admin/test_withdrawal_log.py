@@ -117,3 +117,13 @@ def test_another_districts_or_a_changed_file_is_refused_and_nothing_is_restored(
     theirs = withdrawal_log.path_beside(backups.monday, read_facts(foreign))
     with pytest.raises(InputError, match="is of District 8"):
         backup.restore(backups.monday, backups.again, withdrawals=theirs)
+
+
+def test_a_backup_without_a_log_has_nothing_to_withdraw(backups: Backups, tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    bare = make_folder(tmp_path / "bare", name="District 9")
+    assert not (bare / "log.db").exists()
+    backup.backup(bare, tmp_path / "saved")
+    with pytest.raises(InputError, match="has no log, so nothing in it is withdrawn"):
+        backup.restore(tmp_path / "saved", backups.again, withdrawals=backups.log)
+    backup.restore(tmp_path / "saved", backups.again)

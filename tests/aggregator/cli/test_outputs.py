@@ -27,6 +27,7 @@ WRITTEN = {
     "district upgrade-bundle": {"folder"},
     "district backup": {"out"},
     "district unlearning report": {"out"},
+    "district unlearning list": {"out"},
     "district restore": {"folder"},
     "trust root": {"key"},
     "trust certify": {"key"},
