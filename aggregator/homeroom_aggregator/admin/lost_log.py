@@ -1,8 +1,8 @@
 """What was taken away after a backup, read from the lost folder's log and done again: it must outlive a restore.
 
-That is unlearning, revoked and changed keys, spent and taken-back invitations, withdrawn consents, and what private
-releases charged. What was given since the backup (consents, open invitations, versions) is not taken over: people give
-it again.
+That is unlearning, void versions, revoked and changed keys, spent and taken-back invitations, withdrawn consents, and
+what private releases charged. What was given since the backup (consents, open invitations, versions) is not taken over:
+people give it again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from homeroom.errors import InputError, StoreError
 from homeroom.system.sqlite import lock_file
 from homeroom_aggregator.admin.folder import LOG_FILE
 from homeroom_aggregator.merge.rounds import Rounds
-from homeroom_aggregator.state import audit
+from homeroom_aggregator.state import audit, rewinds
 
 BY = "a restore, from the lost log"  # who did it, in the audit log
 
@@ -74,6 +74,8 @@ def do_again(rounds: Rounds, acts: LostActs) -> dict[str, int]:
     """Do in restored rounds what the lost log says was done; how many acts of each kind were new here."""
     kinds = act_kinds(rounds.ledger is not None).items()
     done = {kind: sum(act(rounds, *row) for row in acts.rows.get(kind, ())) for kind, (_, act) in kinds}
+    if done[REWIND_KIND]:  # the lost folder had unlearned it already: the model does not hold it for days once more
+        rounds.rewind(by=BY, why="it was done there")
     rounds.withdraw_gone()
     return done
 
@@ -129,6 +131,10 @@ def withdraw_again(rounds: Rounds, withdrawn: Iterable[tuple[str, str]]) -> int:
     return sum(rounds.log.withdrawn_by(one, member) for member, ids in fresh.items() for one in ids)
 
 
+def _rewind(rounds: Rounds, to: int, version: int) -> int:
+    return int(rewinds.take_over(rounds.log.database, to, min(version, rounds.state.version), by=BY))
+
+
 def _charge(rounds: Rounds, number: int, event: bytes, devices: str | None) -> int:
     assert rounds.ledger is not None
     return int(rounds.ledger.take_over(number, event, devices.split(",") if devices else ()))
@@ -140,6 +146,7 @@ def act_kinds(private: bool) -> Mapping[str, tuple[str, Callable[..., int]]]:
 
 
 # By kind: what the lost log is asked for, and what does a row of that again; 1 where it was not so yet, else 0.
+REWIND_KIND = "rewinds, with the versions that they made void"
 ACT_KINDS: dict[str, tuple[str, Callable[..., int]]] = {
     "revoked keys and used invitations": (
         "SELECT device, code, revoked, role, school, member, replaced_by, joined FROM devices ORDER BY rowid",
@@ -151,6 +158,11 @@ ACT_KINDS: dict[str, tuple[str, Callable[..., int]]] = {
         "SELECT update_id, device FROM log WHERE kind IN ('withdraw', 'unlearn') AND update_id IS NOT NULL "
         "ORDER BY number",
         _unlearning,
+    ),
+    REWIND_KIND: (
+        "SELECT json_extract(one.value, '$[2]'), json_extract(one.value, '$[3]') "
+        "FROM facts, json_each(CAST(facts.value AS TEXT)) AS one WHERE facts.name = 'rewinds'",
+        _rewind,
     ),
     "unlearning of updates on their way": ("SELECT update_id, member FROM early_withdrawals", _unlearning),
 }

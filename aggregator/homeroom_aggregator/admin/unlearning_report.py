@@ -102,7 +102,7 @@ def _report(folder: Path) -> UnlearningReport:
         for one in rewinds.rewinds(database):
             if (entry := rewound.get(one.version)) is not None:
                 made.append(_record(database, one, since, entry))
-            since = one.entry
+            since = max(since, one.entry)
         left = _asked(database, since, 1 << 62)
     return UnlearningReport(
         institution=facts.institution,

@@ -10,7 +10,7 @@ import msgspec
 
 from homeroom.contract.round import UnlearningRules
 from homeroom.system.sqlite import Database
-from homeroom_aggregator.state import secure_sum
+from homeroom_aggregator.state import audit, secure_sum
 
 REWINDS, SINCE = "rewinds", "unlearning since"  # names of facts
 ASKED = """SELECT gone.update_id, came.number AS number, came.version
@@ -24,7 +24,10 @@ VOID_KINDS = "kind != 'configuration'"  # what a rewind makes void: all but the 
 
 
 class Rewind(msgspec.Struct, frozen=True, array_like=True):
-    """One rewind: entries between `after` and `entry` are void, and the versions between `to` and `version`."""
+    """One rewind: entries between `after` and `entry` are void, and the versions between `to` and `version`.
+
+    One that was taken over from a lost log has no entries here (0, 0).
+    """
 
     after: int
     entry: int
@@ -120,12 +123,12 @@ def waiting(database: Database, rules: UnlearningRules) -> WaitingRewind | None:
     to = _before_roll_backs(database, int(found[0][2]), int(found[0][1]))
     row = database.one("SELECT number FROM versions WHERE version = ?", (to,))
     after = int(row[0]) if row else 0
-    newest = int(database.one("SELECT COALESCE(max(version), 0) FROM versions")[0])
+    newer = int(database.one("SELECT count(*) FROM versions WHERE version > ?", (to,))[0])  # a restore skips numbers
     sql = f"SELECT count(*) FROM log WHERE kind = 'update' AND number > ? AND {not_void(database)}"
     updates = int(database.one(sql, (after,))[0]) - len(found)
     sums = [header for header in secure_sum.headers(database, after, 1 << 62)]
     updates += sum(len(header.updates) for header in sums)
-    return WaitingRewind(tuple(row[0] for row in found), to, after, newest - to, updates, day, len(sums))
+    return WaitingRewind(tuple(row[0] for row in found), to, after, newer, updates, day, len(sums))
 
 
 def _before_roll_backs(database: Database, to: int, number: int) -> int:
@@ -146,7 +149,22 @@ def make_void(database: Database, done: Rewind) -> None:
     database.write("DELETE FROM versions WHERE version > ? AND version < ?", (done.to, done.version))
     if database.one("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'owned'"):
         database.write("DELETE FROM owned WHERE version > ? AND version < ?", (done.to, done.version))
-    known: Sequence[Rewind] = [*rewinds(database), done]
+    _put(database, [*rewinds(database), done])
+    database.write("DELETE FROM facts WHERE name = ?", (SINCE,))
+
+
+def take_over(database: Database, to: int, version: int, *, by: str) -> bool:
+    """Name the versions between two void, as a lost log did: devices may have learned on them; False where they are.
+
+    by: who says so, for the audit log.
+    """
+    if to + 1 >= version or any(first <= to + 1 and version - 1 <= last for first, last in void_versions(database)):
+        return False
+    _put(database, [*rewinds(database), Rewind(0, 0, to, version)])
+    audit.record(database, "rewind taken over", first=to + 1, last=version - 1, by=by)
+    return True
+
+
+def _put(database: Database, known: Sequence[Rewind]) -> None:
     body = msgspec.json.encode(known)
     database.write("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (REWINDS, body))
-    database.write("DELETE FROM facts WHERE name = ?", (SINCE,))

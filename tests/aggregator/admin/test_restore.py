@@ -16,10 +16,13 @@ from aggregator.server.officer import confirmed, signed_in, text
 from homeroom.cli.main import homeroom
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.round import UnlearningRules
+from homeroom.contract.signing import fingerprint
+from homeroom.contract.version import VersionHeader, read_version
 from homeroom.errors import InputError, StoreError, TrustError
 from homeroom_aggregator.admin import backup, lost_log
 from homeroom_aggregator.admin.folder import make_invitations, open_rounds, read_secret
 from homeroom_aggregator.admin.privacy_report import folder_figures, report_lines
+from homeroom_aggregator.admin.unlearning_report import check_report, make_report
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.server.dashboard import formatting, queries
 from homeroom_aggregator.server.service import open_service
@@ -160,6 +163,83 @@ def test_charges_that_nobody_can_tell_are_given_up_only_by_saying_so(tmp_path: P
     assert lost_log.CHARGE_KIND in said
     report = "\n".join(report_lines(folder_figures(tmp_path / "again")))
     assert "At least: a backup was put back" in report
+
+
+def rewinding(tmp_path: Path) -> tuple[Path, Rounds]:
+    """A backup of version 3, made after a rewind to version 0 and a release, and the district that goes on."""
+    rules = UnlearningRules(rule="rewind", within_days=30, most_versions=3)
+    rounds = open_rounds(make_folder(tmp_path, unlearning=rules))
+    first = send(rounds, A, 0.5)
+    send(rounds, B, 0.5)
+    rounds.withdraw(first, A.name)
+    rounds.rewind()
+    for school in (A, B):
+        send(rounds, school, 0.5)
+    backup.backup(tmp_path / "district", tmp_path / "saved")
+    return tmp_path / "saved", rounds
+
+
+def headed(rounds: Rounds) -> VersionHeader:
+    """The header of the newest version, as a device reads it."""
+    body, root = rounds.version(rounds.state.version), fingerprint(rounds.certificate.root)
+    assert body is not None
+    told = {"bundle_id": rounds.bundle.bundle_id, "root_fingerprint": root}
+    return read_version(body, rounds.rules.layout, **told)[0]
+
+
+def test_versions_that_a_lost_log_made_void_stay_void_though_the_backup_never_had_them(tmp_path: Path) -> None:
+    """Devices may have learned on version 5, which held what was unlearned, and not yet have seen version 6."""
+    saved, rounds = rewinding(tmp_path)
+    with closing(rounds):
+        for delta in (0.25, 8.0):
+            gone = send(rounds, A, delta)
+            send(rounds, B, delta)
+        rounds.withdraw(gone, A.name)
+        assert rounds.rewind(by="Ms Lee", why="asked") == 6
+    (tmp_path / "district").rename(tmp_path / "moved")
+    restored = backup.restore(saved, tmp_path / "again", tmp_path / "moved")
+    assert restored.done[lost_log.REWIND_KIND] == 1
+    with closing(open_rounds(tmp_path / "again")) as again:
+        send(again, A, 0.0)
+        send(again, B, 0.0)
+        assert again.state.version == restored.version + 1
+        header = headed(again)
+        assert header.void == ((1, 1), (5, 5))
+        assert again.verify() == []
+        assert check_report(make_report(tmp_path / "again"), tmp_path / "again") == []
+        (entry,) = (e for e in audit.records(again.log.database) if e.event == "rewind taken over")
+        assert (entry.about["first"], entry.about["last"]) == (5, 5)
+
+
+def test_what_a_lost_log_had_unlearned_is_unlearned_with_the_restore(tmp_path: Path) -> None:
+    """The backup's newest version holds it: nobody waits for another thirty days, nor for a person's word."""
+    saved, rounds = rewinding(tmp_path)
+    with closing(rounds):
+        gone = rounds.withdrawable(A.name)[0]
+        send(rounds, A, 0.25)
+        send(rounds, B, 0.25)
+        rounds.withdraw(gone, A.name)
+        assert rounds.rewind(by="Ms Lee", why="asked") == 5
+    (tmp_path / "district").rename(tmp_path / "moved")
+    backup.restore(saved, tmp_path / "again", tmp_path / "moved")
+    with closing(open_rounds(tmp_path / "again")) as again:
+        assert again.to_unlearn() is None
+        assert again.state.theta.tobytes() == START.tobytes()
+        assert headed(again).void == ((1, 1), (3, again.state.version - 1))
+        assert again.verify() == []
+        report = json.loads(make_report(tmp_path / "again"))["report"]
+        assert [one["unlearned"] for one in report["rewinds"]][1:] == [[[gone, A.name]]]
+
+
+def test_a_rewind_after_a_restore_counts_versions_and_not_their_numbers(tmp_path: Path) -> None:
+    saved, rounds = rewinding(tmp_path)
+    rounds.close()
+    backup.restore(saved, tmp_path / "again")
+    with closing(open_rounds(tmp_path / "again")) as again:
+        again.withdraw(again.withdrawable(A.name)[0], A.name)
+        planned = again.to_unlearn()
+        assert planned is not None
+        assert planned.versions == 2, "version 3, and the restore's own"
 
 
 def test_a_charge_that_is_none_restores_nothing(tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ def event(name: str, about: Mapping[str, Any]) -> str:
         "rewound": "Version {version} goes on from version {to}, without what was to be unlearned ({unlearned}); "
         "later updates are void ({void})",
         "evaluation refused": "A sum of counts of version {version} was refused: {why}",
+        "rewind taken over": "Versions {first} to {last} are void: {by}",
         "evaluated": "Version {version} was evaluated: {task}, by {devices} devices",
         "statistics": "Device {device} sent statistics, number {sequence}",
         "statistics taken out": "The statistics of device {device} were erased",
