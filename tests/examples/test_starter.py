@@ -156,3 +156,9 @@ def test_the_starter_bundle_is_small_the_same_each_time_and_good(
     told = json.loads(capsys.readouterr().out)
     assert told["score"]["accuracy"] >= 0.9
     assert sum(question["answer"] == question["right"] for question in told["questions"][:7]) >= 5
+    main(["quickstart", "three", "--bundle", str(one), "--district", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["version"] == 2
+    assert [school["language"] for school in told["schools"]] == list(LANGUAGES)
+    gains = [school["together"] - school["alone"] for school in told["schools"]]
+    assert sum(gains) > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -57,7 +58,7 @@ def quickstart(
         return
     say(f"that took {session.seconds:.0f} s; {folder} has all of it: remove the folder to undo it")
     say(f'ask it yourself:  homeroom device predict {session.device} word="a small cat"')
-    say(f"your own lesson:  homeroom device add {session.device} FOLDER, where pictures lie in folders named by kind")
+    say(f"your own lesson:  homeroom device add {session.device} FOLDER, with pictures in folders animals, plants, …")
     if no_page or not sys.stdout.isatty():
         say(f"its page:         homeroom device run {session.device}, then homeroom device page {session.device}")
         return
@@ -75,9 +76,15 @@ def _show_page(directory: Path) -> None:
     page = PageServer(agent)
     try:
         say(f"its page, until Ctrl-C: {page.address.url}")
-        webbrowser.open(page.address.url)
+        if _has_screen():
+            webbrowser.open(page.address.url)
         agent.run()
     except KeyboardInterrupt:
         say("the page is closed; what was learned is kept")
     finally:
         page.close()
+
+
+def _has_screen() -> bool:
+    """Whether a browser would have a window; one that runs in the terminal would take it away from this command."""
+    return sys.platform != "linux" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
