@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -186,7 +186,8 @@ class SimulationConfiguration(msgspec.Struct, frozen=True, kw_only=True):
 
 # Fields by their dotted name
 
-DERIVED = frozenset({"automatic_buffer", "round.format", "round.bundle_id", "round.earlier_codecs"})  # not for people
+DERIVED_ROUND = ("format", "bundle_id", "earlier_codecs", "earlier_bundles")
+DERIVED = frozenset({"automatic_buffer", *(f"round.{name}" for name in DERIVED_ROUND)})  # not for people
 FIELD_OF_OPTION = {
     **{name: f"round.{name}" for name in ("buffer_size", "min_devices", "k_of", "max_staleness", "codec")},
     **{name: f"round.{name}" for name in ("by_school", "rule", "school_share", "server_rate", "proximal")},
@@ -222,8 +223,9 @@ CHANGE_TEXT: dict[Change, str] = {
 
 
 def part_type(annotation: Any) -> type[msgspec.Struct] | None:
-    """The structure that a field is, or may be; None for a plain field."""
-    kinds = [one for one in (annotation, *get_args(annotation)) if isinstance(one, type)]
+    """The structure that a field is, or may be; None for a plain field and for a row of structures."""
+    inside = () if get_origin(annotation) is tuple else get_args(annotation)
+    kinds = [one for one in (annotation, *inside) if isinstance(one, type)]
     return next((one for one in kinds if issubclass(one, msgspec.Struct)), None)
 
 

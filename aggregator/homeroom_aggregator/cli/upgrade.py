@@ -14,12 +14,23 @@ from homeroom.cli.parameters import FOLDER, OUT_FOLDER, PATH
 @click.argument("old", type=FOLDER)
 @click.option("--bundle", type=PATH, required=True, help="The newer bundle.")
 def upgrade_bundle(folder: Path, old: Path, bundle: Path) -> None:
-    """Make FOLDER for a newer bundle, with the key, invitations and devices of OLD; then stop OLD and serve FOLDER.
+    """Make FOLDER for a newer bundle, with the key, invitations, devices and rounds of OLD; then serve FOLDER.
 
-    Devices fetch the bundle from it (`homeroom device upgrade`) and stay enrolled.
+    Stop OLD first, and serve it no more: its rounds go on here, segment by segment, from its newest version. Devices
+    fetch the bundle from here (`homeroom device upgrade`) and stay enrolled.
     Example: homeroom district upgrade-bundle district-2/ district/ --bundle vocabulary-2.homeroom
     """
     from homeroom_aggregator.admin.bundle_upgrade import upgrade_bundle as take_over
 
-    facts = take_over(folder, old, bundle)
+    facts, carried = take_over(folder, old, bundle)
     click.echo(f"{folder}: bundle {facts.bundle_id[:12]}, root {facts.root}")
+    start = f"goes on from version {carried.version}" if carried.version else "starts from the bundle's own theta"
+    click.echo(f"{start}: {len(carried.same)} segments are the same")
+    if carried.new:
+        click.echo(f"new, as the bundle has them: {', '.join(carried.new)}")
+    if carried.updates:
+        click.echo(f"{carried.updates} updates that wait for the next version came along")
+    if carried.left:
+        click.echo(f"left behind: {carried.left} updates that waited, of which nothing goes on here")
+    if carried.parts:
+        click.echo(f"left behind: parts of earlier updates that waited for more schools, of {', '.join(carried.parts)}")

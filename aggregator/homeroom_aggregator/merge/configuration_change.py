@@ -23,6 +23,7 @@ from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.log import Log
 
 CONFIGURATION_LIMIT_BYTES = 1 << 20
+OLDEST_BASE = "oldest base"  # a fact: of the folder that this one took over from
 NEW_FOLDER = "serve it from a new folder"
 UPGRADE = "`homeroom district upgrade-bundle` takes a newer bundle into a new folder"
 
@@ -79,6 +80,7 @@ ROUND_FIELDS = {
     "by_school": _NEVER,
     "proximal": FieldRule("next", f"{_COUNT} It is for trainings to come."),
     "earlier_codecs": FieldRule("follows"),
+    "earlier_bundles": FieldRule("never", remedy=UPGRADE),
     # "devices" sorts before "schools": up is to schools, since who sent was told that so many schools are in a release
     "k_of": FieldRule("up", "A segment waits until enough schools have fed it."),
     "rule": FieldRule(
@@ -162,7 +164,8 @@ def followed(before: RoundConfiguration, after: RoundConfiguration) -> RoundConf
     """`after` with the fields that follow from what was in force before."""
     known = dict.fromkeys((*before.earlier_codecs, before.codec))
     earlier = tuple(codec for codec in known if codec not in (after.codec, "fixed32"))
-    return msgspec.structs.replace(after, earlier_codecs=earlier)
+    bundles = after.earlier_bundles or before.earlier_bundles  # no file names them
+    return msgspec.structs.replace(after, earlier_codecs=earlier, earlier_bundles=bundles)
 
 
 def check_log(log: Log, begun: RoundConfiguration) -> None:
@@ -214,7 +217,7 @@ def oldest_base(log: Log, begun: RoundConfiguration) -> int:
 
     Who has sent an update on an older one is not known any more (`Log.forget_sent`).
     """
-    oldest, before = log.last_restored(), begun
+    oldest, before = max(log.last_restored(), int(log.fact(OLDEST_BASE) or 0)), begun
     for entry in log.configurations():
         oldest, before = max(oldest, entry.version - before.max_staleness), unpack(entry.body)
     return oldest

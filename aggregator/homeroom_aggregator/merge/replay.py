@@ -5,7 +5,8 @@ from a theta recomputed without it. That version differs from the last one by mo
 can read it off the difference. What other devices learned from a version that held it is not undone. A private release
 is replayed from its sums after noise, whatever is withdrawn later: what it says of one update is bounded by its noise.
 Where rounds rewind, an update that a version holds is unlearned by an entry `rewind`, which goes on from the state of
-before that update; what it made void is not replayed.
+before that update; what it made void is not replayed. Versions of an earlier bundle are entries `carried`: each holds
+its state as the present bundle has it (`merge.carry_over`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,14 @@ from homeroom_aggregator.state import secure_sum
 from homeroom_aggregator.state.log import Log, LogEntry
 
 Reading = Callable[[str], AbstractContextManager[None]]
-VERSION_KINDS = ("release", "private_release", "rollback", "restored", "rewind")  # entries that make a version
+VERSION_KINDS = (
+    "release",
+    "private_release",
+    "rollback",
+    "restored",
+    "rewind",
+    "carried",
+)  # entries that make a version
 
 
 @dataclass(frozen=True)
@@ -182,11 +190,13 @@ class _Replay:
             raise _unreadable(parts.number, problem.what) from None
         waiting_parts.take_out(self.state.sums, update, parts, entry.device)
 
-    def _make_version(self, entry: LogEntry) -> ReleaseResult:
+    def _make_version(self, entry: LogEntry) -> ReleaseResult | None:
+        if entry.kind == "carried" and not entry.body:  # history whose version is not kept, or comes once more later
+            return None
         result = ReleaseResult({}, {}, lambda: None)
         if entry.kind == "restored":
             self.state.version = entry.version
-        elif entry.kind == "rewind":
+        elif entry.kind in ("rewind", "carried"):
             self.state = checkpoint.unpack(entry.body, self.rules.layout)
         elif entry.kind == "rollback":
             target, theta = rollback.unpack(entry.body, len(self.state.theta))

@@ -112,7 +112,7 @@ class Rounds(Withdrawals):
             self.evaluation = Evaluation(self.log, self.members, bundle.manifest)
             self._adopt(self._rules_at(None))
             self._resume()
-            self._oldest_base = configuration_change.oldest_base(self.log, configuration)
+            self.oldest_base = configuration_change.oldest_base(self.log, configuration)
             if self.state.version != self.log.newest():
                 raise StoreError("versions and log do not agree", where=str(path), remedy="restore the last backup")
         except BaseException:
@@ -140,7 +140,7 @@ class Rounds(Withdrawals):
         A buffer that is full by the new configuration is released in the same durable step. Raises InputError, which
         names the field, where one may not change.
         """
-        before, state, oldest = self.rules, self.state, self._oldest_base
+        before, state, oldest = self.rules, self.state, self.oldest_base
         wanted = configuration_change.followed(before.configuration, wanted)
         changes = configuration_change.check_changes(before.configuration, wanted, str(self.log.database.path))
         if not changes:
@@ -149,13 +149,13 @@ class Rounds(Withdrawals):
 
         def undo() -> None:
             self._adopt(before)
-            (state.moments, state.bounds), self._oldest_base = kept, oldest
+            (state.moments, state.bounds), self.oldest_base = kept, oldest
 
         with self.change():
             self._undos.append(undo)
             number = configuration_change.record(self.log, self._begun.configuration, wanted, changes)
             self._adopt(configuration_change.adopt(before, state, wanted))
-            self._oldest_base = configuration_change.oldest_base(self.log, self._begun.configuration)
+            self.oldest_base = configuration_change.oldest_base(self.log, self._begun.configuration)
             self._note(number, 0, round_state.release_due(state, self.rules))
             self._undos.append(self.statistics.look_again)
             self._erased = self.statistics.follow(wanted.statistics, now()) or self._erased
@@ -168,7 +168,7 @@ class Rounds(Withdrawals):
         sender: the key that the request is signed with. member: whose that is, where it is not the member's first key.
         """
         member = member or sender
-        update, known = self.admission.check(data, sender, member, self.state, self._oldest_base)
+        update, known = self.admission.check(data, sender, member, self.state, self.oldest_base)
         if known:
             return update.header.update_id, "already"
         self._take_in(update, data, member)
@@ -271,7 +271,7 @@ class Rounds(Withdrawals):
         """
         rollback.check_reason(by, why)
         rollback.check_target(self.log.database, to)
-        theta = self.rules.start if to == 0 else self._kept(to)[1]
+        theta = self.rules.start if to == 0 else self.kept(to)[1]
         with self.change():
             self._undos.append(round_state.replace_theta(self.state, theta))
             number = self.log.append("rollback", self.state.version, body=rollback.pack(to, theta))
@@ -302,11 +302,11 @@ class Rounds(Withdrawals):
             return self.state.version
         with self.change():
             self._keep_state()
-            oldest, version = self._oldest_base, self.state.version + 1
-            self._undos.append(lambda: setattr(self, "_oldest_base", oldest))
+            oldest, version = self.oldest_base, self.state.version + 1
+            self._undos.append(lambda: setattr(self, "oldest_base", oldest))
             state = replay_log(self.log, self._rules_at, self.log.all_withdrawn(), planned.after)
             self.state, self.stale = dataclasses.replace(state, version=version, moments={}), False
-            self._oldest_base, body = version, checkpoint.pack(self.state)
+            self.oldest_base, body = version, checkpoint.pack(self.state)
             number = self.log.append("rewind", version, body=body)
             rewinds.make_void(self.log.database, rewinds.Rewind(planned.after, number, planned.to, version))
             more = {"to": planned.to, "unlearned": len(planned.update_ids), "void": planned.updates}
@@ -381,7 +381,7 @@ class Rounds(Withdrawals):
         with self.change():
             number = self.log.append("restored", version)
             self._undos.append(lambda: setattr(self.state, "version", before))
-            self.state.version = self._oldest_base = version
+            self.state.version = self.oldest_base = version
             body = self._put_version(number, {})
             audit.record(self.log.database, "restored", version=version, after=before, sha256=digest(body), **about)
             self.statistics.take_out_all(self.configuration.statistics, now(), above=version)
@@ -419,7 +419,7 @@ class Rounds(Withdrawals):
         minimum = self.configuration.min_devices
         return self.configuration.by_school and bool(school) and members.at_least(minimum, school)
 
-    def _kept(self, number: int) -> tuple[VersionHeader, np.ndarray]:
+    def kept(self, number: int) -> tuple[VersionHeader, np.ndarray]:
         """A version that is kept, its signature checked, and its theta float32 [P]."""
         root, body = fingerprint(self.certificate.root), self.log.version(number)
         assert body is not None
@@ -428,5 +428,5 @@ class Rounds(Withdrawals):
     def verify(self) -> list[str]:
         """Compute every retained version and checkpoint again from the log; return what differs."""
         apart = frozenset(update_id for update_id, _ in filter(None, map(self.log.update_at, self.apart.entries())))
-        found = verification.differences(self.log, self._rules_at(self.log.base), self.state, self._kept, apart)
+        found = verification.differences(self.log, self._rules_at(self.log.base), self.state, self.kept, apart)
         return [*found, *filter(None, [self.statistics.differs()])]

@@ -5,9 +5,10 @@ leave out), `release` (a new version), `private_release` (a new version, with it
 are gone from then on), `rollback` (a new version with the theta of an older one), `restored` (the same theta, under a
 number that nobody has seen, after a backup was put back), `unlearn` (an update of a version waits for a rewind),
 `rewind` (a new version with an older state, whose checkpoint it holds), `configuration` (the round configuration in
-force from then on). Sums and theta are computed from it (`replay`), from the last checkpoint on, without what a rewind
-made void; a released version is kept as it was signed. One process writes rounds (`lock_file`); any other may read the
-file meanwhile.
+force from then on), `carried` (a version of an earlier bundle, its state mapped to this one; `device` names the kind of
+entry that made it there). Sums and theta are computed from it (`replay`), from the last checkpoint on, without what a
+rewind made void; a released version is kept as it was signed. One process writes rounds (`lock_file`); any other may
+read the file meanwhile.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ EntryKind = Literal[
     "configuration",
     "unlearn",
     "rewind",
+    "carried",
 ]
+NOT_CARRIED = "CASE kind WHEN 'carried' THEN device ELSE kind END"  # the kind of entry that made a version first
 
 
 @dataclass(frozen=True)
@@ -213,7 +216,7 @@ class Log:
 
     def last_release(self) -> int:
         """The number of the newest entry that released what waited; 0 where there is none."""
-        sql = "SELECT COALESCE(max(number), 0) FROM log WHERE kind IN ('release', 'private_release')"
+        sql = f"SELECT COALESCE(max(number), 0) FROM log WHERE {NOT_CARRIED} IN ('release', 'private_release')"
         return int(self.database.one(sql)[0])
 
     def all_withdrawn(self) -> frozenset[str]:
@@ -264,11 +267,12 @@ class Log:
 
     def last_private(self) -> int:
         """The number of the newest private release; 0 where there is none."""
-        return int(self.database.one("SELECT COALESCE(max(number), 0) FROM log WHERE kind = 'private_release'")[0])
+        sql = f"SELECT COALESCE(max(number), 0) FROM log WHERE {NOT_CARRIED} = 'private_release'"
+        return int(self.database.one(sql)[0])
 
     def last_restored(self) -> int:
         """The version that the newest restore from a backup, or rewind, released; 0 where there was none."""
-        sql = "SELECT COALESCE(max(version), 0) FROM log WHERE kind IN ('restored', 'rewind')"
+        sql = f"SELECT COALESCE(max(version), 0) FROM log WHERE {NOT_CARRIED} IN ('restored', 'rewind')"
         return int(self.database.one(sql)[0])
 
     def count(self, kind: EntryKind) -> int:

@@ -20,6 +20,7 @@ ASKED = """SELECT gone.update_id, came.number AS number, came.version
            SELECT gone.update_id, came.number AS number, came.version FROM log AS gone CROSS JOIN bodies USING (number)
            CROSS JOIN log AS came ON came.number = CAST(CAST(body AS TEXT) AS INTEGER)
            WHERE came.kind = 'secure' AND gone.kind = 'unlearn' AND gone.number > ?1 ORDER BY number"""
+WENT_BACK = "rollback "  # and the version: what a `carried` entry names where an officer went back before it
 VOID_KINDS = "kind != 'configuration'"  # what a rewind makes void: all but the rules
 
 
@@ -135,6 +136,8 @@ def _before_roll_backs(database: Database, to: int, number: int) -> int:
     """An officer who went back further than `to` after entry `number` wanted nothing newer."""
     sql = "SELECT substr(body, 1, 8) FROM log JOIN bodies USING (number) WHERE kind = 'rollback' AND number > ?"
     targets = [int.from_bytes(head, "little") for (head,) in database.rows(sql, (number,)) if head]
+    sql = f"SELECT device FROM log WHERE kind = 'carried' AND device LIKE '{WENT_BACK}%' AND number > ?"
+    targets += [int(name[len(WENT_BACK) :]) for (name,) in database.rows(sql, (number,))]
     kept = {0, *(version for (version,) in database.rows("SELECT version FROM versions"))}
     return min([to, *(target for target in targets if target in kept)])
 

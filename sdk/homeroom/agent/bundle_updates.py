@@ -85,7 +85,6 @@ def follow_bundle(device: Device) -> bool:
 
     with attempt(mark, name):
         device.graphs = sync.fetching_fallback(source, lambda: enrolment.connect(device.store), use)
-        enrolment.follow_bundle(device.store, device.bundle)
     return True
 
 

@@ -29,6 +29,7 @@ from homeroom.device.device import Device
 from homeroom.device.resources.budget import Budget, WeeklyHours
 from homeroom.errors import BundleError, Code, HomeroomError, TrainError, UpdateError
 from homeroom.federation import enrolment, versions
+from homeroom.federation.agreement import read_agreement
 from homeroom.store.device_state import json_record
 from homeroom.system import clock
 from homeroom.system.attempt import attempt
@@ -326,8 +327,10 @@ class Agent:
 
     def _mark(self, device: Device) -> str:
         """A mark that changes whenever there is something new to train on."""
-        newest = versions.newest_global(device.store, device.bundle)
-        return f"{device.bundle.bundle_id} {newest.base if newest else 0} {device.store.samples_mark()}"
+        base, terms = versions.answered_base(device.store, device.bundle), read_agreement(device.store)
+        by_subject = terms.privacy is not None and terms.privacy.unit == "subject"
+        waits = " unagreed" if by_subject and terms.configuration is None else ""  # its update is made in a training
+        return f"{device.bundle.bundle_id} {base} {device.store.samples_mark()}{waits}"
 
     def _do_jobs(self, device: Device) -> None:
         while not self._jobs.empty():

@@ -103,6 +103,20 @@ class UnlearningRules(msgspec.Struct, frozen=True, kw_only=True):
     most_versions: Annotated[int, msgspec.Meta(ge=0)] = 10
 
 
+class EarlierBundle(msgspec.Struct, frozen=True, kw_only=True):
+    """A bundle that this aggregator served before; updates made with it count where its segments go on.
+
+    version: the last one of its rounds; numbers go on from there.
+    segments: `segment_id`s that the present bundle has too.
+    tiers: that have the same values of these segments.
+    """
+
+    bundle_id: Hash
+    version: Annotated[int, msgspec.Meta(ge=0)]
+    segments: tuple[Hash, ...]
+    tiers: tuple[str, ...]
+
+
 class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     """Rules of a round, signed by the aggregator.
 
@@ -138,6 +152,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     unlearning: what becomes of versions that hold an update which is to be unlearned. New districts whose rounds are
         not private rewind; in secure ones a whole sum goes.
     evaluation: whether devices tell how each version does, as counts that are summed.
+    earlier_bundles: that this one took over from, the newest first.
 
     A field that is added later needs a default and is left out of `document` while it has it: older configurations, and
     the logs that belong to them, keep their identity.
@@ -170,6 +185,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     school_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
     unlearning: UnlearningRules = UnlearningRules()
     evaluation: EvaluationRules = EvaluationRules()
+    earlier_bundles: tuple[EarlierBundle, ...] = ()
 
     def __post_init__(self) -> None:
         if self.secure or self.privacy:
@@ -260,6 +276,10 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     def configuration_id(self) -> str:
         """Identity of `document`."""
         return identity(self.document)
+
+    def earlier_bundle(self, bundle_id: str) -> EarlierBundle | None:
+        """The earlier bundle of this id; None of the present one, and of any other."""
+        return next((one for one in self.earlier_bundles if one.bundle_id == bundle_id != self.bundle_id), None)
 
     def merges(self, segment: Segment) -> bool:
         """Whether the segment's scope allows it to be merged here."""

@@ -20,12 +20,13 @@ from homeroom.errors import TrustError, UpdateError
 def read_update(data: bytes, configuration: RoundConfiguration, layout: Layout) -> Update:
     """Reads, verifies and checks an update against the round; raises UpdateError with the reason's code.
 
-    Whether the device is enrolled and its base version known is the aggregator's to check.
+    One that was made with an earlier bundle comes without the segments that do not go on, in its header too. Whether
+    the device is enrolled and its base version known is the aggregator's to check.
     """
     header, payload = _read_signed(data, configuration.update_limit_bytes)
     _check_header(header, configuration)
     _check_tier(header.tier, configuration, layout)
-    values = _decode_segments(header, payload, configuration, layout)
+    header, values = _decode_segments(header, payload, configuration, layout)
     if configuration.privacy:
         _check_private(header, values, configuration, configuration.privacy, layout)
     else:
@@ -42,9 +43,12 @@ def segment_names(data: bytes) -> frozenset[str]:
 
 
 def read_admitted(data: bytes, layout: Layout) -> Update:
-    """Reads a plain update that was let in before, whatever the round's rules are now; UpdateError if it is damaged."""
+    """Reads a plain update that was let in before, whatever the round's rules are now; UpdateError if it is damaged.
+
+    Segments that this layout does not have are of an earlier bundle, and are left out.
+    """
     header, payload = _read_signed(data, len(data))
-    return _by_tier_slice(header, _decode_segments(header, payload, None, layout), layout)
+    return _by_tier_slice(*_decode_segments(header, payload, None, layout), layout)
 
 
 def _by_tier_slice(header: UpdateHeader, values: dict[str, np.ndarray], layout: Layout) -> Update:
@@ -71,13 +75,28 @@ def _read_signed(data: bytes, limit_bytes: int) -> tuple[UpdateHeader, bytes]:
 
 def _check_header(header: UpdateHeader, configuration: RoundConfiguration) -> None:
     if header.bundle_id != configuration.bundle_id:
-        raise UpdateError(f"made with bundle {header.bundle_id[:12]}", code="other_bundle", remedy="install ours")
+        _check_earlier(header, configuration)
     if header.scale_bits != configuration.scale_bits:
         raise UpdateError(f"scale {header.scale_bits} is not the round's {configuration.scale_bits}", code="malformed")
     if header.codec not in (configuration.codec, *configuration.earlier_codecs, "fixed32"):
         raise UpdateError(f"codec {header.codec} is not the round's {configuration.codec}", code="malformed")
     if not header.segments:
         raise UpdateError(REFUSALS["empty"], code="empty")
+
+
+def _check_earlier(header: UpdateHeader, configuration: RoundConfiguration) -> None:
+    """Raises UpdateError unless an earlier bundle made it, on a version of its own, and something of it goes on."""
+    made_with, remedy = f"made with bundle {header.bundle_id[:12]}", "install ours, then train again"
+    earlier = configuration.earlier_bundle(header.bundle_id)
+    if earlier is None:
+        raise UpdateError(made_with, code="other_bundle", remedy=remedy)
+    if header.base_version > earlier.version:
+        raise UpdateError(f"version {header.base_version} was never released for it", code="unknown_version")
+    if not {entry.segment_id for entry in header.segments} & {*earlier.segments}:
+        raise UpdateError(f"{made_with}, and nothing in it goes on in ours", code="other_bundle", remedy=remedy)
+    if header.tier not in earlier.tiers:
+        what = f"{made_with}, whose tier {header.tier!r} has other values than ours"
+        raise UpdateError(what, code="other_bundle", remedy=remedy)
 
 
 def _check_tier(tier: str, configuration: RoundConfiguration, layout: Layout) -> None:
@@ -89,14 +108,22 @@ def _check_tier(tier: str, configuration: RoundConfiguration, layout: Layout) ->
 
 def _decode_segments(
     header: UpdateHeader, payload: bytes, configuration: RoundConfiguration | None, layout: Layout
-) -> dict[str, np.ndarray]:
-    """int32 [values of the tier] by segment name, each a segment that this round merges, or, without one, of theta."""
+) -> tuple[UpdateHeader, dict[str, np.ndarray]]:
+    """int32 [values of the tier] by segment name, each a segment that this round merges, or, without one, of theta.
+
+    The header is without the segments of an earlier bundle that do not go on.
+    """
     segments = narrowed(layout, configuration.scopes) if configuration else layout
     merged_by_id = {segment.segment_id: segment for segment in segments}
     tensors = envelope.tensors(payload, where="update", error=UpdateError)
     if sorted(tensors) != sorted({e.segment_id for e in header.segments}) or len(tensors) != len(header.segments):
         raise UpdateError("the payload's segments are not those of the header", code="malformed")
     values: dict[str, np.ndarray] = {}
+    earlier = configuration.earlier_bundle(header.bundle_id) if configuration else None
+    goes_on = {*earlier.segments} if earlier else merged_by_id.keys()
+    if earlier or configuration is None:
+        kept = tuple(entry for entry in header.segments if entry.segment_id in goes_on)
+        header = msgspec.structs.replace(header, segments=kept)
     for entry in header.segments:
         segment = merged_by_id.get(entry.segment_id)
         if segment is None:
@@ -109,7 +136,7 @@ def _decode_segments(
             values[segment.name] = decode(tensors[entry.segment_id], header.codec, size, header.scale_bits)
         except UpdateError as problem:
             raise UpdateError(problem.what, code=problem.code, where=f"segment {segment.name}") from None
-    return values
+    return header, values
 
 
 def _check_norm(values: Mapping[str, np.ndarray], configuration: RoundConfiguration) -> None:

@@ -301,7 +301,6 @@ class Device(DeviceReader):
             )
         finally:
             source.unlink(missing_ok=True)
-        enrolment.follow_bundle(self.store, self.bundle)
         return True
 
     def policy(self, document: str | Path | None = None) -> Policy | None:

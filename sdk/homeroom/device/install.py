@@ -10,6 +10,7 @@ from homeroom.contract.layout import FULL_TIER
 from homeroom.contract.manifest import Precision, Runtime
 from homeroom.contract.signing import fingerprint
 from homeroom.errors import BundleError, InputError
+from homeroom.federation import enrolment
 from homeroom.inference import golden
 from homeroom.runtime.bundle import Bundle, install, open_bundle
 from homeroom.runtime.graphs import Graphs, precisions
@@ -121,6 +122,8 @@ def use_bundle(
     )
     with store.step("bundle"):
         BUNDLE.write(store, fact)
+        if known and known.bundle_id != bundle.bundle_id:
+            enrolment.follow_bundle(store, bundle)
     return Graphs(bundle, precision, threads, stored_tier(store, bundle), runtime)
 
 

@@ -25,7 +25,17 @@ from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.settings import Settings
 
 UpdateCode = Literal[
-    "queued", "not_enrolled", "untrained", "newer_theta", "policy", "not_made", "answered", "train_again", "profile"
+    "queued",
+    "not_enrolled",
+    "at_sync",
+    "untrained",
+    "newer_theta",
+    "other_bundle",
+    "policy",
+    "not_made",
+    "answered",
+    "train_again",
+    "profile",
 ]
 
 
@@ -78,6 +88,8 @@ def make_clipped_update(
     """
     if key is None or configuration is None or not configuration.by_subject:
         return None
+    if configuration.bundle_id != bundle.bundle_id:
+        return None
     base, update_id = newest_global(store, bundle), uuid.uuid4().hex
     number, start = base.base if base else 0, theta_of(store, bundle, base)
     rules = _rules(store, bundle, key, configuration)
@@ -96,8 +108,10 @@ def _rules(store: Store, bundle: Bundle, key: Ed25519PrivateKey, configuration: 
 def queue_newest_update(store: Store, bundle: Bundle, clipped: ClippedUpdate | None = None) -> UpdateFate:
     """Queues the update of the newest local version as `queue_update`, if this device has joined."""
     key, configuration, version = device_key(store), read_agreement(store).configuration, store.versions.newest_local()
-    if key is None or configuration is None:
+    if key is None:
         return UpdateFate("not_enrolled", "not enrolled")
+    if configuration is None or configuration.bundle_id != bundle.bundle_id:
+        return UpdateFate("at_sync", "made at the next sync, by the rules of the aggregator's round for this bundle")
     if version is None:
         return UpdateFate("untrained", "nothing trained yet")
     return queue_update(store, bundle, version, key, configuration, clipped)
@@ -121,12 +135,15 @@ def queue_update(
     clipped: the update made beside it where the round's promise is by subject.
     """
     base = newest_global(store, bundle)
-    if version.facts["bundle_id"] != bundle.bundle_id or version.base != (base.base if base else 0):
+    number = base.base if base else 0  # without one it is an update of the bundle's own theta, whatever it began with
+    if version.facts["bundle_id"] != bundle.bundle_id:
+        return UpdateFate("other_bundle", "it was trained with an earlier bundle: train again first")
+    if base and version.base != number:
         return UpdateFate("newer_theta", "a newer global theta is here: train again first")
     if why := refusal_reason(policy_in_force(store), configuration):
         return UpdateFate("policy", why)
     if configuration.by_subject:
-        return _queue_clipped(store, bundle, version.base, clipped)
+        return _queue_clipped(store, bundle, number, clipped, _earlier(configuration))
     configuration = configuration.with_clip(base.facts.get("clip_norm", msgspec.UNSET) if base else msgspec.UNSET)
     rules, update_id, facts = _rules(store, bundle, key, configuration), version.version_id, version.facts
     residual, residual_subjects = store.outbox.residual()
@@ -134,19 +151,31 @@ def queue_update(
     subjects, tier = {*store.versions.subjects(version), *residual_subjects}, facts.get("tier", FULL_TIER)
     try:
         encoded = encode_update(
-            rules, before, after, facts["examples"], version.base, residual, update_id=update_id, tier=tier
+            rules, before, after, facts["examples"], number, residual, update_id=update_id, tier=tier
         )
     except UpdateError as problem:
         return UpdateFate("not_made", str(problem))
-    if store.outbox.queue(update_id, encoded.data, version.base, subjects, bundle.bundle_id, encoded.residual):
+    queued = store.outbox.queue(
+        update_id, encoded.data, number, subjects, bundle.bundle_id, encoded.residual, _earlier(configuration)
+    )
+    if queued:
         return QUEUED
     return ANSWERED
 
 
-def _queue_clipped(store: Store, bundle: Bundle, base: int, clipped: ClippedUpdate | None) -> UpdateFate:
+def _earlier(configuration: RoundConfiguration) -> list[str]:
+    """Bundles whose versions go on here: a device answers each of them once, whichever bundle it trains with."""
+    return [one.bundle_id for one in configuration.earlier_bundles]
+
+
+def _queue_clipped(
+    store: Store, bundle: Bundle, base: int, clipped: ClippedUpdate | None, earlier: list[str]
+) -> UpdateFate:
     if clipped is None:
         is_queued = any(update.base == base for update in store.outbox.pending())
         again = UpdateFate("train_again", "this round is private for each subject: train again, and its update is made")
         return QUEUED if is_queued else again
-    queued = store.outbox.queue(clipped.update_id, clipped.data, base, clipped.subjects, bundle.bundle_id)
+    queued = store.outbox.queue(
+        clipped.update_id, clipped.data, base, clipped.subjects, bundle.bundle_id, earlier=earlier
+    )
     return QUEUED if queued else ANSWERED

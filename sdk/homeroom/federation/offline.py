@@ -25,7 +25,7 @@ from homeroom.errors import AnswerError, Code, InputError, NetworkError, TrustEr
 from homeroom.federation import agreement, enrolment, offline_statistics, privacy_ledger, statistics
 from homeroom.federation.statistics import StatisticsReport
 from homeroom.federation.sync import FetchedTheta, Scores, use_global
-from homeroom.federation.versions import newest_global
+from homeroom.federation.versions import carry_over_global, newest_global
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
 from homeroom.store.device_state import StateRecord, json_record
@@ -189,7 +189,7 @@ def _import_answer(
     if header.refused:
         remove(path)
         raise NetworkError(f"the message was refused: {header.refused}", where=where, remedy="ask the district")
-    joined, configuration = _store_round(store, header, root, where)
+    joined, configuration = _store_round(store, bundle, header, root, where)
     sent, refused, unlearned, bounded = _store_receipts(store, header)
     fetched = use_global(store, bundle, version, root, score) if version else FetchedTheta()
     shared = offline_statistics.take_answer(store, bundle, configuration, header, release, root)
@@ -219,7 +219,7 @@ def _check_order(store: Store, header: offline_message.AnswerHeader, where: str)
 
 
 def _store_round(
-    store: Store, header: offline_message.AnswerHeader, root: str, where: str
+    store: Store, bundle: Bundle, header: offline_message.AnswerHeader, root: str, where: str
 ) -> tuple[bool, RoundConfiguration]:
     """Stores the round configuration of an answer; returns whether the device has joined by it, and that one."""
     signed, bundle_id = (header.round, header.certificate, header.round_signature), header.bundle_id
@@ -233,6 +233,7 @@ def _store_round(
             agreement.store_round(store, configuration)
             enrolment.ENROLMENT.write(store, enrolment_of(joining))
             PENDING_INVITATION.write(store, None)
+        carry_over_global(store, bundle, configuration)
     return joining is not None, configuration
 
 

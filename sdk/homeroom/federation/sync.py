@@ -28,7 +28,14 @@ from homeroom.federation.secure_evaluation import take_part_in_evaluation
 from homeroom.federation.secure_statistics import exchange_secure_statistics, forget_summed
 from homeroom.federation.secure_update import UpdateContribution
 from homeroom.federation.statistics import StatisticsReport, exchange_statistics
-from homeroom.federation.versions import newest_global, stored_theta, theta_of, version_facts, with_local_segments
+from homeroom.federation.versions import (
+    carry_over_global,
+    newest_global,
+    stored_theta,
+    theta_of,
+    version_facts,
+    with_local_segments,
+)
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.fallback import second_file
 from homeroom.runtime.unpack import SECOND_SUFFIX, SIZE_LIMIT_BYTES
@@ -106,6 +113,7 @@ def sync(
     with enrolment.connect(store) as client:
         configuration = client.round()
         agreement.renew_round(store, configuration)
+        carry_over_global(store, bundle, configuration)
         if agreement.OFFLINE_MESSAGES.exists(store):
             agreement.OFFLINE_MESSAGES.write(store, [])  # an answer on its way is older than this round
         enrolment.store_aggregator(store, client.certificate, client.school)

@@ -10,7 +10,9 @@ import msgspec
 import numpy as np
 
 from homeroom.contract.canonical_json import identity
+from homeroom.contract.continuation import carry_theta, segment_bounds
 from homeroom.contract.layout import FULL_TIER
+from homeroom.contract.round import RoundConfiguration
 from homeroom.data.samples import StoredSample
 from homeroom.federation.policy import local_segments
 from homeroom.runtime.bundle import Bundle
@@ -34,8 +36,7 @@ class TrainingStart:
 
 def version_facts(bundle: Bundle, **more: Any) -> dict[str, Any]:
     """The facts stored with a version; its segments by identity, so that a later bundle can use them."""
-    layout = bundle.manifest.layout
-    bounds = {s.segment_id: [layout.slices[s.name].start, layout.slices[s.name].stop] for s in layout}
+    bounds = {segment: [*where] for segment, where in segment_bounds(bundle.manifest.layout).items()}
     return {"bundle_id": bundle.bundle_id, "segments": bounds, **more}
 
 
@@ -95,10 +96,7 @@ def _mapped(bundle: Bundle, version: StoredVersion, theta: np.ndarray) -> np.nda
     """A version's theta for this bundle's layout."""
     if version.facts["bundle_id"] == bundle.bundle_id:
         return theta
-    bounds: Mapping[str, list[int]] = version.facts["segments"]
-    layout = bundle.manifest.layout
-    parts = {s.name: theta[slice(*bounds[s.segment_id])] for s in layout if s.segment_id in bounds}
-    return layout.join(parts, bundle.theta())
+    return carry_theta(theta, version.facts["segments"], bundle.manifest.layout, bundle.theta())
 
 
 def newest_global(store: Store, bundle: Bundle) -> StoredVersion | None:
@@ -107,9 +105,38 @@ def newest_global(store: Store, bundle: Bundle) -> StoredVersion | None:
     return max(ours, key=lambda version: version.base, default=None)
 
 
+def carry_over_global(store: Store, bundle: Bundle, configuration: RoundConfiguration) -> None:
+    """Takes the newest global theta of an earlier bundle over, as the aggregator that goes on from it did.
+
+    Where it serves that bundle no more, but its numbers go on (`RoundConfiguration.earlier_bundles`): the same version
+    of this bundle has the same values, so what was trained from it is an update of that version. One step.
+    """
+    if newest_global(store, bundle) is not None or (before := store.versions.newest_global()) is None:
+        return
+    earlier = configuration.earlier_bundle(before.facts["bundle_id"])
+    if earlier is None or before.base > earlier.version:
+        return
+    theta, more = stored_theta(store, bundle, before), {}
+    if (clip := before.facts.get("clip_norm")) is not None:
+        more["clip_norm"] = clip
+    with store.step("global theta carried over", before.base):
+        facts = version_facts(bundle, devices={}, **more)
+        store.versions.put(theta, "global", before.base, facts, store.versions.subjects(before))
+
+
 def start_of_training(store: Store, bundle: Bundle) -> TrainingStart:
-    """The newest global theta, else the version in use, else the bundle's own."""
-    return _start(store, bundle, newest_global(store, bundle) or store.versions.current())
+    """The newest global theta, of an earlier bundle if need be, else the version in use, else the bundle's own."""
+    return _start(store, bundle, _newest_start(store, bundle) or store.versions.current())
+
+
+def answered_base(store: Store, bundle: Bundle) -> int:
+    """The global version that the next training starts from, and its update answers; 0 for the bundle's own theta."""
+    newest = _newest_start(store, bundle)
+    return newest.base if newest else 0
+
+
+def _newest_start(store: Store, bundle: Bundle) -> StoredVersion | None:
+    return newest_global(store, bundle) or store.versions.newest_global()
 
 
 def start_of_profile(store: Store, bundle: Bundle) -> TrainingStart:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from homeroom.store import clone_detection, edit_detection
 from homeroom.store.context import StoreContext
@@ -27,20 +27,24 @@ class Outbox:
         subjects: Iterable[str],
         bundle_id: str = "",
         residual: bytes = b"",
+        earlier: Collection[str] = (),
     ) -> bool:
-        """Queues a signed update in place of an unsent one of the same bundle and base.
+        """Queues a signed update in place of an unsent one of the same bundle, or an earlier one, and the same base.
 
         data: the update's bytes as they were signed.
         base: the global version that it answers.
         subjects: whose samples entered it.
         residual: the part that it could not carry, for the update after it.
+        earlier: ids of bundles whose versions go on under the same numbers.
 
         False, and nothing changed, if one of that base is on its way or sent, or this very one was refused.
         """
         database = self._context.database
-        sql = "SELECT update_id, state FROM updates WHERE bundle_id = ? AND base = ?"
+        bundles = [bundle_id, *earlier]
+        marks = ", ".join("?" * len(bundles))
+        sql = f"SELECT update_id, state FROM updates WHERE base = ? AND bundle_id IN ({marks})"
         with database.transaction():
-            for old, state in database.rows(sql, (bundle_id, base)):
+            for old, state in database.rows(sql, (base, *bundles)):
                 if state in ("sending", "sent") or (state == "refused" and old == update_id):
                     return False
                 self.drop(old)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 
 from aggregator.institution import START, School, make_folder
 from homeroom.contract.privacy import Privacy
-from homeroom.contract.round import CohortRules, RoundConfiguration, ServerOptimizer, StatisticsRules
+from homeroom.contract.round import CohortRules, EarlierBundle, RoundConfiguration, ServerOptimizer, StatisticsRules
 from homeroom.contract.secagg import SecureRules
 from homeroom.errors import DiskFullError, InputError, StoreError, UpdateError
 from homeroom_aggregator.admin.folder import open_rounds, read_facts
@@ -74,6 +74,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {  # by field: what the log was
     "by_school": ({}, True),
     "proximal": ({}, 0.1),
     "earlier_codecs": ({}, ("int4",)),
+    "earlier_bundles": ({}, (EarlierBundle(bundle_id="1" * 64, version=1, segments=(), tiers=()),)),
     "statistics.mode": ({"statistics": StatisticsRules(mode="plain")}, "off"),
     "statistics.k": ({}, 4),
     "statistics.k_of": ({}, "devices"),
@@ -358,7 +359,7 @@ def test_any_sequence_of_changes_replays_bit_for_bit(steps: list[tuple[str, Any]
                 opened.withdraw(update_id, school.name)
             elif kind == "send":
                 school = School()
-                late = max(opened._oldest_base, opened.state.version - opened.configuration.max_staleness)
+                late = max(opened.oldest_base, opened.state.version - opened.configuration.max_staleness)
                 base = late + value % (opened.state.version - late + 1)
                 update = school.update(
                     opened.configuration, value / 1000 - 0.05, base, ladder_table=4, head_grade=value + 1

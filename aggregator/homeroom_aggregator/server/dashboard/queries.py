@@ -22,6 +22,7 @@ from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.merge.segment_sums import count_fed
 from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state import audit, secure_sum
+from homeroom_aggregator.state.log import NOT_CARRIED
 from homeroom_aggregator.state.schema import newest_version
 from homeroom_aggregator.state.statistics_totals import StatisticsTotals
 
@@ -146,8 +147,8 @@ def nameless_words(totals: StatisticsTotals) -> str:
 def versions(database: Database, most: int, before: int | None = None) -> list[VersionRow]:
     """At most `most` versions below `before`, the newest first."""
     below = before if before is not None else newest_version(database) + 1
-    sql = """SELECT version, number, (SELECT max(number) FROM log AS older
-                 WHERE older.kind IN ('release', 'private_release') AND older.number < versions.number)
+    sql = f"""SELECT version, number, (SELECT max(number) FROM log AS older
+                 WHERE {NOT_CARRIED} IN ('release', 'private_release') AND older.number < versions.number)
              FROM versions WHERE version < ? ORDER BY version DESC LIMIT ?"""
     rows = database.rows(sql, (below, most))
     about = _made(database, rows[-1][0], rows[0][0]) if rows else {}
