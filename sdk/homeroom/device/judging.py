@@ -71,6 +71,7 @@ def _judge(
         unjudged=0,
         mixes=dict(part.mixes),
         priors=dict(part.priors),
+        unlettered=tuple(sorted(part.unlettered)),
         far=choose_far(part),
         least=choose_least(graphs, validation, theta, part, calibrated),
         worse={**parts_ahead(now), **_behind(now, before)},

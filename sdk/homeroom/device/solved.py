@@ -20,10 +20,18 @@ from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store, StoredVersion
 from homeroom.train.features.cached import read_value
 from homeroom.train.features.dataset import Dataset, Example
-from homeroom.train.solve.combine import NOT_SOLVED, SOLVED_WEIGHT, Mix, SolvedPart
+from homeroom.train.solve.combine import NOT_SOLVED, SOLVED_WEIGHT, Mix, SolvedOutputs, SolvedPart
 from homeroom.train.solve.evaluate import choose_mixes
-from homeroom.train.solve.heads import TaskHead, outputs_by_task, solve, solve_on_top, vectors_of
+from homeroom.train.solve.heads import (
+    TaskHead,
+    outputs_by_task,
+    reads_letters_beside,
+    solve,
+    solve_on_top,
+    vectors_of,
+)
 from homeroom.train.solve.kinds import ON_TOP
+from homeroom.train.solve.letters_choice import better_without
 from homeroom.train.solve.subjects import counted_rows, subject_sums, sums_of
 from homeroom.train.solve.vectors.projection import Projection, read_projections
 from homeroom.train.solve.vectors.samples import SampleVectors, covered, sums_id
@@ -52,28 +60,61 @@ class TaughtVectors:
         return subject_sums(self.tasks, self.vectors, self.targets, self.counted, self.subjects)
 
     def part(self, validation: Dataset) -> SolvedPart:
-        """Outputs for validation examples by heads of all others; how they count is to be chosen."""
+        """Outputs for validation examples by heads of all others; how they count is to be chosen.
+
+        Whether a head reads letters is chosen here: without, where that is clearly better.
+        """
         ids = {example.sample_id for example in validation.examples}
         held_out = np.array([sample_id in ids for sample_id in self.sample_ids])
-        rows, asked = np.flatnonzero(~held_out), self.vectors.subset(np.flatnonzero(held_out))
-        own, priors = sums_of(self.tasks, self.vectors, self.targets, self.counted, rows), self.priors(rows)
-        heads = solve_on_top(self.bundle.manifest, own, self.others, priors)
-        others = solve(self.bundle.manifest, self.others)
+        first = self._part(held_out, frozenset())
+        section = self.bundle.manifest.statistics
+        assert isinstance(section, Section)
+        lettered = [t for t in self.tasks if t.name in first.outputs and reads_letters_beside(section, t)]
+        if not lettered:
+            return first
+        second = self._part(held_out, frozenset(task.name for task in lettered))
+        better = frozenset(task.name for task in lettered if self._without_letters(task, held_out, first, second))
+        if not better:
+            return first
+        outputs, others = ({**a, **{n: b[n] for n in better & b.keys()}} for a, b in _both(first, second))
+        priors = {name: prior for name, prior in first.priors.items() if name not in better}
+        priors |= {name: prior for name, prior in second.priors.items() if name in better}
+        return SolvedPart(outputs, {}, others, priors, better)
+
+    def _part(self, held_out: np.ndarray, unlettered: frozenset[str]) -> SolvedPart:
+        manifest, rows = self.bundle.manifest, np.flatnonzero(~held_out)
+        asked = self.vectors.subset(np.flatnonzero(held_out))
+        own = sums_of(self.tasks, self.vectors, self.targets, self.counted, rows)
+        priors = self.priors(rows, unlettered)
+        heads = solve_on_top(manifest, own, self.others, priors, unlettered)
+        others = solve(manifest, self.others, unlettered=unlettered)
         return SolvedPart(outputs_by_task(heads, asked), {}, outputs_by_task(others, asked), priors)
 
-    def priors(self, rows: np.ndarray | None = None) -> dict[str, float]:
+    def _without_letters(self, task: Task, held_out: np.ndarray, first: SolvedPart, second: SolvedPart) -> bool:
+        counted = self.counted[task.name]
+        rows = np.flatnonzero(counted[held_out])
+        with_letters, without = (part.outputs[task.name].values[rows] for part in (first, second))
+        return better_without(task, with_letters, without, self.targets[task.name][held_out & counted])
+
+    def priors(self, rows: np.ndarray | None = None, unlettered: Collection[str] = ()) -> dict[str, float]:
         """As how many samples a class the others' solution counts, by task, where that is clear; rows: else all."""
         rows = np.arange(len(self.subjects)) if rows is None else rows
         chosen = dict[str, float]()
-        for name, head in solve(self.bundle.manifest, self.others).items():
+        for name, head in solve(self.bundle.manifest, self.others, unlettered=unlettered).items():
             on_top, counted = ON_TOP.get(head.task.kind), rows[self.counted[name][rows]]
             if on_top is None or not len(counted):
                 continue
-            vectors, targets = self.vectors.of_task(head.task).subset(counted), self.targets[name][counted]
+            vectors = self.vectors.of_task(head.task).only(head.reads).subset(counted)
+            targets = self.targets[name][counted]
             names = [self.subjects[row] for row in counted.tolist()]
             if (prior := on_top.choose(head.head, vectors, targets, names)) is not None:
                 chosen[name] = prior
         return chosen
+
+
+def _both(first: SolvedPart, second: SolvedPart) -> Iterator[tuple[Mapping[str, SolvedOutputs], ...]]:
+    yield first.outputs, second.outputs
+    yield first.others, second.others
 
 
 def teach(
@@ -133,7 +174,8 @@ def validated_part(
 def mix_facts(part: SolvedPart, trained: Mapping[str, float]) -> dict[str, Any]:
     """The facts of a version on how its solved tasks count; none where no task is solved. trained: by theta."""
     mixes = {name: asdict(mix) for name, mix in part.mixes.items() if name in trained}
-    return ({"mixes": mixes} if mixes else {}) | ({"priors": dict(part.priors)} if part.priors else {})
+    facts: dict[str, Any] = {"mixes": mixes, "priors": dict(part.priors), "unlettered": sorted(part.unlettered)}
+    return {name: one for name, one in facts.items() if one}
 
 
 def usable_others(store: Store, bundle: Bundle) -> Statistics:
@@ -163,13 +205,15 @@ class HeadsInUse:
 
     def read(self, store: Store, bundle: Bundle) -> tuple[Mapping[str, TaskHead], Mapping[str, Projection]]:
         """The heads by task and the projections by block; none where the store has no sums for the bundle."""
-        priors = versions.own_priors(store, store.versions.current())
-        state = bundle.bundle_id, store.sums_mark(), release_mark(store), priors
+        version = store.versions.current()
+        priors, unlettered = versions.own_priors(store, version), versions.unlettered(store, version)
+        state = bundle.bundle_id, store.sums_mark(), release_mark(store), priors, unlettered
         if state != self._held[0]:
             heads, self.others = dict[str, TaskHead](), {}
             if covered(bundle.manifest):
                 own, others = store.own_total(sums_id(bundle.manifest)), usable_others(store, bundle)
-                heads, self.others = solve_on_top(bundle.manifest, own, others, priors), solve(bundle.manifest, others)
+                heads = solve_on_top(bundle.manifest, own, others, priors, unlettered)
+                self.others = solve(bundle.manifest, others, unlettered=unlettered)
             self._held = state, heads, read_projections(bundle) if heads else {}
         return self._held[1], self._held[2]
 
@@ -202,5 +246,9 @@ def solved_lines(store: Store, bundle: Bundle) -> list[str]:
     if version is None:
         return [f"what theta never learned: solved alone, from {summed}"]
     mixes = versions.mixes(store, version)
-    lines = [f"{task}: solved {mix.solved:.0%}, theta {1 - mix.solved:.0%}" for task, mix in mixes.items()]
+    plain = {task: ", clearly better without letters" for task in versions.unlettered(store, version)}
+    lines = [
+        f"{task}: solved {mix.solved:.0%}, theta {1 - mix.solved:.0%}{plain.get(task, '')}"
+        for task, mix in mixes.items()
+    ]
     return lines or [f"none: theta answers alone until the next training ({summed} are kept)"]

@@ -208,6 +208,7 @@ class JudgedVersion(msgspec.Struct, frozen=True, kw_only=True):
     mixes: how solved heads count beside it, by task; priors: as of `own_priors`.
     worse: what it answers clearly worse than the newest local version, or than one part alone; a sentence by task.
     least, far: as of `least_sure`, `far_limits`.
+    unlettered: as of `unlettered`.
     unjudged: one more than the samples of which none was kept for validation; 0 where it was judged.
     """
 
@@ -219,6 +220,7 @@ class JudgedVersion(msgspec.Struct, frozen=True, kw_only=True):
     priors: dict[str, float] = {}
     least: dict[str, float] = {}
     far: dict[str, float] = {}
+    unlettered: tuple[str, ...] = ()
     unjudged: int = 0
 
 
@@ -257,6 +259,13 @@ def own_priors(store: Store, version: StoredVersion | None) -> dict[str, float]:
     if (found := judged(store, version)) is not None:
         return found.priors
     return dict(_local_facts(store, version).get("priors", {}))
+
+
+def unlettered(store: Store, version: StoredVersion | None) -> tuple[str, ...]:
+    """The tasks that solved heads answer without the letters of their texts, with a version."""
+    if (found := judged(store, version)) is not None:
+        return found.unlettered
+    return tuple(_local_facts(store, version).get("unlettered", ()))
 
 
 def worse_tasks(store: Store, version: StoredVersion | None) -> dict[str, str]:

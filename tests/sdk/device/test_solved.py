@@ -439,5 +439,6 @@ def test_an_input_that_no_labelled_sample_had_is_theta_s_to_answer() -> None:
     head = solver.head(task, total, Blocks([("a" * 64, 3), ("b" * 64, 3)]), Strength())
     by_block = np.stack([solver.taught(task, _of_block(total, name * 64)) for name in "ab"])
     assert by_block.tolist() == [[True, False], [False, False]]
-    known = TaskHead(task, solver, head, by_block).outputs(TaskVectors((first, second))).known
+    reads = frozenset({"a" * 64, "b" * 64})
+    known = TaskHead(task, solver, head, by_block, reads).outputs(TaskVectors((first, second))).known
     assert known.tolist() == [[True, False], [False, False]]

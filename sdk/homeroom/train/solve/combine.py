@@ -85,12 +85,14 @@ class SolvedPart:
     mixes: how outputs count beside theta's; where there is none, theta never learned the task, and they answer alone
     others: outputs of the sums of other schools alone, to be compared with
     priors: of `own.moved`, by task
+    unlettered: tasks that are clearly answered better without letters
     """
 
     outputs: Mapping[str, SolvedOutputs]
     mixes: Mapping[str, Mix]
     others: Mapping[str, SolvedOutputs] = field(default_factory=dict)
     priors: Mapping[str, float] = field(default_factory=dict)
+    unlettered: frozenset[str] = frozenset()
 
     def subset(self, rows: np.ndarray) -> SolvedPart:
         """The part of the samples with these numbers."""

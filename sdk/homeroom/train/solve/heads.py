@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from homeroom.contract.manifest import Manifest, Task
-from homeroom.contract.statistics.section import Section
+from homeroom.contract.statistics.section import Block, Section
 from homeroom.contract.statistics.sums import Statistics, add
 from homeroom.data.samples import StoredSample
 from homeroom.train.features.dataset import Example, inputs_of
@@ -26,15 +26,24 @@ ROWS_TOGETHER = 256  # samples whose numbers before projection are in memory at 
 
 @dataclass(frozen=True)
 class TaskHead:
-    """A task's head. taught: bool [blocks, width], the outputs that its samples with a block say anything of."""
+    """A task's head.
+
+    taught: bool [blocks, width], the outputs that its samples with a block say anything of
+    reads: the `statistics_id`s of its blocks
+    """
 
     task: Task
     solver: Solver
     head: SolvedHead
     taught: np.ndarray
+    reads: frozenset[str]
 
     def outputs(self, vectors: TaskVectors) -> SolvedOutputs:
-        """Its outputs for samples; nothing is known of an output that was taught with none of a sample's inputs."""
+        """Its outputs for samples; nothing is known of an output that was taught with none of a sample's inputs.
+
+        vectors: of the task; blocks that the head does not read are left out.
+        """
+        vectors = vectors.only(self.reads)
         there = np.stack([block.present for block in vectors.blocks], 1)
         known = (there[:, :, None] & self.taught).any(1)
         if self.solver.pairs:
@@ -45,17 +54,24 @@ class TaskHead:
 
 
 def solve(
-    manifest: Manifest, total: Statistics, strengths: Mapping[str, Strength] | None = None
+    manifest: Manifest,
+    total: Statistics,
+    strengths: Mapping[str, Strength] | None = None,
+    *,
+    unlettered: Collection[str] = (),
 ) -> dict[str, TaskHead]:
     """The heads by task; none of a task of which the total says nothing.
 
     total: sums of this manifest's meaning
     strengths: by task, in place of the manifest's
+    unlettered: tasks whose heads read no letters, of those that `reads_letters_beside`
     """
     section, heads = manifest.statistics, {}
     for task in covered(manifest):
         assert isinstance(section, Section)
         solver, (blocks, options) = solver_of(task), blocks_of(section, task)
+        if task.name in unlettered:
+            blocks, options = _without_letters(blocks), _without_letters(options)
         part = total.of_task(task.name)
         assert solver
         taught = np.stack([solver.taught(task, _of_block(part, block.statistics_id)) for block in blocks])
@@ -63,21 +79,37 @@ def solve(
             read = Blocks(*([(block.statistics_id, block.dimension) for block in some] for some in (blocks, options)))
             strength = (strengths or {}).get(task.name) or Strength(section.shrinkage, section.prior_power)
             head = solver.head(task, part, read, strength)
-            heads[task.name] = TaskHead(task, solver, head, taught)
+            reads = frozenset(block.statistics_id for block in (*blocks, *options))
+            heads[task.name] = TaskHead(task, solver, head, taught, reads)
     return heads
 
 
+def reads_letters_beside(section: Section, task: Task) -> bool:
+    """Whether a head of the task reads letters, and could do without."""
+    sides = blocks_of(section, task)
+    return any(_without_letters(side) != side for side in sides) and all(map(_without_letters, sides))
+
+
+def _without_letters(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+    return tuple(block for block in blocks if block.kind != "letters")
+
+
 def solve_on_top(
-    manifest: Manifest, own: Statistics, others: Statistics, priors: Mapping[str, float]
+    manifest: Manifest,
+    own: Statistics,
+    others: Statistics,
+    priors: Mapping[str, float],
+    unlettered: Collection[str] = (),
 ) -> dict[str, TaskHead]:
     """The heads of own sums and those of others: as `kinds.ON_TOP` moves them where a task has a prior, else added.
 
     priors: samples that the others' solution counts as, by task
+    unlettered: as for `solve`
     """
-    heads = solve(manifest, add(own, others))
+    heads = solve(manifest, add(own, others), unlettered=unlettered)
     if not priors or not others.cells:
         return heads
-    shared, mine = solve(manifest, others), solve(manifest, own)
+    shared, mine = (solve(manifest, part, unlettered=unlettered) for part in (others, own))
     for name in priors.keys() & heads.keys() & shared.keys() & mine.keys():
         if on_top := ON_TOP.get(heads[name].task.kind):
             total, theirs, ours = (some[name].head for some in (heads, shared, mine))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,11 @@ class TaskVectors:
         """The vectors of the samples with these numbers."""
         options = tuple(tuple(block.subset(rows) for block in option) for option in self.options)
         return TaskVectors(tuple(block.subset(rows) for block in self.blocks), options)
+
+    def only(self, blocks: Collection[str]) -> TaskVectors:
+        """The same samples with these blocks alone, by `statistics_id`."""
+        parts = (tuple(b for b in some if b.statistics_id in blocks) for some in (self.blocks, *self.options))
+        return TaskVectors(next(parts), tuple(parts))
 
 
 def all_present(blocks: Sequence[BlockVectors]) -> np.ndarray:
