@@ -29,7 +29,7 @@ export PYTHON PIP_EXTRA
 export HOMEROOM_DEVICE_PYTHON := $(CURDIR)/$(DEVICE)/bin/python
 export HOMEROOM_LITERT_PYTHON := $(CURDIR)/$(LITERT)/bin/python
 
-.PHONY: help demo test test-extra test-oldest test-flower quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization bench-solved bench-languages bench-modalities bench-faults bench-scale bench-storage bench-robustness bench-unlearning bench-apps bench-honesty bench-baselines freeze freeze-pi freeze-flower clean
+.PHONY: help demo test test-extra test-oldest test-flower quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization bench-solved bench-languages bench-modalities bench-faults bench-scale bench-storage bench-robustness bench-equity bench-unlearning bench-apps bench-honesty bench-baselines freeze freeze-pi freeze-flower clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -134,6 +134,9 @@ bench-honesty: $(VENV)/.ready ## what a device says against what holds: sure ans
 
 bench-baselines: $(VENV)/.ready ## a device beside five simple peers on seven lessons, ten splits (hours; SPLITS=2 ONLY="digits;spoken": minutes)
 	$(BIN)/python benchmarks/baselines.py $(if $(SPLITS),--splits $(SPLITS)) $(if $(ONLY),--only "$(ONLY)") $(if $(DATA),--data $(DATA)) $(if $(JSON),--json $(JSON))
+
+bench-equity: $(VENV)/.ready ## who is served: the worst tenth of schools beside the mean, by how a release weighs schools (QUICK=1: minutes)
+	$(BIN)/python benchmarks/equity.py $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
 
 bench-robustness: $(VENV)/.ready ## accuracy of plain rounds with liars among the devices, by rule and attack (hours; QUICK=1: minutes)
 	$(BIN)/python benchmarks/robustness.py $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
