@@ -16,6 +16,7 @@ from homeroom.cli.options import (
     budget_of,
     budget_options,
     for_person,
+    group_option,
     json_text,
     one_line,
     opened,
@@ -63,6 +64,7 @@ def init(
 @click.option("--ignore", default="", metavar="COLUMNS", help="Columns to pass over, separated by commas.")
 @click.option("--map", "columns", multiple=True, metavar="COLUMN=NAME", help="The bundle's name for a sheet's column.")
 @click.option("--decimal", type=click.Choice(["point", "comma"]), help="Of numbers that could be read in two ways.")
+@group_option
 @click.option(
     "--skip-bad", type=OUT_FILE, metavar="OUT.csv", help="Take the valid rows; write the others there, with why."
 )
@@ -75,6 +77,7 @@ def add(
     ignore: str,
     columns: tuple[str, ...],
     decimal: Decimal | None,
+    group: str,
     skip_bad: Path | None,
     machine: bool,
     bundle: Path | None,
@@ -88,7 +91,7 @@ def add(
 
     names = dict(_column_pair(pair) for pair in columns)
     ignored = frozenset(filter(None, (" ".join(name.split()) for row in csv.reader([ignore]) for name in row)))
-    options = ReadOptions(ignored, names, decimal or "", skip_bad is not None)
+    options = ReadOptions(ignored, names, decimal or "", skip_bad is not None, group)
     if skip_bad is not None and skip_bad.exists():
         raise InputError("is there already", where=str(skip_bad), remedy="give the name of a new file")
     with opened(directory, bundle, root) as device:
@@ -219,20 +222,24 @@ def predict(directory: Path, inputs: tuple[str, ...], profile: str | None, machi
 @click.command()
 @click.argument("directory", type=FOLDER)
 @click.argument("samples", type=PATH, nargs=-1, required=True)
+@group_option
 @as_json
-def score(directory: Path, samples: tuple[Path, ...], machine: bool) -> None:
+def score(directory: Path, samples: tuple[Path, ...], group: str, machine: bool) -> None:
     """Say how well the model in use does on labelled SAMPLES, which are not stored, and what each part of it does.
+
+    Says too how many of them, or of their groups, this device learns from.
 
     Example: homeroom device score classroom/ test.csv
     """
     with readable(directory) as device:
-        scores = device.score(*samples, note=lambda sentence: say(sentence, err=True))
+        scores = device.score(*samples, note=lambda sentence: say(sentence, err=True), group=group)
     if machine:
         click.echo(json_text({task: plain(value) for task, value in scores.items()}))
         return
     for task, value in scores.items():
         if value.n:
-            say(f"{task}: {value.detail}, {value.n} samples")
+            learned = f", {value.learned:,} of them held here to learn from" if value.learned else ""
+            say(f"{task}: {value.detail}, {value.n} samples{learned}")
             if value.by_part:
                 say(f"  {value.by_part}")
 

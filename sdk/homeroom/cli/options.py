@@ -44,6 +44,9 @@ BUDGET_OPTIONS = (
     click.option("--quiet", multiple=True, help=f"Hours in which it never trains. {SPANS}"),
 )
 for_person = click.option("--profile", metavar="PERSON", help="This person's own model.")
+group_option = click.option(
+    "--group", default="", metavar="NAME", help="A slot or a column, such as topic, that is held out whole to judge by."
+)
 as_json = click.option("--json", "machine", is_flag=True, help="Print one JSON object.")
 
 

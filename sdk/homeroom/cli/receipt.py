@@ -35,6 +35,9 @@ def receipt_lines(receipt: AddReceipt, directory: Path) -> Iterator[str]:
     for task, labelled in receipt.labelled.items():
         without = f", {total - labelled:,} without a label" if labelled < total else ""
         yield f"  {task:{width}}  {labelled:,} labelled{without}"
+    if receipt.group:
+        without = f"; {total - receipt.grouped:,} have none, and are apart by their pupil" * (receipt.grouped < total)
+        yield f"  held out whole by {receipt.group}: {receipt.grouped:,} in {counted(receipt.groups, 'group')}{without}"
     for slot, number in receipt.longer.items():
         yield f"  {counted(number, f'{slot} input')} longer than the model reads: a part is left out"
     if receipt.quarantined:

@@ -62,6 +62,7 @@ class Sample:
         self.source, self.language = source, language
         self.retain_until = retain_until
         self.origin: str | None = None  # the file and row it was read from
+        self.group: Group | None = None  # as `ingest.group_column` finds it
 
     def __repr__(self) -> str:
         return f"Sample({', '.join(self.inputs)}; labels {self.labels}; subject {self.subject!r})"
@@ -89,11 +90,23 @@ class InputReference(msgspec.Struct, frozen=True, array_like=True):
 StoredInput = str | bytes | Row | list[Interaction] | InputReference
 
 
+class Group(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a sample is held out whole with: a slot's content, or the value of a further column.
+
+    name: of the slot or column
+    value: of the column; empty where it is a slot
+    """
+
+    name: str
+    value: str = ""
+
+
 class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
     """A checked sample.
 
     inputs: by slot, a value or None for each of its inputs; media as encoded files. From the store, references.
     author: who wrote or took it, where that is another than the subject.
+    group: what it is held out whole with, as a person said when it was added.
     aside: why the sample is quarantined until a person has looked at it; empty where it is not.
     left_out, weighed: by slot, the indices of poor inputs, where the rest of the sample is trained on all the same:
     those that are ignored, and those that count less.
@@ -110,6 +123,7 @@ class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
     left_out: dict[str, list[int]] = {}
     weighed: dict[str, list[int]] = {}
     author: str | None = None
+    group: Group | None = None
     sample_id: str = ""
 
     @property
@@ -139,6 +153,15 @@ class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
 def digest_of(value: StoredInput) -> bytes:
     """SHA-256 of an input's content, the key of its cached features."""
     return value.digest if isinstance(value, InputReference) else sha256(hashed_content(value)).digest()
+
+
+def group_key(sample: StoredSample) -> str:
+    """Equal for samples of one group, in any case of letters: its name, a colon, a digest; "" where it is in none."""
+    if sample.group is None:
+        return ""
+    name, value = sample.group.name, sample.group.value.casefold() or None
+    content = value if value is not None else next(iter(sample.inputs.get(name, ())), None)
+    return "" if content is None else f"{name}:{digest_of(content).hex()}"
 
 
 def input_kind(value: StoredInput) -> InputKind:

@@ -86,6 +86,7 @@ def resolve(
         labels=labels,
         subject=subject,
         author=None if author == subject else author,
+        group=sample.group,
         consent=check_consent(sample.consent),
         source=check_text_field("source", sample.source),
         retain_until=_check_date(sample.retain_until),

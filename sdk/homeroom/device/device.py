@@ -23,6 +23,7 @@ from homeroom.data.decoder import client as decoder
 from homeroom.data.samples import Sample, StoredSample
 from homeroom.data.tasks.metrics import Score
 from homeroom.device import consents, profile_transfer
+from homeroom.device.held import grouped_alike
 from homeroom.device.install import installed_bundle, open_device, upgrade_bundle
 from homeroom.device.judging import judge_in_use
 from homeroom.device.local_samples import (
@@ -140,13 +141,14 @@ class Device(DeviceReader):
         with self.changes:
             self.store.close()
 
-    def add(self, *samples: Sample | str | Path, gates: bool = True) -> list[str]:
+    def add(self, *samples: Sample | str | Path, gates: bool = True, group: str = "") -> list[str]:
         """Checks and stores samples, all or none; returns their ids. Raises InputError where one is not valid.
 
         samples: or .jsonl files, sheets (.csv, .tsv, .xlsx) and folders of media.
         gates: check their quality, and quarantine poor inputs and near copies (`set_aside`).
+        group: a slot, or a further column or field, whose content is held out whole to judge by.
         """
-        return list(self.take_in(*samples, gates=gates).sample_ids)
+        return list(self.take_in(*samples, gates=gates, options=ingest.ReadOptions(group=group)).sample_ids)
 
     @one_at_a_time
     def take_in(
@@ -160,7 +162,7 @@ class Device(DeviceReader):
         intake = ingest.Intake(options or ingest.ReadOptions(), today.isoformat(), adding=True)
         read = ingest.read(samples, self.bundle.manifest, intake)
         policy = policy_in_force(self.store)
-        admitted = tally.of(admit_samples(policy, read, today, intake.refuse))
+        admitted = grouped_alike(self.store, tally.of(admit_samples(policy, read, today, intake.refuse)))
         refuse_new, before = refuse_unconsented(policy, intake.refuse), self.store.count()
         if gates:
             ids = add_checked(self.store, self.bundle.manifest, admitted, changes, refuse_new)

@@ -15,6 +15,7 @@ from homeroom.data.tasks.answers import Answer
 from homeroom.data.tasks.metrics import Score
 from homeroom.data.validation import find_task
 from homeroom.device import profiles
+from homeroom.device.held import learned_of
 from homeroom.device.install import TIER, InstalledBundle, installed_bundle, offered_tier
 from homeroom.device.model_in_use import ModelInUse, model_in_use
 from homeroom.device.profiles import Profile
@@ -112,22 +113,31 @@ class DeviceReader:
         return explain(model.bundle, model.graphs, model.theta, stored, example, answer, asked, label, answers, solved)
 
     def score(
-        self, *samples: Sample | str | Path, profile: str | None = None, note: Callable[[str], None] | None = None
+        self,
+        *samples: Sample | str | Path,
+        profile: str | None = None,
+        note: Callable[[str], None] | None = None,
+        group: str = "",
     ) -> dict[str, Score]:
         """Scores by task of the model in use, or of a person's own, on labelled samples, which are not stored.
 
-        Where solved heads answer with theta, `parts` has what each does alone.
+        Where solved heads answer with theta, `parts` has what each does alone; `learned` counts the samples that the
+        device holds to learn from: of new ones fewer answers may be right.
         samples: as of `Device.add`. Raises InputError where one is not valid.
-        note: takes a sentence on each file that was not read, on what was understood otherwise than it stands, and on a
-            model whose training was cut short.
+        note: takes a sentence on each file that was not read, on what was understood otherwise than it stands, on a
+            model whose training was cut short, and on samples or groups that this device learns from.
+        group: as of `Device.add`.
         """
         model = self._model(profile)
-        stored = list(ingest.read(samples, model.bundle.manifest, intake := ingest.Intake()))
+        intake = ingest.Intake(ingest.ReadOptions(group=group))
+        stored = list(ingest.read(samples, model.bundle.manifest, intake))
+        with self._read() as (store, _):
+            learned = learned_of(store, model.bundle.manifest, stored)
         if note is not None:
             unread = (f"{name}: {why}" for name, why in intake.unread.items())
-            for sentence in filter(None, (*intake.notes, *unread, model.note)):
+            for sentence in filter(None, (*intake.notes, *unread, model.note, *learned.sentences)):
                 note(sentence)
-        return model.score(stored)
+        return learned.counted(model.score(stored))
 
     def profile(self, subject: str) -> Profile | None:
         """A person's own model; None if there is none."""

@@ -12,7 +12,7 @@ from homeroom.data.decoder import client
 from homeroom.data.ingest import Intake, Problem
 from homeroom.data.names import near_names
 from homeroom.data.preprocess.media import heard_s
-from homeroom.data.samples import DEFAULT_SUBJECT, StoredSample
+from homeroom.data.samples import DEFAULT_SUBJECT, StoredSample, group_key
 from homeroom.runtime.bundle import Bundle
 from homeroom.store.records import AddReport
 from homeroom.store.store import Store
@@ -34,6 +34,7 @@ class AddReceipt:
     refused: rows that cannot be taken. read: files that were read; unread: files of a folder that were not, and why.
     corrected: how many of those that were there are other than before, by what changed.
     without_consent: how many are kept and never trained on, since consent is refused or withdrawn.
+    group: the slots or columns that samples are held out whole by; grouped, groups: how many are, in how many groups.
     missing: cells that were taken as missing, by their text. notes: sentences about what was understood otherwise.
     """
 
@@ -50,6 +51,9 @@ class AddReceipt:
     corrected: Mapping[str, int] = field(default_factory=dict)
     without_consent: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    group: str = ""
+    grouped: int = 0
+    groups: int = 0
 
 
 @dataclass
@@ -63,6 +67,7 @@ class Tally:
     subjects: set[str] = field(default_factory=set)
     nobody: int = 0  # samples that name no subject
     without_consent: Counter[str] = field(default_factory=Counter)
+    grouped: Counter[str] = field(default_factory=Counter)  # samples by their group
 
     def of(self, samples: Iterable[StoredSample]) -> Iterator[StoredSample]:
         """Yields the samples, counted."""
@@ -70,6 +75,7 @@ class Tally:
             self.labelled.update(sample.labels.keys())
             self.nobody += sample.subject == DEFAULT_SUBJECT
             self.subjects |= {sample.subject, *([sample.author] if sample.author else [])}
+            self.grouped.update(filter(None, [group_key(sample)]))
             self.without_consent.update([sample.consent_state] * (sample.consent_state in FORBIDDING))
             pairs = [(slot, value) for slot, values in sample.inputs.items() for value in values]
             self.longer.update(slot for slot, value in pairs if self._is_longer(slot, value))
@@ -140,4 +146,7 @@ def write_receipt(
         corrected=dict(changes.corrected.most_common()),
         without_consent=dict(tally.without_consent),
         notes=intake.notes,
+        group=" and ".join(sorted({key.rpartition(":")[0] for key in tally.grouped})),
+        grouped=tally.grouped.total(),
+        groups=len(tally.grouped),
     )

@@ -28,7 +28,7 @@ from homeroom.store.sealed_rows import SampleFacts
 from homeroom.store.statistics import drop_sums
 
 Fingerprint = Callable[[StoredSample], bytes]
-STATED_FIELDS = (*sealed_rows.ID_FIELDS, "author")  # what a person says of a sample
+STATED_FIELDS = (*sealed_rows.ID_FIELDS, "author", "group")  # what a person says of a sample
 
 
 def add_samples(
@@ -233,6 +233,7 @@ def corrected(held: SampleFacts, new: SampleFacts) -> dict[str, Any]:
         "retain_until": min(ends, default=None),
         "language": new.language or held.language,
         "author": new.author or held.author,
+        "group": new.group or held.group,
     }
 
 
@@ -279,6 +280,8 @@ def _changes(held: SampleFacts, facts: SampleFacts) -> Iterator[str]:
         yield f"consent: {states[0]}, now {states[1]}" if states[0] != states[1] else "consent: who, when or why"
     if held.author != facts.author:
         yield "author: now known"
+    if facts.group and held.group != facts.group:
+        yield f"group: now its {facts.group.name}"
     for name in ("source", "retain_until", "language"):
         if (new := getattr(facts, name)) != getattr(held, name):
             yield f"{name}: now {new}"

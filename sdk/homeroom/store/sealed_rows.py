@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from homeroom.data.consent import Consent, consent_in_words
-from homeroom.data.samples import InputReference, StoredInput, StoredSample, digest_of, input_kind, input_length
+from homeroom.data.samples import Group, InputReference, StoredInput, StoredSample, digest_of, input_kind, input_length
 from homeroom.store.data_keys import SEALED_TWICE, DataKeys, Subject, content_index, near_index
 from homeroom.store.encryption import INDEX_BYTES
 from homeroom.system.sqlite import Database
@@ -19,7 +19,7 @@ from homeroom.system.sqlite import Database
 ID_FIELDS = ("labels", "consent", "source", "retain_until", "language")  # they and the inputs make a sample's id
 SAMPLE_COLUMNS = "sample_id, subject_id, content, facts, aside"
 SAMPLE_TAG = sha256(b"sample").digest()
-GIVEN_FIELDS = (*ID_FIELDS, "aside", "left_out", "weighed")  # of a sample, which its facts have as they stand
+GIVEN_FIELDS = (*ID_FIELDS, "group", "aside", "left_out", "weighed")  # of a sample, which its facts have as they stand
 INPUT_NAME = "content || '/' || place"
 HAS_ID = "SELECT 1 FROM samples WHERE sample_id = ?"
 INSERT_SAMPLE = """INSERT INTO samples (sample_id, subject_id, content, facts, aside, near, content_index)
@@ -36,6 +36,7 @@ class SampleFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     consent: of a store before version 5 a text
     author: the number of the subject who wrote it or took it, where that is another than whom it is about
     near: a fingerprint that near copies share
+    group: as of `StoredSample`
     replaced: digests of the labels that were corrected
     """
 
@@ -52,6 +53,7 @@ class SampleFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     author: int | None = None
     near: bytes = b""
     replaced: tuple[bytes, ...] = ()
+    group: Group | None = None
 
     @property
     def places(self) -> set[int]:
@@ -85,7 +87,8 @@ def pack_sample(sample: StoredSample, author: int | None = None, near: bytes = b
 
 def sample_id_of(facts: SampleFacts, subject: Subject) -> str:
     """A keyed digest of content, labels and facts, hexadecimal; the same whether it is quarantined or not."""
-    fields = {name: getattr(facts, name) for name in ID_FIELDS} | ({"author": facts.author} if facts.author else {})
+    later = [name for name in ("author", "group") if getattr(facts, name)]  # without them, ids stay as they were
+    fields = {name: getattr(facts, name) for name in (*ID_FIELDS, *later)}
     packed = msgspec.msgpack.encode(fields, order="sorted")
     return subject.cipher.index_of_digests(SAMPLE_TAG, sha256(packed).digest(), facts.content_digest).hex()
 
@@ -155,6 +158,7 @@ def sample_of(facts: SampleFacts, subject: str, author: str | None = None, sampl
         left_out=facts.left_out,
         weighed=facts.weighed,
         author=author,
+        group=facts.group,
         sample_id=sample_id,
     )
 

@@ -92,8 +92,9 @@ def media_format(data: bytes) -> tuple[str, str]:
 def _document(export: Export, media: Any) -> dict[str, Any]:
     samples = [msgspec.structs.asdict(sample) for sample in export.samples]
     for number, row in enumerate(samples):
-        if row["author"] is None:
-            del row["author"]  # as in a release that knows none
+        for name in ("author", "group"):
+            if row[name] is None:
+                del row[name]  # as in a release that knows none
         row["inputs"] = {slot: list(values) for slot, values in row["inputs"].items()}
         for slot, values in row["inputs"].items():
             for index, value in enumerate(values):

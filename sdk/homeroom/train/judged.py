@@ -25,7 +25,7 @@ class Judged:
 
     labelled: samples with a label that their inputs can teach; judging: those of them that were kept apart to judge
     apart: what sets these from the others: whole groups of samples, else whole pupils
-    group: the slot whose content no sample of both sides shares, where groups are apart
+    group: the slots or columns whose content no sample of both sides shares, where groups are apart
     only_label: in words, where all have the same
     """
 
@@ -99,7 +99,7 @@ def _set_apart(asked: Sequence[tuple[str, str]], taught: Sequence[tuple[str, str
     """
     groups = {group for _, group in asked}
     if asked and all(groups) and groups.isdisjoint(group for _, group in taught):
-        return "groups", min(groups).partition(":")[0]
+        return "groups", " or ".join(sorted({group.rpartition(":")[0] for group in groups}))
     judges, teachers = ({subject for subject, _ in side} for side in (asked, taught))
     others = judges.isdisjoint(teachers) and DEFAULT_SUBJECT not in judges | teachers
     return "pupils" if others else "samples", ""

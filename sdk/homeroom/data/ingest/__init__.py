@@ -8,8 +8,9 @@ from pathlib import Path
 
 from homeroom.contract.manifest import Manifest
 from homeroom.data.consent import check_day
-from homeroom.data.ingest.column_memory import recall, remember
+from homeroom.data.ingest.column_memory import begin_sheet, remember
 from homeroom.data.ingest.folder import lesson_folder, read_folder, why_not_read
+from homeroom.data.ingest.group_column import check_group, with_group
 from homeroom.data.ingest.hand_over import EXPORT_FILE, read_hand_over
 from homeroom.data.ingest.intake import Intake, Problem, ReadOptions
 from homeroom.data.ingest.jsonl import read_jsonl
@@ -32,10 +33,11 @@ def read(
     Raises InputError as `read_samples`, after all of them were read.
     """
     intake = intake or Intake()
+    check_group(intake.options.group, manifest)
     for item in samples:
         if isinstance(item, Sample):
             intake.begin("", {})
-            yield _kept(resolve(item, manifest, note=intake.note), intake)
+            yield _kept(resolve(with_group(item, manifest, intake), manifest, note=intake.note), intake)
         elif isinstance(item, str | os.PathLike):
             yield from _checked(Path(item), manifest, intake)
         else:
@@ -47,7 +49,7 @@ def read(
 def remember_columns(intake: Intake) -> None:
     """Remembers beside each sheet that was read what a person said of its columns; the intake notes it."""
     options = intake.options
-    for sheet in intake.sheets if options.columns or options.ignore else ():
+    for sheet in intake.sheets if options.columns or options.ignore or options.group else ():
         if sentence := remember(sheet, options):
             intake.note(sentence)
 
@@ -81,7 +83,7 @@ def _checked_as_remembered(path: Path, manifest: Manifest, intake: Intake) -> It
     elif path.suffix.lower() in JSON_LINES_SUFFIXES:
         samples, base = read_jsonl(path.resolve(), intake, reserved_fields(manifest)), path.parent
     elif path.suffix.lower() in SHEET_SUFFIXES:
-        intake.begin_sheet(path, recall(path, intake))
+        begin_sheet(path, manifest, intake)
         samples, base = read_sheet(path.resolve(), manifest, intake), path.parent
     else:
         raise InputError(
@@ -90,8 +92,10 @@ def _checked_as_remembered(path: Path, manifest: Manifest, intake: Intake) -> It
             remedy=why_not_read(path.suffix.lower())
             or "give a .csv, .tsv, .xlsx or .jsonl file, or a folder with pictures, sounds and texts",
         )
-    for sample in samples:
+    for read_as in samples:
+        sample = read_as
         try:
+            sample = with_group(read_as, manifest, intake)
             stored = _kept(resolve(sample, manifest, base=base, note=intake.note), intake)
         except InputError as problem:
             intake.refuse(problem, sample.origin or path.name)

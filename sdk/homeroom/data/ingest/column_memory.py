@@ -13,7 +13,9 @@ from pathlib import Path
 
 import msgspec
 
+from homeroom.contract.manifest import Manifest
 from homeroom.data.cells import Decimal
+from homeroom.data.ingest.group_column import check_group
 from homeroom.data.ingest.intake import Intake, ReadOptions
 from homeroom.data.ingest.sheet import TITLE_ROWS, ColumnNames, column_name, read_lines, workbook_of
 from homeroom.errors import InputError, StoreError
@@ -31,12 +33,14 @@ class RememberedSheet(msgspec.Struct, frozen=True, kw_only=True):
     columns: dict[str, str] = {}
     ignore: tuple[str, ...] = ()
     decimal: Decimal = ""
+    group: str = ""
 
     @property
     def summary(self) -> str:
         """What is remembered, in one line."""
         pairs = [f"{column} = {name}" for column, name in self.columns.items()]
-        return ", ".join([*pairs, *(f"{name} passed over" for name in self.ignore)])
+        grouped = [f"held out whole by {self.group}"] if self.group else []
+        return ", ".join([*pairs, *(f"{name} passed over" for name in self.ignore), *grouped])
 
 
 class ColumnMemory(msgspec.Struct, frozen=True):
@@ -44,6 +48,13 @@ class ColumnMemory(msgspec.Struct, frozen=True):
 
     format: int = MEMORY_FORMAT
     sheets: tuple[RememberedSheet, ...] = ()
+
+
+def begin_sheet(sheet: Path, manifest: Manifest, intake: Intake) -> None:
+    """Reads a sheet as `recall` says from now on; InputError where its samples cannot be grouped so."""
+    options = recall(sheet, intake)
+    check_group(options.group, manifest)
+    intake.begin_sheet(sheet, options)
 
 
 def recall(sheet: Path, intake: Intake) -> ReadOptions:
@@ -59,7 +70,8 @@ def recall(sheet: Path, intake: Intake) -> ReadOptions:
         if any(set(entry.header) == set(names) for names in lines):
             intake.note(f"{sheet.name}: its columns as {MEMORY_FILE} remembers them: {entry.summary}")
             decimal = given.decimal or entry.decimal
-            return replace(given, columns=entry.columns, ignore=frozenset(entry.ignore), decimal=decimal)
+            group = given.group or entry.group
+            return replace(given, columns=entry.columns, ignore=frozenset(entry.ignore), decimal=decimal, group=group)
     if before := next((entry for entry in reversed(memory.sheets) if entry.sheet == sheet.name), None):
         raise InputError(
             f"has other columns than last time: {_difference(before.header, _header(lines, before.header))}",
@@ -74,14 +86,15 @@ def remember(sheet: Path, options: ReadOptions) -> str:
 
     Empty, and nothing is remembered, where the sheet has none of these columns.
     """
-    said = [*options.columns, *options.ignore]
+    said = [*options.columns, *options.ignore, *filter(None, [options.group])]
     header = _header(_first_lines(sheet, said), said)
     columns = {column: name for column, name in options.columns.items() if column in header}
     ignore = tuple(name for name in header if name in options.ignore)
-    if not columns and not ignore:
+    group = options.group if any(map(ColumnNames([options.group]).find, [*header, *columns.values()])) else ""
+    if not columns and not ignore and not group:
         return ""
     entry = RememberedSheet(
-        sheet=sheet.name, header=tuple(header), columns=columns, ignore=ignore, decimal=options.decimal
+        sheet=sheet.name, header=tuple(header), columns=columns, ignore=ignore, decimal=options.decimal, group=group
     )
     path = sheet.with_name(MEMORY_FILE)
     try:

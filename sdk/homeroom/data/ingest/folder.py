@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from homeroom.contract.manifest import Manifest
-from homeroom.data.ingest.column_memory import MEMORY_FILE, recall
+from homeroom.data.ingest.column_memory import MEMORY_FILE, begin_sheet
 from homeroom.data.ingest.hand_over import EXPORT_FILE
 from homeroom.data.ingest.intake import PROBLEMS_SHOWN, Intake
 from homeroom.data.ingest.jsonl import read_jsonl
@@ -87,7 +87,7 @@ def read_folder(folder: Path, manifest: Manifest, intake: Intake) -> Iterator[Sa
     files = _readable_files(folder, manifest, intake)
     sheet = _sheet_of(folder, intake)
     if sheet is not None and sheet.suffix.lower() in SHEET_SUFFIXES:
-        intake.begin_sheet(sheet, recall(sheet, intake))
+        begin_sheet(sheet, manifest, intake)
     if sheet is not None and not _labels_files(sheet, manifest, intake):
         yield from _sheet_samples(sheet, manifest, files, intake)
         return
@@ -101,7 +101,7 @@ def read_folder(folder: Path, manifest: Manifest, intake: Intake) -> Iterator[Sa
     for path in files:
         groups.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
     rows = {} if sheet is None else _rows_by_group(folder, sheet, groups, manifest, intake)
-    columns = SheetColumns.of(manifest, intake, sheet, FILE_COLUMN)
+    columns = SheetColumns.of(manifest, intake, sheet, FILE_COLUMN, intake.options.group)
     for name, members in groups.items():
         row, where = rows.get(name, ({}, name))
         with intake.row(where, {FILE_COLUMN: name, **row}):
@@ -183,7 +183,8 @@ def _labels_files(sheet: Path, manifest: Manifest, intake: Intake) -> bool:
     """Whether the sheet's rows label files, by a column `file`."""
     if sheet.suffix.lower() == ".jsonl":
         return False
-    rows = read_rows(sheet, known_columns(manifest, FILE_COLUMN), Intake(intake.options, adding=intake.adding))
+    known = known_columns(manifest, FILE_COLUMN, intake.options.group)
+    rows = read_rows(sheet, known, Intake(intake.options, adding=intake.adding))
     return FILE_COLUMN in next((row for row, _ in rows), {})
 
 
@@ -209,7 +210,7 @@ def _rows_by_group(
     """Rows of the sheet and where each is, by the group of files that they label."""
     rows: dict[str, tuple[Row, str]] = {}
     known = {file.relative_to(folder).as_posix(): name for name, files in groups.items() for file in files}
-    for row, where in read_rows(sheet, known_columns(manifest, FILE_COLUMN), intake):
+    for row, where in read_rows(sheet, known_columns(manifest, FILE_COLUMN, intake.options.group), intake):
         file = str(row.get(FILE_COLUMN, "")).strip()
         name = known.get(file, file if file in groups else None)
         if name is None or name in rows:

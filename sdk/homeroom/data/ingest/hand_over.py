@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from homeroom.contract.manifest import Manifest
+from homeroom.data.ingest.group_column import stated_group
 from homeroom.data.ingest.intake import Intake
 from homeroom.data.samples import Sample
 from homeroom.data.validation import find_slot
@@ -29,7 +30,7 @@ class HandOver(msgspec.Struct, frozen=True):
 
 
 def read_hand_over(folder: Path, manifest: Manifest, intake: Intake) -> Iterator[Sample]:
-    """Yields the samples, not yet checked: labels, texts, media, subject, author, consent, source and last day.
+    """Yields the samples, not yet checked: labels, texts, media, people, group, consent, source and last day.
 
     Raises InputError where export.json is none of `hand-over`.
     """
@@ -78,5 +79,5 @@ def _to_sample(row: dict[str, Any], manifest: Manifest) -> Sample:
     if not isinstance(stated.get("labels", {}), dict):
         raise InputError("labels must be an object of task and label")
     sample = Sample(**stated)
-    sample.inputs = inputs
+    sample.inputs, sample.group = inputs, stated_group(row.get("group"))
     return sample

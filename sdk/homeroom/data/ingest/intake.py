@@ -21,13 +21,15 @@ class ReadOptions:
     """How sheets and files are read.
 
     ignore: columns that are passed over. columns: the bundle's name for a sheet's column. decimal: the separator of
-    numbers, where the sheet does not prove it. skip_bad: leave out rows that cannot be taken.
+    numbers, where the sheet does not prove it. skip_bad: leave out rows that cannot be taken. group: a slot or
+    a further column whose content is held out whole to judge by.
     """
 
     ignore: frozenset[str] = frozenset()
     columns: Mapping[str, str] = field(default_factory=dict)
     decimal: Decimal = ""
     skip_bad: bool = False
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Intake:
     read: files that were read. unread: files of a folder that were not, each with the reason.
     missing: cells taken as missing, by their text.
     notes: sentences about what was understood otherwise than it stands. sheets: that were read.
+    grouped: samples with a group.
     """
 
     options: ReadOptions = field(default_factory=ReadOptions)
@@ -67,6 +70,7 @@ class Intake:
     missing: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     sheets: list[Path] = field(default_factory=list)
+    grouped: int = 0
     _place: str = ""
     _row: Mapping[str, Any] = field(default_factory=dict)
 
@@ -114,6 +118,9 @@ class Intake:
                 raise InputError(what, remedy=f"there are {', '.join(sorted(self.columns))}" if self.columns else "")
         if self.problems and not self.options.skip_bad:
             raise self.error()
+        if (name := self.options.group) and not self.grouped:
+            there = f"there are {', '.join(sorted(self.columns))}" if self.columns else ""
+            raise InputError(f"no sample has what --group names: {name!r}", remedy=there or "name a slot or a column")
 
     def error(self) -> InputError:
         """One problem as its own error; several as a list, with their number by column."""

@@ -38,8 +38,9 @@ def read_sheet(path: Path, manifest: Manifest, intake: Intake) -> Iterator[Sampl
 
 
 def _samples(path: Path, manifest: Manifest, intake: Intake) -> Iterator[Sample]:
-    columns = SheetColumns.of(manifest, intake, path)
-    for row, where in read_rows(path, known_columns(manifest), intake):
+    group = intake.options.group
+    columns = SheetColumns.of(manifest, intake, path, group)
+    for row, where in read_rows(path, known_columns(manifest, group), intake):
         with intake.row(where, row):
             if row.keys() == {LINE_COLUMN} and isinstance(line := row[LINE_COLUMN], str):
                 yield line_to_sample(line.encode(), where, columns.reserved)
@@ -72,8 +73,8 @@ class SheetColumns:
 
 
 def known_columns(manifest: Manifest, *more: str) -> ColumnNames:
-    """The names of columns that a bundle knows. more: further names."""
-    names = [*(name for name in reserved_fields(manifest) if name != "labels"), LINE_COLUMN, *more]
+    """The names of columns that a bundle knows. more: further names, empty ones aside."""
+    names = [*(name for name in reserved_fields(manifest) if name != "labels"), LINE_COLUMN, *filter(None, more)]
     for slot in manifest.slots:
         parts = [str(number) for number in range(slot.count)]
         spec = manifest.modality(slot.modality).preprocess

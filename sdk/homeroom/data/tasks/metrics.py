@@ -26,6 +26,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     parts: of "theta" and "solved" alone, where solved heads answer with theta, and solved_weight of these; else absent.
         "others": of what other schools' statistics would give without the own ones, where some are here.
     auc: area under the ROC curve; tracing only, None where all answers are right, or all wrong.
+    learned: how many of these samples a device holds to learn from, where it says so; else absent.
     """
 
     n: int
@@ -42,6 +43,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     error: float | None = None
     parts: dict[str, Score] | msgspec.UnsetType = msgspec.UNSET
     solved_weight: float | msgspec.UnsetType = msgspec.UNSET
+    learned: int | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         if self.accuracy is not None:

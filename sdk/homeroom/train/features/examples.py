@@ -10,7 +10,7 @@ import numpy as np
 from homeroom.contract.manifest import Manifest
 from homeroom.data.preprocess.raw_inputs import token_count
 from homeroom.data.quality.finding import DEFAULT_INPUT_WEIGHT
-from homeroom.data.samples import StoredSample, digest_of
+from homeroom.data.samples import StoredSample, digest_of, group_key
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
@@ -80,10 +80,10 @@ def examples(
 
 
 def group_of(manifest: Manifest, sample: StoredSample) -> str:
-    """What a sample is held out with: the slot and the content that a task which labels it is judged by; else ""."""
+    """What a sample is held out with, by a task that labels it and names a slot, else as it was added; else ""."""
     for task in manifest.tasks:
         if isinstance(task.group, str) and task.name in sample.labels:
             value = next(iter(sample.inputs.get(task.group, ())), None)
             if value is not None:
                 return f"{task.group}:{digest_of(value).hex()}"
-    return ""
+    return group_key(sample)
