@@ -23,7 +23,7 @@ def grouped_alike(store: Store, samples: Iterable[StoredSample]) -> Iterator[Sto
     for sample in samples:
         given |= {sample.group.name} if sample.group else set()
         yield sample
-    held = {sample.group.name for sample in store.select(lambda one: one.group is not None)} if given else set()
+    held = {one.group.name for one in store.select(lambda one: one.group is not None) if one.group} if given else set()
     if len(held) > 1:
         others = ", ".join(map(repr, sorted(held - given))) or "several columns"
         raise InputError(
