@@ -36,11 +36,13 @@ class Found:
     """Updates that can be taken out, by member, the oldest first.
 
     others: of the same members that hold nothing of the part, and stay. kept: that stay since their bytes are gone.
+    statistics: members whose statistics are here; they stay.
     """
 
     updates: Mapping[str, Sequence[str]]
     others: int = 0
     kept: int = 0
+    statistics: int = 0
 
     @property
     def count(self) -> int:
@@ -76,7 +78,8 @@ def find(rounds: Rounds, officer: Officer, key: str, school: str, part: Part = P
             updates[name] = of_part
     if not updates:
         raise InputError(_nothing(rounds, part, others, kept), where=school or key[:8])
-    return Found(updates, others, kept)
+    statistics = sum(rounds.statistics.totals.find(name) is not None for name in names)
+    return Found(updates, others, kept, statistics)
 
 
 def _nothing(rounds: Rounds, part: Part, others: int, kept: int) -> str:
@@ -151,4 +154,9 @@ def lines(found: Found, part: Part) -> list[str]:
         )
     if found.kept:
         said.append(f"{found.kept} updates are older than what is kept (log.retain): they stay in the model.")
+    if found.statistics:
+        said.append(
+            f"Statistics of {found.statistics} of these devices stay, and solved heads answer from them: remove the "
+            "samples there, or revoke the key (of secure sums, then begin a new total)."
+        )
     return said

@@ -109,7 +109,7 @@ def own_total(
             poolings[name] = pooling
         elif sizes:
             held[name] = (
-                f"it needs {LEAST_MOMENT_SAMPLES} samples, and rows of {LEAST_SAMPLES} of {LEAST_SUBJECTS} subjects"
+                f"it needs {LEAST_MOMENT_SAMPLES} samples, and {LEAST_SAMPLES} of {LEAST_SUBJECTS} subjects in each row"
             )
     return OwnTotal(pool(whole, poolings), subjects_of(prints, poolings), prints, poolings), held
 
@@ -190,7 +190,7 @@ def held_tasks(before: OwnTotal, after: OwnTotal, *, late: bool) -> dict[str, st
             least = LEAST_MOMENT_SAMPLES if key[1] == MOMENTS else LEAST_SAMPLES
             if len(names) < LEAST_SUBJECTS or sum(names.values()) < least:
                 what = "it" if key[1] in ("", OTHERS, MOMENTS) else key[1]
-                held[task] = f"too few samples or subjects changed {what}: {least} of {LEAST_SUBJECTS} must"
+                held[task] = f"too little of {what} changed: it goes with {least} samples of {LEAST_SUBJECTS} subjects"
     return held
 
 

@@ -21,8 +21,10 @@ from homeroom.contract.statistics.encoding import encode
 from homeroom.contract.statistics.pooling import pool, poolings_of
 from homeroom.contract.statistics.sums import Cell, Statistics, merge
 from homeroom.errors import InputError, UpdateError
+from homeroom_aggregator.admin import withdrawal
 from homeroom_aggregator.admin.backup import backup, restore
 from homeroom_aggregator.admin.folder import open_rounds
+from homeroom_aggregator.admin.officers import OPERATOR
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.server.dashboard.formatting import event
 from homeroom_aggregator.server.dashboard.queries import statistics_text
@@ -288,12 +290,24 @@ def test_a_liar_within_the_bounds_is_let_in_and_moves_no_mean_beyond_norm_one(ro
     assert rounds.take_statistics(room.message(rounds, turned), room.name) == (1, "accepted")
 
 
+def test_who_withdraws_updates_is_told_that_statistics_stay(rounds: Rounds) -> None:
+    room, other = rooms(rounds, 2)
+    for one in (room, other):
+        rounds.update(one.device.update(rounds.configuration, 0.5, rounds.state.version), one.name)
+    rounds.take_statistics(room.message(rounds), room.name)
+    for one, stay in ((room, ["Statistics of 1 of these devices stay"]), (other, [])):
+        said = withdrawal.lines(withdrawal.find(rounds, OPERATOR, one.name, ""), withdrawal.Part())
+        assert [line[:37] for line in said] == stay
+
+
 def test_rows_of_too_few_samples_or_subjects_are_refused(rounds: Rounds) -> None:
     room = rooms(rounds, 1)[0]
     own = room.own(rounds)
     fewer = tuple(msgspec.structs.replace(s, subjects=2) if s.row == "a" else s for s in own.subjects)
     assert refused(rounds, room.message(rounds, subjects=fewer), room) == "too_few"
     assert refused(rounds, room.message(rounds, subjects=()), room) == "too_few"
+    twice = (msgspec.structs.replace(own.subjects[0], subjects=1 << 31), *own.subjects)  # more than samples, unseen
+    assert refused(rounds, room.message(rounds, subjects=twice), room) == "malformed"
     alone = Room("alone").enrol(rounds)
     alone.pupils = {"one": pupil_sums(1, samples=8)}
     assert (

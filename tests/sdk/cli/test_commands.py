@@ -67,10 +67,13 @@ def test_every_group_is_reached_and_every_alias_leads_to_a_command() -> None:
     assert not set(ALIASES) & set(COMMANDS)
 
 
+OPEN_NO_FOLDER = {"district unlearning test"}  # an auditor has a bundle and two versions, not the district
+
+
 @pytest.mark.parametrize("path", COMMANDS)
 def test_the_folder_comes_first(path: str) -> None:
     names = [argument.name for argument in arguments(path)]
-    if path.split()[0] in ("device", "district"):
+    if path.split()[0] in ("device", "district") and path not in OPEN_NO_FOLDER:
         assert names[0] == {"device": "directory", "district": "folder"}[path.split()[0]]
     assert not {"directory", "folder"} & set(names[1:])
 

@@ -81,7 +81,11 @@ def check_shared(total: Statistics, subjects: Iterable[Support], manifest: Manif
     for name in letter_tasks(manifest):
         if total.of_task(name).cells:
             raise UpdateError("letters of texts leave a device in secure rounds alone", code="malformed", where=name)
-    attested = {(s.task, s.row, s.first, s.last): s.subjects for s in subjects}
+    attested = dict[tuple[str, str, str, str], int]()
+    for s in subjects:
+        if (key := (s.task, s.row, s.first, s.last)) in attested:
+            raise UpdateError("two numbers of subjects for one row", code="malformed", where=s.task)
+        attested[key] = s.subjects
     for cell, values in total:
         if cell.kind == "count":
             _check_enough(cell, int(values[0]), attested, LEAST_SAMPLES)
