@@ -192,9 +192,7 @@ def install(source: Path, into: Path, *, root: str | None) -> Bundle:
         if source.is_dir():
             copy_signed_files(source, scratch, manifest.files)
         else:
-            decoder.run(
-                unpack_zip, str(source), str(scratch), dict(manifest.files), limit_s=UNPACK_LIMIT_S, error=BundleError
-            )
+            decoder.run(unpack_zip, source, scratch, dict(manifest.files), limit_s=UNPACK_LIMIT_S, error=BundleError)
         write_durable(scratch / MANIFEST_FILE, raw)
         write_durable(scratch / SIGNATURE_FILE, signature)
         bundle = open_bundle(scratch, root=root)
@@ -253,7 +251,7 @@ def read_bundle_id(source: Path) -> str:
 def _read_signed(source: Path) -> tuple[bytes, bytes]:
     """Manifest and signature of a directory or zip, as they stand."""
     if not source.is_dir():
-        return decoder.run(read_signed_zip, str(source), where=str(source), error=BundleError)
+        return decoder.run(read_signed_zip, source, where=str(source), error=BundleError)
     manifest, signature = (_read_limited(source, name, limit) for name, limit in SIGNED_LIMITS_BYTES.items())
     return manifest, signature
 

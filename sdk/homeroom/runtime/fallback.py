@@ -62,7 +62,7 @@ def add_fallback(bundle: Bundle, source: Path, graphs: tuple[Graph, ...], into: 
         if source.is_dir():
             copy_signed_files(source, scratch, files)
         else:
-            decoder.run(unpack_zip, str(source), str(scratch), files, limit_s=UNPACK_LIMIT_S, error=BundleError)
+            decoder.run(unpack_zip, source, scratch, files, limit_s=UNPACK_LIMIT_S, error=BundleError)
         for name in files:
             check_external_data(scratch / name, name, bundle.manifest.every_file)
         for name in files:

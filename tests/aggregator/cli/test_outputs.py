@@ -21,6 +21,8 @@ WRITTEN = {
     "device profile pack": {"file"},
     "device support-bundle": {"--out"},
     "bundle to-peft": {"out"},
+    "bundle recipe new": {"--out"},
+    "quickstart": {"folder"},
     "district init": {"folder", "--keys", "--out"},
     "district invite": {"--out"},
     "district dashboard": {"--key"},

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -33,6 +34,7 @@ from homeroom.data.preprocess.media import check
 from homeroom.data.preprocess.svg import SVG_LIMIT_S
 from homeroom.device.resources.budget import Budget, BudgetWatch
 from homeroom.errors import Code, HomeroomError, InputError
+from homeroom.runtime.unpack import read_signed_zip
 from homeroom.system import hardware
 
 PICTURE = ImagePreprocess(size=32, resize=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -430,3 +432,15 @@ def test_a_budget_tells_what_decoding_may_take(tmp_path: Path) -> None:
     assert room is not None
     assert 100e6 < room < 220e6
     assert Budget(megabytes=held / 2).begin(tmp_path).decode_room() == 0
+
+
+def test_a_relative_path_means_the_folder_of_this_process_though_the_decoder_started_in_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        with zipfile.ZipFile(tmp_path / name / "one.zip", "w") as archive:
+            archive.writestr("manifest.json", name)
+            archive.writestr("signature.json", name)
+        monkeypatch.chdir(tmp_path / name)  # the decoder starts in the first, or before
+        assert client.run(read_signed_zip, Path("one.zip"))[0] == name.encode()

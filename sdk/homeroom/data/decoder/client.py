@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar, get_args, get_type_hints
 
 import msgspec
@@ -51,11 +52,16 @@ def run(
 ) -> T:
     """Calls a module's function in the decoder; arguments and result are of the types that it is annotated with.
 
+    arguments: a Path arrives as an absolute str, since the decoder keeps the folder that it was started in
     where: the file, for the error
     limit_s: after which the decoder is ended
     error: raised where the decoder ends; its own errors are raised as they are
     """
     return _timed(function, arguments, where, limit_s, error)[0]
+
+
+def _encoded(argument: object) -> msgspec.Raw:
+    return msgspec.Raw(encode(str(argument.absolute()) if isinstance(argument, Path) else argument))
 
 
 def _timed(
@@ -66,7 +72,7 @@ def _timed(
     error: type[HomeroomError] = InputError,
 ) -> tuple[T, float]:
     """As `run`; also the seconds that it took, without those in which another thread had the decoder."""
-    raw = [msgspec.Raw(encode(argument)) for argument in arguments]
+    raw = [_encoded(argument) for argument in arguments]
     request = encode(DecoderRequest(function.__module__, function.__qualname__, raw, limit_s))
     with _lock:
         began_s = time.monotonic()
@@ -94,7 +100,7 @@ def stream(
     limit_s: of the decoder for the whole file, after which no more is asked for, however many requests its rows take
     """
     kind = get_args(get_type_hints(function)["return"])[0]
-    raw = [msgspec.Raw(encode(argument)) for argument in arguments]
+    raw = [_encoded(argument) for argument in arguments]
     left = [_left.pop() for _ in range(len(_left))]
     number = run(begin, function.__module__, function.__qualname__, raw, left, where=where)
     ended, left_s = False, limit_s

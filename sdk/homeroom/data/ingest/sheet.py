@@ -139,7 +139,7 @@ def workbook_of(path: Path) -> Workbook | None:
         return None
     from homeroom.data.ingest.excel import look_into
 
-    return run(look_into, str(path), where=path.name)
+    return run(look_into, path, where=path.name)
 
 
 def read_lines(path: Path, known: ColumnNames, book: Workbook | None) -> Iterator[Line]:
@@ -147,9 +147,9 @@ def read_lines(path: Path, known: ColumnNames, book: Workbook | None) -> Iterato
     if book is not None:
         from homeroom.data.ingest.excel import read_excel
 
-        yield from stream(read_excel, str(path), book.last, where=path.name)
+        yield from stream(read_excel, path, book.last, where=path.name)
     else:
-        yield from stream(read_text, str(path), known, where=path.name)
+        yield from stream(read_text, path, known, where=path.name)
 
 
 def column_name(cell: Any) -> str:
