@@ -119,7 +119,8 @@ def test_a_waiting_update_goes_at_once_with_its_schools_consent(district: Distri
 
 # Rights
 
-OWN_SCHOOL_ONLY = {"/members", "/consent", "/revoke"}  # of the routes, where a `school` sees or changes its own alone
+# Routes where a `school` sees or changes its own alone.
+OWN_SCHOOL_ONLY = {"/members", "/consent", "/revoke", "/withdraw"}
 
 
 def some_path(path: str) -> str:
@@ -181,6 +182,8 @@ def test_nobody_revokes_their_own_rank_or_higher(district: District, attack: Att
             attack.got += did(officer, "revoke", device=public_hex(people[other][1].key))
     for action in ("give", "withdraw"):
         attack.got += did(head, "consent", school="Lake School", by="me", action=action)
+    attack.got += did(head, "withdraw", school="Lake School", why="theirs")
+    attack.got += did(head, "withdraw", device=public_hex(elsewhere.key), why="theirs")
     attack.got += did(head, "revoke", device=public_hex(elsewhere.key))
     for _, victim in people.values():
         assert victim.round()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _thread
+import signal
 import threading
 import webbrowser
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_the_page_is_served_until_ctrl_c_and_opened_where_there_is_a_screen(
         try:
             pages.append(httpx.get(found.url, follow_redirects=True, timeout=60))
         finally:
-            _thread.interrupt_main()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # wakes it wherever it waits
 
     visitor = threading.Thread(target=visit)
     visitor.start()

@@ -114,5 +114,5 @@ def test_a_vector_of_another_length_is_refused() -> None:
 
 def test_a_device_without_the_extra_is_told_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "Crypto.Protocol.SecretSharing", None)
-    with pytest.raises(MissingExtraError, match=r"homeroom\[secure\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install .*\[secure\]"):
         split(bytes(16), 2, 3)

@@ -118,7 +118,7 @@ def test_where_litert_is_missing_one_sentence_names_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'homeroom\[litert\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install .*\[litert\]"):
         Device.open(tmp_path / "a", lite.STORED, runtime="litert")
     with pytest.raises(SystemExit) as ended:
         main(["device", "init", str(tmp_path / "b"), "--bundle", str(lite.STORED), "--runtime", "litert"])
