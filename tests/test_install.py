@@ -129,7 +129,9 @@ def test_the_command_line_works_there_and_names_a_missing_extra(installed: Path,
     command = shutil.which("homeroom", path=str(installed.parent))
     assert command
     assert "device" in run(installed, "-m", "homeroom", "--help")
-    done = subprocess.run([command, "district", "serve", str(tmp_path)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [command, "district", "serve", str(tmp_path)], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
     assert done.returncode == 13
     assert f"pip install '{ROOT}[aggregator]'" in done.stderr or f"pip install {ROOT}[aggregator]" in done.stderr
     assert "Traceback" not in done.stderr
