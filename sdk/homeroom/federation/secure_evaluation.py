@@ -16,7 +16,8 @@ import numpy as np
 
 from homeroom.contract.evaluation_counts import DeviceCounts
 from homeroom.errors import TrustError, UpdateError
-from homeroom.federation.evaluation import TOLD, EvaluationOutcome, ToldVersion, why_not
+from homeroom.federation import evaluation
+from homeroom.federation.evaluation import EvaluationOutcome, ToldVersion, why_not
 from homeroom.federation.evaluation_shape import EvaluationShape, encode_counts, segment_name
 from homeroom.federation.secure_round import (
     Announcement,
@@ -69,7 +70,7 @@ class EvaluationContribution:
         """Counts of the version; None where it was told of, is not here, or there is nothing to count."""
         version = announced.counted_version
         told = ToldVersion(place=self.place, version=version)
-        if not version or TOLD.read(self.store) == told or OFFER.exists(self.store):
+        if not version or evaluation.TOLD.read(self.store) == told or OFFER.exists(self.store):
             return None
         counts, possible = self.count(version), set(self.shape(announced).announced)
         if counts is None:
@@ -111,7 +112,7 @@ class EvaluationContribution:
             return
         if offer.offered in announced.status.summed:
             with self.store.step("evaluation summed"):
-                TOLD.write(self.store, ToldVersion(place=self.place, version=offer.counts.version))
+                evaluation.TOLD.write(self.store, ToldVersion(place=self.place, version=offer.counts.version))
                 OFFER.write(self.store, None)
         elif offer.round_id != announced.notice.round_id:
             OFFER.write(self.store, None)
@@ -126,5 +127,5 @@ def take_part_in_evaluation(context: SecureRoundContext, count: CountVersion) ->
         words = take_part(context, part)
     except UpdateError as problem:
         words = f"refused: {problem}"
-    told = TOLD.read(context.store)
+    told = evaluation.TOLD.read(context.store)
     return EvaluationOutcome(told.version if told and told.place == part.place else None, round=words)

@@ -40,8 +40,12 @@ def test_the_page_is_served_until_ctrl_c_and_opened_where_there_is_a_screen(
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # wakes it wherever it waits
 
     visitor = threading.Thread(target=visit)
-    visitor.start()
-    quickstart._show_page(directory)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        visitor.start()
+        quickstart._show_page(directory)
+    finally:
+        signal.signal(signal.SIGINT, before)
     visitor.join()
     assert [page.status_code for page in pages] == [200]
     assert bool(opened) is screen
