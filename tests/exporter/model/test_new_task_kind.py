@@ -203,7 +203,7 @@ def test_the_command_line_answers_and_scores_with_it(made: Bundle, tmp_path: Pat
     assert " visits" in answered.removeprefix("visits: ")
     scored = run(homeroom, ["device", "score", folder, str(tmp_path / "weeks.csv")], env=environment).output
     assert "visits: MAE " in scored
-    assert scored.endswith(", 60 samples\n")
+    assert scored.endswith(", 60 samples, 60 of them held here to learn from\n")
 
 
 def test_whoever_does_not_know_the_kind_says_so(made: Bundle) -> None:
@@ -225,7 +225,7 @@ def test_no_other_module_names_a_kind() -> None:
     house, wrong = Path(__file__).resolve().parents[3], []
     for folder in ("sdk/homeroom", "exporter/homeroom_exporter", "aggregator/homeroom_aggregator"):
         for path in sorted((house / folder).rglob("*.py")):
-            if path.parent.name in ("tasks", "solve", "statistics"):
+            if path.parent.name in ("tasks", "solve", "statistics") or path.name == "propose.py":
                 continue
             for node in ast.walk(ast.parse(path.read_text())):
                 names = [node.value] if isinstance(node, ast.Constant) else []
