@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import random
 import shutil
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -184,22 +183,3 @@ def test_a_file_that_is_gone_comes_back_from_the_copy(
     with open_store(tmp_path / "home") as store:
         assert describe(store) | {"damage": []} == expected
         assert bool(store.damage()) == ("device.db" in gone)
-
-
-def test_an_input_that_is_spoilt_in_the_copy_is_put_right_before_the_store_needs_it(
-    sound: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
-    home, expected = sound
-    shutil.copytree(home, place := tmp_path / "place")
-
-    def spoil_inputs(path: Path) -> None:  # without harm to the file's structure
-        with contextlib.closing(sqlite3.connect(path)) as database:
-            database.execute("UPDATE inputs SET body = zeroblob(length(body))")
-            database.commit()
-
-    spoil_inputs(place / "device" / "backup" / "device.db")
-    with open_store(place) as store:
-        store.back_up()
-    spoil_inputs(place / "device" / "device.db")
-    with open_store(place) as store:
-        assert describe(store) | {"damage": []} == expected

@@ -101,13 +101,11 @@ class Backup:
         try:
             with contextlib.closing(connect(self.path)) as copy:
                 copy.execute("PRAGMA secure_delete = ON")
-                first = not self._checked
                 if not self._is_sound(copy, database):
                     return False
-                whole = first and self._checked  # once a process: a bit of an input breaks no structure
                 copy.execute("BEGIN IMMEDIATE")
                 for table in _tables(database):
-                    _take_over(database, copy, *table, whole=whole)
+                    _take_over(database, copy, *table)
                 copy.execute("COMMIT")
                 if _pragma(copy, "freelist_count") > LARGEST_FREE_SHARE * _pragma(copy, "page_count"):
                     with contextlib.suppress(sqlite3.OperationalError):  # without room for it
@@ -149,29 +147,24 @@ def _tables(database: Database) -> Iterator[tuple[str, list[str], list[str]]]:
             yield name, ["rowid"], ["rowid", *columns]
 
 
-def _take_over(
-    database: Database, copy: sqlite3.Connection, table: str, key: list[str], columns: list[str], *, whole: bool
-) -> None:
-    """Makes a table of the copy equal to the database's; of inputs only the keys are compared, unless `whole`."""
-    inputs = table == "inputs"
-    order, names = ", ".join(key), ", ".join(key if inputs and not whole else columns)
+def _take_over(database: Database, copy: sqlite3.Connection, table: str, key: list[str], columns: list[str]) -> None:
+    """Makes a table of the copy equal to the database's; of inputs only the keys are compared."""
+    order, names = ", ".join(key), ", ".join(key if table == "inputs" else columns)
     key_places = [columns.index(name) for name in key]
     select, where = f"SELECT {names} FROM {table}", " AND ".join(f"{name} = ?" for name in key)
     copied = f"WHERE NOT {UNCOPIED_SECRETS}" if table == "secrets" else ""
     wanted = database.each(f"{select} {copied} ORDER BY {order}")
-    gone, changed = _differences(wanted, copy.execute(f"{select} ORDER BY {order}"), key_places, keys_only=inputs)
+    gone, changed = _differences(wanted, copy.execute(f"{select} ORDER BY {order}"), key_places)
     copy.executemany(f"DELETE FROM {table} WHERE {where}", gone)
     insert = f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
     for row in changed:
-        if inputs:
+        if table == "inputs":
             row = database.one(f"SELECT {', '.join(columns)} FROM inputs WHERE {where}", row)
         copy.execute(insert, row)
 
 
-def _differences(
-    wanted: Iterator[Any], held: Iterator[Any], key_places: list[int], *, keys_only: bool
-) -> tuple[list[Any], list[Any]]:
-    """Keys that are held but not wanted, and rows, or their keys only, that are not held as they are wanted; by key."""
+def _differences(wanted: Iterator[Any], held: Iterator[Any], key_places: list[int]) -> tuple[list[Any], list[Any]]:
+    """Keys that are held but not wanted, and rows that are not held as they are wanted; both are sorted by key."""
 
     def key_of(row: Any) -> tuple[Any, ...]:
         return tuple(row[place] for place in key_places)
@@ -185,6 +178,6 @@ def _differences(
         elif present is not None:
             is_held = copied is not None and key_of(copied) == key_of(present)
             if not is_held or copied != present:
-                changed.append(key_of(present) if keys_only else present)
+                changed.append(present)
             present, copied = next(wanted, None), next(held, None) if is_held else copied
     return gone, changed
