@@ -31,6 +31,7 @@ DRAWINGS = tomllib.loads(Path(__file__).with_name("drawings.toml").read_text("ut
 THINGS = tuple(Thing(**thing) for thing in DRAWINGS["things"])
 KINDS = tuple(dict.fromkeys(thing.kind for thing in THINGS))
 NOTHING: str = DRAWINGS["nothing"]["shape"]
+FRAME: str = DRAWINGS["frame"]
 
 
 def draw(shape: str, variant: int) -> bytes:
@@ -38,8 +39,4 @@ def draw(shape: str, variant: int) -> bytes:
     (a, b), paper = COLOURS[variant % len(COLOURS)], PAPERS[variant % len(PAPERS)]
     tilt, size, side = (variant * 37) % 25 - 12, 0.72 + 0.06 * (variant * 5 % 4), -1 if variant % 2 else 1
     move = f"translate(50 50) rotate({tilt}) scale({side * size:.2f} {size:.2f}) translate(-50 -50)"
-    inner = shape.format(a=a, b=b)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="256" height="256" viewBox="0 0 100 100">'
-        f'<rect width="100" height="100" fill="{paper}"/><g transform="{move}">{inner}</g></svg>\n'
-    ).encode()
+    return FRAME.format(paper=paper, move=move, inner=shape.format(a=a, b=b)).encode()
