@@ -15,6 +15,7 @@ from test_docs import ROOT, mistake, options, subcommand
 from homeroom.cli.commands import ALIASES, COMMANDS
 from homeroom.cli.main import main
 from homeroom.errors import HomeroomError, InputError
+from homeroom.system.installation import quoted
 
 PRODUCT = sorted(path for part in ("sdk", "exporter", "aggregator") for path in (ROOT / part).rglob("*.py"))
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+\b")
@@ -130,3 +131,18 @@ def test_a_bad_calibration_file_advises_what_an_export_has(
     said = capsys.readouterr().err
     assert bad.name in said
     assert "--" not in said.replace("No --key was given", "")
+
+
+SPOKEN = re.compile(r"homeroom (?:device|district|bundle|trust|research) [^\"'`{]*\{(\w[^}]*)\}")
+NO_PATHS = {"options", "files", "device"}  # made of quoted words already
+
+
+def test_a_command_that_is_printed_can_be_copied_though_a_folder_has_a_blank_in_its_name() -> None:
+    bare = []
+    for part in ("sdk", "exporter", "aggregator"):
+        for path in sorted((ROOT / part).rglob("*.py")):
+            for found in SPOKEN.finditer(path.read_text("utf-8")):
+                if not found[1].startswith("quoted(") and found[1] not in NO_PATHS:
+                    bare.append(f"{path.name}: {found[0]}")
+    assert not bare
+    assert quoted(Path("my lesson") / "classroom") == "'my lesson/classroom'"

@@ -17,6 +17,7 @@ from homeroom.contract.canonical_json import canonical
 from homeroom.contract.signing import Certificate, certify, fingerprint, new_key, public_hex, read_key, write_key
 from homeroom.errors import InputError, RecipeError, TrustError
 from homeroom.system.files import check_folder_of, removed_on_failure
+from homeroom.system.installation import quoted
 
 if TYPE_CHECKING:
     from homeroom_exporter.export.pipeline import Exported
@@ -222,7 +223,7 @@ def recipe_new(samples: Path, out: Path, name: str | None, machine: bool) -> Non
     seen = look(samples)
     proposal = propose(seen, name or samples.resolve().stem)
     write_durable(out, proposal.text.encode())
-    following = f"homeroom bundle export {out} {out.stem}/ --calibration {samples} --zip"
+    following = f"homeroom bundle export {quoted(out)} {quoted(out.stem)}/ --calibration {quoted(samples)} --zip"
     if machine:
         click.echo(
             json_text({"recipe": str(out), "reasons": proposal.reasons, "samples": seen.samples, "next": following})

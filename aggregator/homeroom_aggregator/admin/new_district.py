@@ -22,6 +22,7 @@ from homeroom.errors import InputError
 from homeroom.runtime.bundle import Bundle, install, read_bundle_id, write_signature
 from homeroom.runtime.fallback import take_along
 from homeroom.system.files import make_directory, write_durable
+from homeroom.system.installation import quoted
 from homeroom_aggregator.admin import invitations
 from homeroom_aggregator.admin.configuration import FIELD_OF_OPTION, DistrictConfiguration, shown_option
 from homeroom_aggregator.admin.configuration_file import CONFIGURATION_FILE, read_configuration, write_file
@@ -202,17 +203,20 @@ def _recorded(folder: Path, paths: Sequence[Path]) -> bool:
 def checklist(folder: Path, keys: Path, out: Path, schools: Sequence[InvitationRequest], address: str) -> list[str]:
     """What is next, a line each."""
     facts, key = read_facts(folder), keys / ROSTER_KEY_FILE
-    roster = f"when all have joined: homeroom trust roster {folder / ROSTER_FILE} --key {key} --members {folder}"
+    roster = (
+        f"when all have joined: homeroom trust roster {quoted(folder / ROSTER_FILE)} --key {quoted(key)} "
+        f"--members {quoted(folder)}"
+    )
     missing = sorted({school.school for school in schools if school.role == "device" and not school.consent})
     consents = [f"record the consent of {', '.join(missing)}: on the dashboard, under Schools"] if missing else []
     steps = [
         f"keep {keys} off this machine, in two places: who has {ROOT_KEY_FILE} is the district",
-        f"homeroom district serve {folder}   ({reached(folder, address)})",
+        f"homeroom district serve {quoted(folder)}   ({reached(folder, address)})",
         f"print {out / PAGE_FILE}, and give each school its invitation with its file",
         "each school: homeroom device join classroom/ ITS-FILE, then homeroom device run classroom/ --inbox lessons/",
         *consents,
         *([roster] if facts.configuration.secure else ()),
-        f"homeroom district dashboard {folder}   (a link for your browser: who came, what waits)",
-        f"homeroom district backup {folder} OUT   (every week, to another machine)",
+        f"homeroom district dashboard {quoted(folder)}   (a link for your browser: who came, what waits)",
+        f"homeroom district backup {quoted(folder)} OUT   (every week, to another machine)",
     ]
     return [f"root: {facts.root}", *(f"{number}. {step}" for number, step in enumerate(steps, 1))]

@@ -16,6 +16,7 @@ from homeroom.contract.canonical_json import canonical, decode, digest
 from homeroom.contract.signing import Certificate, check_certificate, read_key, sign, verify
 from homeroom.errors import HomeroomError, InputError, StoreError
 from homeroom.system.files import read_small, write_durable
+from homeroom.system.installation import quoted
 from homeroom_aggregator.admin.folder import KEY_FILE, LOG_FILE, FolderFacts, open_log, read_facts
 from homeroom_aggregator.state import audit
 
@@ -88,7 +89,7 @@ def bring_up_to_date(folder: Path, backup: Path) -> None:
         write(folder, path)
     except HomeroomError as problem:
         says = f"the backup is made, but the withdrawal log beside it is not brought up to date: {problem.what}"
-        remedy = f"move the file away, then `homeroom district unlearning list {folder} {path}`"
+        remedy = f"move the file away, then `homeroom district unlearning list {quoted(folder)} {quoted(path)}`"
         raise StoreError(says, where=str(path), remedy=remedy) from None
 
 

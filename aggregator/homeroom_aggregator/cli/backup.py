@@ -8,6 +8,7 @@ import click
 
 from homeroom.cli.options import say
 from homeroom.cli.parameters import FILE, FOLDER, OUT_FOLDER
+from homeroom.system.installation import quoted
 
 UNDONE = (
     "what was done after the backup is undone: keys that were revoked, consents that were withdrawn and updates that "
@@ -62,7 +63,8 @@ def restore(folder: Path, saved: Path, lost: Path | None, withdrawals: Path | No
         say("no withdrawal log is beside the backup: devices alone know what was withdrawn since", err=True)
     if restored.waiting:
         day = restored.waiting.due
-        say(f"what waits to be unlearned goes by a rewind on {day}; `homeroom district rewind {folder}` does it now")
+        now = f"`homeroom district rewind {quoted(folder)}` does it now"
+        say(f"what waits to be unlearned goes by a rewind on {day}; {now}")
     if restored.unknown:
         click.echo(f"not known since {restored.since or 'the backup'}: {', '.join(restored.unknown)}", err=True)
         click.echo(UNDONE, err=True)

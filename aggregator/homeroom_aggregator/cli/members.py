@@ -14,6 +14,7 @@ from homeroom.cli.options import one_line, refuse_idle, say
 from homeroom.cli.parameters import FILE, FOLDER, NAME, OUT_FOLDER, Finite, Whole
 from homeroom.contract.signing import read_key
 from homeroom.errors import InputError
+from homeroom.system.installation import quoted
 from homeroom_aggregator.cli.tables import Column, as_json_lines, day, print_rows
 from homeroom_aggregator.state.members import ROLES, Role
 
@@ -222,7 +223,8 @@ def withdraw(
     if planned is None:
         say("the next version is without them")
     else:
-        say(f"those in a version wait for a rewind on {planned.due}; `homeroom district rewind {folder}` does it now")
+        now = f"`homeroom district rewind {quoted(folder)}` does it now"
+        say(f"those in a version wait for a rewind on {planned.due}; {now}")
 
 
 @click.command()

@@ -9,6 +9,7 @@ import click
 from homeroom.cli.options import as_json, json_text, say
 from homeroom.cli.parameters import FILE, FOLDER, OUT_FILE, PATH
 from homeroom.errors import StoreError
+from homeroom.system.installation import quoted
 
 
 @click.command("report")
@@ -24,7 +25,7 @@ def unlearning_report(folder: Path, out: Path) -> None:
 
     data = make_report(folder)
     write_durable(out, data)
-    say(f"{out}: {len(data):,} bytes; `homeroom district unlearning verify {folder} {out}` checks it")
+    say(f"{out}: {len(data):,} bytes; `homeroom district unlearning verify {quoted(folder)} {quoted(out)}` checks it")
 
 
 @click.command("verify")
@@ -56,7 +57,8 @@ def unlearning_list(folder: Path, out: Path) -> None:
     from homeroom_aggregator.admin import withdrawal_log
 
     count = withdrawal_log.write(folder, out)
-    say(f"{out}: {count} withdrawn updates; `homeroom district restore FOLDER SAVED --withdrawals {out}` reads it")
+    reader = f"`homeroom district restore FOLDER SAVED --withdrawals {quoted(out)}`"
+    say(f"{out}: {count} withdrawn updates; {reader} reads it")
 
 
 @click.command("test")

@@ -26,8 +26,9 @@ LABEL_MARK = "label."  # before a task's name, in a sheet's column
 
 @dataclass
 class Seen:
-    """What samples hold. inputs and labels: values by name, None where a sample has none; base: of files they name."""
+    """What samples hold. inputs, labels: values by name, None where a sample has none; base: of their files."""
 
+    source: Path
     base: Path
     inputs: dict[str, list[Any]] = field(default_factory=dict)
     labels: dict[str, list[Any]] = field(default_factory=dict)
@@ -50,7 +51,7 @@ def look(path: Path) -> Seen:
         raise InputError("there is no such file or folder", where=str(path), remedy="check the path")
     folder = lesson_folder(path) if path.is_dir() else path.parent
     sheet = _sheet_of(folder) if path.is_dir() else path
-    seen = Seen(folder)
+    seen = Seen(path, folder)
     if sheet is None:
         _look_at_files(folder, {}, seen)
     elif sheet.suffix.lower() == ".jsonl":

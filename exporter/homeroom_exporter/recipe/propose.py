@@ -63,7 +63,7 @@ def propose(seen: Seen, name: str) -> Proposal:
     tasks, notes = _tasks(seen, slots)
     if not tasks:
         remedy = "give labels: a column `label.TASK`, or a folder for each label"
-        raise InputError("has no label to make a task of", where=str(seen.base), details=notes, remedy=remedy)
+        raise InputError("has no label to make a task of", where=str(seen.source), details=notes, remedy=remedy)
     encoders = {
         modality: _encoder(modality, slots, seen) for modality in dict.fromkeys(slot.modality for slot in slots)
     }
@@ -82,7 +82,7 @@ def propose(seen: Seen, name: str) -> Proposal:
     except RecipeError as problem:
         what = f"its names do not make a recipe: {problem.what}"
         remedy = problem.remedy or "rename the column, slot or task: lower case, digits, _"
-        raise InputError(what, where=str(seen.base), remedy=remedy) from None
+        raise InputError(what, where=str(seen.source), remedy=remedy) from None
     return Proposal(text, (*reasons, golden))
 
 
@@ -91,7 +91,8 @@ def _check_names(seen: Seen) -> None:
     for name in (*seen.inputs, *seen.labels):
         if not NAME.fullmatch(name):
             remedy = "rename the column: lower case, digits and _, beginning with a letter"
-            raise InputError(f"{name!r} cannot be the name of an input or a task", where=str(seen.base), remedy=remedy)
+            what = f"{name!r} cannot be the name of an input or a task"
+            raise InputError(what, where=str(seen.source), remedy=remedy)
 
 
 def _name(name: str) -> str:

@@ -14,6 +14,7 @@ from homeroom.cli.network import fetch_device
 from homeroom.cli.options import SPANS, as_json, budget_of, budget_options, json_text, opened, refuse_idle, say
 from homeroom.cli.parameters import FOLDER, INVITATION, OUT_FILE, PATH, Finite, Whole
 from homeroom.errors import InputError
+from homeroom.system.installation import quoted
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 LOG_BYTES, LOG_FILES = 500_000, 2
@@ -108,7 +109,8 @@ def _prepare(
             raise InputError(
                 f"there is no device yet, and {waiting[0].name} in the inbox waits for your yes: it {waiting[0].what}",
                 where=str(directory),
-                remedy=f"homeroom device join {directory} '{inbox / waiting[0].name}', then run this again",
+                remedy=f"homeroom device join {quoted(directory)} {quoted(inbox / waiting[0].name)}"
+                ", then run this again",
             )
     with opened(directory, bundle, root) as device:
         if join is not None and not device.status()["joined"]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from homeroom.cli.options import say
 from homeroom.cli.receipt import counted
+from homeroom.system.installation import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,9 +58,9 @@ def _version(status: Status) -> str:
 
 
 def _next(status: Status, directory: Path) -> str:
-    train = f"`homeroom device train {directory}`"
+    train = f"`homeroom device train {quoted(directory)}`"
     if not status.samples:
         return "no sample is held: add labelled ones with `homeroom device add`, then train"
     if isinstance(status.in_use, str):
         return f"{train} teaches it from the {status.samples} samples that are held"
-    return f"{train} goes on from it; `homeroom device undo {directory}` goes back to the one before"
+    return f"{train} goes on from it; `homeroom device undo {quoted(directory)}` goes back to the one before"

@@ -13,6 +13,7 @@ import click
 from homeroom.cli.options import as_json, json_text, refuse_idle, say
 from homeroom.cli.parameters import FILE, OUT_FOLDER
 from homeroom.errors import InputError
+from homeroom.system.installation import quoted
 
 DEFAULT_FOLDER = "homeroom-quickstart"
 
@@ -57,10 +58,11 @@ def quickstart(
         click.echo(json_text({**asdict(session), "score": session.score}))
         return
     say(f"that took {session.seconds:.0f} s; {folder} has all of it: remove the folder to undo it")
-    say(f'ask it yourself:  homeroom device predict {session.device} word="a small cat"')
-    say(f"your own lesson:  homeroom device add {session.device} FOLDER, with pictures in folders animals, plants, …")
+    device = quoted(session.device)
+    say(f'ask it yourself:  homeroom device predict {device} word="a small cat"')
+    say(f"your own lesson:  homeroom device add {device} FOLDER, with pictures in folders animals, plants, …")
     if no_page or not sys.stdout.isatty():
-        say(f"its page:         homeroom device run {session.device}, then homeroom device page {session.device}")
+        say(f"its page:         homeroom device run {device}, then homeroom device page {device}")
         return
     _show_page(Path(session.device))
 

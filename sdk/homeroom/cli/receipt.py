@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from homeroom.data.ingest.sheet import WHY_COLUMN
 from homeroom.system.files import write_durable
+from homeroom.system.installation import quoted
 
 if TYPE_CHECKING:
     from homeroom.data.ingest import Problem
@@ -42,7 +43,7 @@ def receipt_lines(receipt: AddReceipt, directory: Path) -> Iterator[str]:
         yield f"  {counted(number, f'{slot} input')} longer than the model reads: a part is left out"
     if receipt.quarantined:
         number = sum(receipt.quarantined.values())
-        yield f"  {number:,} quarantined, whole or in part: see `homeroom device quarantine {directory}`"
+        yield f"  {number:,} quarantined, whole or in part: see `homeroom device quarantine {quoted(directory)}`"
         yield from few([f"    {count:,}: {reason}" for reason, count in receipt.quarantined.items()])
     for state, count in receipt.without_consent.items():
         yield f"  {count:,} never trained on: consent {state}"

@@ -23,6 +23,7 @@ from homeroom.device.resources.benchmark_worker import LIBRARY_PACKAGES
 from homeroom.device.resources.costs import Costs
 from homeroom.errors import HomeroomError
 from homeroom.system import clock, hardware
+from homeroom.system.installation import quoted
 
 OLDEST_ONNXRUNTIME = (1, 22)
 LEAST_FREE_BYTES = 500_000_000
@@ -134,7 +135,7 @@ def _check_directory(directory: Path) -> tuple[list[Check], Path | None, Runtime
     from homeroom.store.open import is_device
 
     if not is_device(directory):
-        remedy = f"homeroom device init {directory} --bundle BUNDLE"
+        remedy = f"homeroom device init {quoted(directory)} --bundle BUNDLE"
         return [Check("directory", f"there is no device in {directory}", "wrong", remedy)], None, "onnx"
     try:
         with Store.open(directory) as store:
@@ -148,13 +149,13 @@ def _check_directory(directory: Path) -> tuple[list[Check], Path | None, Runtime
     if warning:
         checks.append(Check("clock", warning, "note", "set the clock; it is believed after a week"))
     if edited:
-        remedy = f"if you put a copy back yourself: homeroom device accept-restored {directory}"
+        remedy = f"if you put a copy back yourself: homeroom device accept-restored {quoted(directory)}"
         checks.append(Check("edits", f"{edited}; nothing is sent", "wrong", remedy))
     if damage:
         last = f"{len(damage)} times, last {damage[-1]}"
         checks.append(Check("damage", last, "note", "replace the card or disk if this goes on"))
     if installed is None:
-        remedy = f"homeroom device init {directory} --bundle BUNDLE"
+        remedy = f"homeroom device init {quoted(directory)} --bundle BUNDLE"
         return [*checks, Check("bundle", "none is installed", "wrong", remedy)], None, "onnx"
     return checks, directory / "bundles" / installed.bundle_id, installed.runtime
 

@@ -83,6 +83,6 @@ def how_to_install(*extras: str) -> str:
     return f"pip install {quoted(source + wanted)}{gone}"
 
 
-def quoted(word: str) -> str:
-    """A word for this system's shell."""
-    return f'"{word}"' if os.name == "nt" else shlex.quote(word)
+def quoted(word: str | Path) -> str:
+    """A word of a command, for this system's shell."""
+    return f'"{word}"' if os.name == "nt" else shlex.quote(str(word))
