@@ -8,7 +8,7 @@ import click
 
 from homeroom.cli.options import Decorator, add_options
 from homeroom.cli.parameters import FILE, Finite, Whole
-from homeroom_aggregator.admin.configuration import option_default
+from homeroom_aggregator.admin.configuration import NEW_PLAIN_ROUNDS, AnyBundle, option_default
 
 
 def setting(*names: str, **settings: Any) -> Decorator:
@@ -20,9 +20,18 @@ def setting(*names: str, **settings: Any) -> Decorator:
     return click.option(*names, default=None, **{"show_default": default or False, **settings})
 
 
+def _of_new_plain_rounds(field: str) -> str:
+    return f"{getattr(AnyBundle, field)}; of a new folder with plain rounds {getattr(NEW_PLAIN_ROUNDS, field)}"
+
+
 BUFFER = f"follows the devices; {option_default('buffer_size')} with --secure or --deadline"
 rule_options = add_options(
-    setting("--rule", type=click.Choice(["mean", "bounded", "trimmed"]), help="How plain updates are merged."),
+    setting(
+        "--rule",
+        type=click.Choice(["mean", "bounded", "trimmed"]),
+        show_default=_of_new_plain_rounds("rule"),
+        help="How plain updates are merged.",
+    ),
     setting(
         "--school-share",
         type=Finite(0, 1),
@@ -34,7 +43,12 @@ rule_options = add_options(
 round_options = add_options(
     setting("--buffer", "buffer_size", type=Whole(1), show_default=BUFFER, help="Updates a release."),
     setting("--min-devices", type=Whole(1), help="Devices, or schools, before a release."),
-    setting("--k-of", type=click.Choice(["devices", "schools"]), help="What --min-devices counts."),
+    setting(
+        "--k-of",
+        type=click.Choice(["devices", "schools"]),
+        show_default=_of_new_plain_rounds("k_of"),
+        help="What --min-devices counts.",
+    ),
     rule_options,
     setting("--max-staleness", type=Whole(0), help="Versions that an update may be behind."),
     setting(

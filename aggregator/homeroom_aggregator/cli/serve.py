@@ -89,6 +89,7 @@ def serve(folder: Path, **options: Any) -> None:
     )
     from homeroom_aggregator.admin.folder import (
         FACTS_FILE,
+        ROSTER_FILE,
         load_roster,
         narrow_by_policy,
         open_folder_bundle,
@@ -127,7 +128,7 @@ def serve(folder: Path, **options: Any) -> None:
         roster = replace_roster(folder, data)
         click.echo(f"roster {roster.serial}: {len(roster.devices)} devices, at least {roster.minimum} in a sum")
     if configuration.round.secure and roster is None:
-        click.echo("there is no roster yet: secure rounds begin once --roster gives one (`trust roster`)", err=True)
+        click.echo(f"secure rounds begin once `homeroom trust roster` has written {folder / ROSTER_FILE}", err=True)
     _serve(folder, configuration, listen)
 
 
