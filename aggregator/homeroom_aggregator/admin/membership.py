@@ -24,7 +24,7 @@ from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
 from homeroom.train.features.quality_gate import check_quality, training_view
-from homeroom.train.membership import LEAST_SAMPLES, Area, SampleLosses, area_of, by_subject, sample_losses
+from homeroom.train.membership import LEAST_OF_A_SIDE, Area, SampleLosses, area_of, by_subject, sample_losses
 from homeroom_aggregator.admin.folder import BACKUP_FILE, LOG_FILE, open_log, read_facts
 
 Verdict = Literal["too_few", "not_shown_before", "shown_still", "not_shown_after"]
@@ -118,7 +118,7 @@ def _judge(
         "withdrawn_subjects": len(set(members.subjects)),
         "others_subjects": len(set(others.subjects)),
     }
-    if min(told["withdrawn"], told["others"]) < LEAST_SAMPLES:
+    if min(told["withdrawn"], told["others"]) < LEAST_OF_A_SIDE:
         return TaskResult(**told, verdict="too_few")
     before, after = area_of(members, others), area_of(members_after, others_after)
     fallen = [
@@ -201,7 +201,7 @@ def result_document(result: MembershipResult) -> dict[str, Any]:
 
 
 SENTENCES: dict[Verdict, str] = {
-    "too_few": f"Too few samples to tell: the attack needs {LEAST_SAMPLES} on either side.",
+    "too_few": f"Too few samples to tell: the attack needs {LEAST_OF_A_SIDE} on either side.",
     "not_shown_before": "The attack tells nothing on the version before either: it says nothing of what was unlearned.",
     "shown_still": "The version after answers the withdrawn samples better than the others: they show still, or are "
     "easier than the others.",

@@ -21,7 +21,7 @@ from homeroom_aggregator.admin.folder import KEY_FILE, LOG_FILE, FolderFacts, op
 from homeroom_aggregator.state import audit
 
 PURPOSE = "withdrawals"
-LIMIT_BYTES = 256 << 20
+LIST_LIMIT_BYTES = 256 << 20
 WITHDRAWN = "SELECT update_id, device FROM log WHERE kind IN ('withdraw', 'unlearn') AND update_id IS NOT NULL"
 EARLY = "SELECT update_id, member FROM early_withdrawals"
 HAS_EARLY = "SELECT 1 FROM sqlite_schema WHERE name = 'early_withdrawals'"  # not of a log of 0.1.0, before it is served
@@ -97,10 +97,10 @@ def read(path: Path, facts: FolderFacts) -> KnownWithdrawals:
     """What a file names, its signature checked; InputError where it is of another district or bundle."""
     where = str(path)
     try:
-        data = read_small(path, LIMIT_BYTES)
+        data = read_small(path, LIST_LIMIT_BYTES)
     except OSError as problem:
         raise InputError(f"cannot be read: {problem.strerror}", where=where) from None
-    signed = decode(data, SignedList, limit_bytes=LIMIT_BYTES, where=where, error=InputError)
+    signed = decode(data, SignedList, limit_bytes=LIST_LIMIT_BYTES, where=where, error=InputError)
     check_certificate(signed.list.certificate, role="aggregator", root_fingerprint=facts.root, where=where)
     verify(signed.list.certificate.key, PURPOSE, msgspec.to_builtins(signed.list), signed.signature, where=where)
     if (signed.list.institution, signed.list.bundle_id) != (facts.institution, facts.bundle_id):

@@ -9,7 +9,7 @@ import click
 from homeroom.cli.options import as_json, json_text, say
 from homeroom.cli.parameters import FOLDER
 
-NOTHING = (
+NO_COUNTS = (
     "nothing is shown yet: devices tell counts where `evaluation.mode` of district.toml asks for them, "
     "and a figure is shown once `min_devices` fed it"
 )
@@ -31,5 +31,5 @@ def evaluation(folder: Path, machine: bool) -> None:
     if machine:
         click.echo(json_text(found | {"tasks": [asdict(task) for task in found["tasks"]]}))
         return
-    for line in evaluation_lines(found["tasks"]) if found["tasks"] else [NOTHING]:
+    for line in evaluation_lines(found["tasks"]) if found["tasks"] else [NO_COUNTS]:
         say(line)

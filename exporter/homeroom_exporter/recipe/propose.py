@@ -21,7 +21,7 @@ from homeroom_exporter.recipe.recipe import parse_recipe
 ENGLISH = (
     "the a an is are was of and to in it that for on with as he she they not this have be at by from or which because"
 )
-OTHERS = (
+OTHER_LANGUAGES = (
     "el la los las de que y en un una es por con para le les des et est du il elle der die das und ein eine ist nicht "
     "che di lo gli uno della per o os uma não het een van en zijn jest nie się на и в не что bir ve bu"
 )
@@ -179,7 +179,7 @@ def _is_english(words: Sequence[str], languages: Counter[str]) -> tuple[bool, st
         return all(one.split("-")[0] == "en" for one in stated), f"their language is given: {', '.join(sorted(stated))}"
     if len(words) < WORDS_TO_TELL:
         return False, f"{len(words)} words are too few to tell their language"
-    english, others = (sum(word in set(known.split()) for word in words) for known in (ENGLISH, OTHERS))
+    english, others = (sum(word in set(known.split()) for word in words) for known in (ENGLISH, OTHER_LANGUAGES))
     if english >= ENGLISH_SHARE * len(words) and english > 2 * others:
         return True, f"{english / len(words):.0%} of the words are common English ones"
     if max(english, others) < ENGLISH_SHARE * len(words):

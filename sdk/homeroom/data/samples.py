@@ -62,7 +62,7 @@ class Sample:
         self.source, self.language = source, language
         self.retain_until = retain_until
         self.origin: str | None = None  # the file and row it was read from
-        self.group: Group | None = None  # as `ingest.group_column` finds it
+        self.group: HeldOutGroup | None = None  # as `ingest.group_column` finds it
 
     def __repr__(self) -> str:
         return f"Sample({', '.join(self.inputs)}; labels {self.labels}; subject {self.subject!r})"
@@ -90,7 +90,7 @@ class InputReference(msgspec.Struct, frozen=True, array_like=True):
 StoredInput = str | bytes | Row | list[Interaction] | InputReference
 
 
-class Group(msgspec.Struct, frozen=True, omit_defaults=True):
+class HeldOutGroup(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a sample is held out whole with: a slot's content, or the value of a further column.
 
     name: of the slot or column
@@ -123,7 +123,7 @@ class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
     left_out: dict[str, list[int]] = {}
     weighed: dict[str, list[int]] = {}
     author: str | None = None
-    group: Group | None = None
+    group: HeldOutGroup | None = None
     sample_id: str = ""
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from homeroom.contract.manifest import Manifest
-from homeroom.data.samples import Group, StoredSample, digest_of
+from homeroom.data.samples import HeldOutGroup, StoredSample, digest_of
 from homeroom.data.tasks.metrics import Score
 from homeroom.errors import InputError
 from homeroom.store import Store
@@ -87,4 +87,4 @@ def _content(sample: StoredSample) -> Content:
 def _with_slot(sample: StoredSample, names: Iterable[str]) -> StoredSample:
     """The sample grouped by the slot that held ones are grouped by, where it names no group itself."""
     slot = next((name for name in names if name in sample.inputs), None)
-    return sample if sample.group or slot is None else msgspec.structs.replace(sample, group=Group(slot))
+    return sample if sample.group or slot is None else msgspec.structs.replace(sample, group=HeldOutGroup(slot))

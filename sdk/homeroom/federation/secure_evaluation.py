@@ -42,16 +42,16 @@ class OfferedCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 OFFERED, LEFT_ROUND = text_record("secure.evaluation_offered"), text_record("secure.evaluation_left")
-CLIENT = msgpack_record("secure.evaluation.", ClientState)
+COUNTING_CLIENT = msgpack_record("secure.evaluation.", ClientState)
 OFFER = json_record("secure.evaluation_counts", OfferedCounts)
-RECORDS = RoundRecords(OFFERED, LEFT_ROUND, CLIENT)
+ROUND_RECORDS = RoundRecords(OFFERED, LEFT_ROUND, COUNTING_CLIENT)
 
 
 class EvaluationContribution:
     """Counts of the version that the aggregator asks for, as a `Contribution`."""
 
     path = "/v1/secure-evaluation"
-    records, nothing = RECORDS, "no version to tell of, or told already"
+    records, nothing = ROUND_RECORDS, "no version to tell of, or told already"
 
     def __init__(self, context: SecureRoundContext, count: CountVersion) -> None:
         self.store, self.bundle, self.configuration = context.store, context.bundle, context.configuration

@@ -112,6 +112,7 @@ def sync(
     sent, refused, sent_bytes, secure, held = list[str](), dict[str, str](), 0, "", ""
     with enrolment.connect(store) as client:
         configuration = client.round()
+        context = secure_round.SecureRoundContext(store, bundle, client, client.key, root, configuration)
         agreement.renew_round(store, configuration)
         carry_over_global(store, bundle, configuration)
         if agreement.OFFLINE_MESSAGES.exists(store):
@@ -124,7 +125,6 @@ def sync(
             first = fetch_global(store, bundle, client, root, score)
         try:
             if configuration.secure:
-                context = secure_round.SecureRoundContext(store, bundle, client, client.key, root, configuration)
                 secure = secure_round.take_part(context, UpdateContribution(context))
             else:
                 sent, refused, sent_bytes = send_updates(store, client, configuration, bundle.manifest.layout)
@@ -133,19 +133,7 @@ def sync(
                 raise
             held = problem.what
         fetched = first.then(fetch_global(store, bundle, client, root, score))
-        folder = store.directory / DOWNLOADS_FOLDER
-        if configuration.statistics.mode == "secure":
-            context = secure_round.SecureRoundContext(store, bundle, client, client.key, root, configuration)
-            shared = exchange_secure_statistics(context, folder)
-        else:
-            forget_summed(store)
-            shared = exchange_statistics(store, bundle, client, configuration, root, folder)
-        told: evaluation.EvaluationOutcome | None
-        if configuration.evaluation.mode == "secure":
-            context = secure_round.SecureRoundContext(store, bundle, client, client.key, root, configuration)
-            told = take_part_in_evaluation(context, evaluation.counter(store, bundle, configuration, count))
-        else:
-            told = evaluation.tell(store, bundle, client, configuration, count)
+        shared, told = _share_statistics(context), _tell_counts(context, count)
         ahead_s, waiting = clock_ahead_s(client), client.waiting
     store.back_up()
     WAITING.write(store, waiting)
@@ -172,6 +160,26 @@ def sync(
         evaluation=told,
         rewound=fetched.rewound,
     )
+
+
+def _share_statistics(context: secure_round.SecureRoundContext) -> StatisticsReport | None:
+    """Statistics by the mode of the round; None where the aggregator collects none."""
+    store, configuration = context.store, context.configuration
+    folder = store.directory / DOWNLOADS_FOLDER
+    if configuration.statistics.mode == "secure":
+        return exchange_secure_statistics(context, folder)
+    forget_summed(store)
+    return exchange_statistics(store, context.bundle, context.client, configuration, context.root, folder)
+
+
+def _tell_counts(
+    context: secure_round.SecureRoundContext, count: evaluation.Count
+) -> evaluation.EvaluationOutcome | None:
+    """Counts of right and wrong answers, by the mode of the round; None where the aggregator asks for none."""
+    store, bundle, configuration = context.store, context.bundle, context.configuration
+    if configuration.evaluation.mode == "secure":
+        return take_part_in_evaluation(context, evaluation.counter(store, bundle, configuration, count))
+    return evaluation.tell(store, bundle, context.client, configuration, count)
 
 
 def clock_ahead_s(client: Client) -> float | None:

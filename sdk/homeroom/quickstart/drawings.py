@@ -29,8 +29,8 @@ class Thing:
 
 DRAWINGS = tomllib.loads(Path(__file__).with_name("drawings.toml").read_text("utf-8"))
 THINGS = tuple(Thing(**thing) for thing in DRAWINGS["things"])
-KINDS = tuple(dict.fromkeys(thing.kind for thing in THINGS))
-NOTHING: str = DRAWINGS["nothing"]["shape"]
+KINDS_TAUGHT = tuple(dict.fromkeys(thing.kind for thing in THINGS))
+SCRIBBLE: str = DRAWINGS["nothing"]["shape"]
 FRAME: str = DRAWINGS["frame"]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from homeroom.quickstart.drawings import NOTHING, THINGS, Thing, draw
+from homeroom.quickstart.drawings import SCRIBBLE, THINGS, Thing, draw
 from homeroom.quickstart.sounds import recording
 from homeroom.system.files import make_directory, open_private
 
@@ -66,5 +66,5 @@ def write_nothing(folder: Path) -> Path:
     """Writes a drawing of nothing in particular, which no answer should be sure of; its path."""
     make_directory(folder)
     path = folder / "nothing.svg"
-    write_private(path, draw(NOTHING, 1))
+    write_private(path, draw(SCRIBBLE, 1))
     return path

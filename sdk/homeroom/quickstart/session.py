@@ -30,7 +30,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Question:
+class QuestionAsked:
     """A question, what is right ("" where nothing is), and the device's answer.
 
     probability: of the answer, 0 to 1. reason: why the device is not sure, or what else it notes.
@@ -51,7 +51,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Session:
+class LessonSession:
     """What a session showed. seconds: from its beginning to the last answer.
 
     score: on twenty new drawings alone. explained: sentences on one answer.
@@ -63,11 +63,11 @@ class Session:
     samples: int
     seconds: float
     score: Score
-    questions: tuple[Question, ...]
+    questions: tuple[QuestionAsked, ...]
     explained: tuple[str, ...]
 
 
-def run_session(folder: Path, bundle: Path, tell: Tell) -> Session:
+def run_session(folder: Path, bundle: Path, tell: Tell) -> LessonSession:
     """Runs the session in a new folder. Raises as `Device.open`, `Device.add` and `Device.train`.
 
     tell: takes a line for each step.
@@ -100,7 +100,7 @@ def run_session(folder: Path, bundle: Path, tell: Tell) -> Session:
             tell(f"  {sentence}")
         device_path = str(device.directory)
     seconds = time.monotonic() - began
-    return Session(device_path, str(bundle), root, receipt.added, seconds, score, questions, explained)
+    return LessonSession(device_path, str(bundle), root, receipt.added, seconds, score, questions, explained)
 
 
 def pictures_alone(samples: Path) -> Path:
@@ -110,7 +110,7 @@ def pictures_alone(samples: Path) -> Path:
     return write_rows(samples.with_name("pictures.jsonl"), ({name: row[name] for name in kept} for row in rows))
 
 
-def ask(device: Device, folder: Path, nothing: Path) -> Iterator[Question]:
+def ask(device: Device, folder: Path, nothing: Path) -> Iterator[QuestionAsked]:
     """Asks about new words and media, and about what the lesson does not have."""
     media = folder / NEW
     asked = [
@@ -123,10 +123,10 @@ def ask(device: Device, folder: Path, nothing: Path) -> Iterator[Question]:
     for (what, right, _), found in zip(asked, device.predict_many([sample for *_, sample in asked]), strict=True):
         answer = found[TASK]
         best = str(answer.best)
-        yield Question(what, right, best, answer.probabilities[best], answer.sure, answer.reason)
+        yield QuestionAsked(what, right, best, answer.probabilities[best], answer.sure, answer.reason)
 
 
-def _limits(questions: tuple[Question, ...]) -> str:
+def _limits(questions: tuple[QuestionAsked, ...]) -> str:
     """What the answers show of what it does not know."""
     unsure = sum(not question.sure for question in questions)
     wrong = sum(question.sure and question.answer != question.right for question in questions)

@@ -11,7 +11,15 @@ from typing import Any
 import msgspec
 
 from homeroom.data.consent import Consent, consent_in_words
-from homeroom.data.samples import Group, InputReference, StoredInput, StoredSample, digest_of, input_kind, input_length
+from homeroom.data.samples import (
+    HeldOutGroup,
+    InputReference,
+    StoredInput,
+    StoredSample,
+    digest_of,
+    input_kind,
+    input_length,
+)
 from homeroom.store.data_keys import SEALED_TWICE, DataKeys, Subject, content_index, near_index
 from homeroom.store.encryption import INDEX_BYTES
 from homeroom.system.sqlite import Database
@@ -53,7 +61,7 @@ class SampleFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     author: int | None = None
     near: bytes = b""
     replaced: tuple[bytes, ...] = ()
-    group: Group | None = None
+    group: HeldOutGroup | None = None
 
     @property
     def places(self) -> set[int]:

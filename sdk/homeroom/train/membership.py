@@ -18,7 +18,7 @@ from homeroom.runtime.graphs import Graphs
 from homeroom.train.evaluate import all_outputs_of
 from homeroom.train.features.dataset import Dataset
 
-LEAST_SAMPLES = 20  # on either side; below, an area's interval holds nearly everything
+LEAST_OF_A_SIDE = 20  # on either side; below, an area's interval holds nearly everything
 LEAST_SUBJECTS = 10  # on either side, for an interval by subject
 Z_95 = 1.96
 

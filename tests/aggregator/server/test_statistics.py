@@ -215,7 +215,7 @@ def test_a_change_of_few_subjects_waits(district: District) -> None:
     teach(device, 100, 101)
     report = device.sync().statistics
     assert report is not None
-    assert (report.sent, "too few" in report.held["grade"]) == (False, True)
+    assert (report.sent, "too little of" in report.held["grade"]) == (False, True)
     assert district.total(0) == merge(taught[0].values())
     sums = teach(device, 102, 103, 104)
     device.sync()

@@ -9,7 +9,7 @@ from homeroom.contract.manifest import Manifest
 from homeroom.data.cells import is_missing
 from homeroom.data.ingest.intake import Intake
 from homeroom.data.names import check_text_field, normal_name
-from homeroom.data.samples import OTHER_RESERVED, Group, Sample
+from homeroom.data.samples import OTHER_RESERVED, HeldOutGroup, Sample
 from homeroom.data.validation import reserved_fields
 from homeroom.errors import InputError
 
@@ -55,23 +55,23 @@ def with_group(sample: Sample, manifest: Manifest, intake: Intake) -> Sample:
         slot = manifest.slot(name)
         single = [one for one in manifest.slots if one.modality == slot.modality and one.count == 1]
         names = (name, slot.modality) if single == [slot] else (name,)
-        grouped.group = Group(name) if any(sample.inputs.get(one) is not None for one in names) else None
+        grouped.group = HeldOutGroup(name) if any(sample.inputs.get(one) is not None for one in names) else None
     else:
         grouped.inputs = {key: value for key, value in sample.inputs.items() if key != name}
         text = check_text_field(name, sample.inputs.get(name)) or ""
         if text and is_missing(text):
             intake.missing[text.strip()] += 1
         elif value := normal_name(text):
-            grouped.group = Group(name, value)
+            grouped.group = HeldOutGroup(name, value)
     intake.grouped += grouped.group is not None
     return grouped
 
 
-def stated_group(given: Any) -> Group | None:
+def stated_group(given: Any) -> HeldOutGroup | None:
     """The group of a sample as export.json states it; InputError where it is none."""
     if given is None:
         return None
     name = check_text_field("group", given.get("name")) if isinstance(given, dict) else None
     if not name:
         raise InputError("needs a name", where="group", remedy="give the folder as it was written")
-    return Group(name, normal_name(check_text_field("group", given.get("value")) or ""))
+    return HeldOutGroup(name, normal_name(check_text_field("group", given.get("value")) or ""))
