@@ -29,6 +29,7 @@ def command(path: str) -> click.Command:
 
 @pytest.mark.parametrize("path", COMMANDS)
 def test_no_help_shows_a_range_as_a_formula(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command(path)._help_option = None  # click keeps it as it was first asked for, maybe without our command line above
     main([*path.split(), "-h"])
     out = " ".join(capsys.readouterr().out.split())
     assert "<=" not in out
