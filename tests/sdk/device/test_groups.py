@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import tiny
 from click.testing import CliRunner
 
 from homeroom import Device, ReadOptions, Sample
 from homeroom.cli.main import homeroom
+from homeroom.data.ingest.group_column import check_group
 from homeroom.device.local_samples import to_examples, training_samples
 from homeroom.errors import InputError
 from homeroom.train.features.dataset import Dataset
@@ -204,3 +206,15 @@ def test_a_bundle_that_names_its_own_group_keeps_it(tiny_bundle: tiny.Tiny) -> N
     whole = tuple(msgspec.structs.replace(task, group="word") for task in manifest.tasks)
     with pytest.raises(InputError, match="by whole 'word' already"):
         check_group("word", msgspec.structs.replace(manifest, tasks=whole))
+
+
+def test_a_slot_of_several_inputs_and_a_name_with_signs_that_nobody_sees_are_no_group(device: Device) -> None:
+    manifest = device.bundle.manifest
+    several = msgspec.structs.replace(manifest, slots=(msgspec.structs.replace(manifest.slots[0], count=2),))
+    for name, known, said in (
+        (manifest.slots[0].name, several, "has several inputs"),
+        ("to\u200bpic", manifest, "signs that nobody sees"),
+    ):
+        with pytest.raises(InputError) as refused:
+            check_group(name, known)
+        assert said in refused.value.what
