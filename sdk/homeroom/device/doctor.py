@@ -63,7 +63,7 @@ def examine(directory: Path | None = None, bundle: Path | None = None) -> tuple[
             more, folder = _unpack(bundle, Path(scratch))
             checks += more
         result = run_benchmark(folder, runtime=runtime)
-    checks += _check_benchmark(result)
+        checks += _check_benchmark(result, folder, bundle or folder, runtime)
     costs = result.costs()
     if directory is not None and bundle is None and costs is not None:
         checks += _keep_costs(directory, costs)
@@ -181,23 +181,24 @@ _KEY_LOCATIONS = {
 
 def _unpack(bundle: Path, scratch: Path) -> tuple[list[Check], Path | None]:
     from homeroom.runtime.bundle import install
+    from homeroom.runtime.fallback import take_along
 
-    if bundle.is_dir():
-        return [], bundle
     try:
-        return [], install(bundle, scratch, root=None).path
+        return [], take_along(install(bundle, scratch, root=None), bundle).path
     except HomeroomError as problem:
         return [Check("bundle", problem.what, "wrong", problem.remedy)], None
 
 
-def _check_benchmark(result: BenchmarkResult) -> Iterator[Check]:
+def _check_benchmark(
+    result: BenchmarkResult, folder: Path | None = None, source: Path | None = None, runtime: Runtime = "onnx"
+) -> Iterator[Check]:
+    """The benchmark's checks. folder: of the bundle that was tried; source: what its second file belongs beside."""
     for name, facts in result.stages.items():
         yield from _check_stage(name, facts)
     backbones = {name.split()[1] for name in result.stages if name.startswith("features ")}
     fit = {n.split()[1] for n, facts in result.stages.items() if n.startswith("features ") and facts.get("within")}
     for modality in sorted(backbones - fit):
-        says = f"{modality}: this machine computes other features than the golden samples at every precision"
-        yield Check("golden", says, "wrong", "pip install -U onnxruntime, or ask for a bundle for this processor")
+        yield _other_features(modality, folder, source, runtime)
     if result.crashed:
         name = result.crashed.removeprefix("library ")
         package = LIBRARY_PACKAGES.get(name, name)
@@ -205,6 +206,18 @@ def _check_benchmark(result: BenchmarkResult) -> Iterator[Check]:
         if package not in LIBRARY_PACKAGES.values():
             remedy = "pip install 'onnxruntime==1.22.0', the oldest release that runs here"
         yield Check(package.split()[0], f"{result.crashed} {result.how}", "wrong", remedy)
+
+
+def _other_features(modality: str, folder: Path | None, source: Path | None, runtime: Runtime) -> Check:
+    from homeroom.runtime.bundle import open_bundle
+    from homeroom.runtime.fallback import absent, fallback_needed, second_file
+
+    if folder and source and (graphs := absent(bundle := open_bundle(folder, root=None), modality, runtime)):
+        place = second_file(source)
+        remedy = f"ask whoever made the bundle for {place.name}, and put it into {place.parent}"
+        return Check("golden", fallback_needed(bundle, place, graphs).what, "wrong", remedy)
+    says = f"{modality}: this machine computes other features than the golden samples at every precision"
+    return Check("golden", says, "wrong", "pip install -U onnxruntime, or ask for a bundle for this processor")
 
 
 def _check_stage(name: str, facts: dict[str, Any]) -> Iterator[Check]:

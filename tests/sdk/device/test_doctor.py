@@ -11,17 +11,21 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import psutil
 import pytest
+import second
 import tiny
 
 from homeroom import Device
 from homeroom.cli.main import main
+from homeroom.contract.manifest import Tolerance
 from homeroom.device import doctor
 from homeroom.device.doctor import examine
 from homeroom.device.resources.benchmark import BenchmarkResult, run_benchmark
 from homeroom.device.resources.costs import Costs
 from homeroom.errors import HomeroomError
+from homeroom.runtime.fallback import second_file
 from homeroom.system import hardware
 
 CRASHES = "import os, signal\nos.kill(os.getpid(), signal.{name})\n"
@@ -68,6 +72,27 @@ def test_a_runtime_that_kills_its_process_is_a_sentence(
     (line,) = [line for line in out.splitlines() if line.startswith("!")]
     assert said in line
     assert "pip install 'onnxruntime==" in out
+
+
+def test_a_bundle_that_needs_its_second_file_here_is_tried_with_it_or_the_file_is_named(
+    tiny_bundle: tiny.Tiny, tmp_path: Path
+) -> None:
+    exact = Tolerance(mean=1 - 1e-7, worst=1 - 1e-7)  # as on a machine whose int8 arithmetic is another
+    modalities = [
+        msgspec.structs.replace(one, tolerance=exact) if one.name == "image" else one
+        for one in tiny_bundle.manifest.modalities
+    ]
+    lesson = second.set_apart(tiny_bundle, tmp_path / "lesson", modalities=tuple(modalities))
+    checks, _ = examine(bundle=lesson)
+    assert [check.says for check in checks if check.state == "wrong"] == []
+    assert any(check.says.startswith("image float32") for check in checks)
+    apart = tmp_path / "apart" / "lesson.float32.homeroom"
+    apart.parent.mkdir()
+    second_file(lesson).rename(apart)
+    checks, _ = examine(bundle=lesson)
+    (wrong,) = [check for check in checks if check.state == "wrong"]
+    assert "needs the float32 backbone" in wrong.says
+    assert f"lesson.float32.homeroom, and put it into {tmp_path}" in wrong.remedy
 
 
 def test_a_library_that_is_missing_is_named_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
