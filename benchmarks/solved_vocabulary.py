@@ -2,8 +2,9 @@
 
 The schools, pupils and tests are those of `benchmarks/federation.py`. A total is what a device would receive: cells
 that fewer than LEAST_SCHOOLS schools or LEAST_SUBJECTS pupils fed are withheld, and a school's own stand in. How strong
-each task is shrunk, each school judges on the total less its own part, and the right answers of all are added up to
-choose. The weight of theta and the solved head is chosen on validation pupils, whom neither learned from; then both
+each task is shrunk, how many principal components it reads where it compares two inputs, and whether it reads letters
+where the bundle has some: each school judges on the total less its own part, and the right answers of all are added up
+to choose. The weight of theta and the solved head is chosen on validation pupils, whom neither learned from; then both
 learn from all pupils.
 """
 
@@ -11,12 +12,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 
 import federation
@@ -30,6 +32,7 @@ from homeroom.contract.manifest import Task
 from homeroom.contract.round import RoundConfiguration, StatisticsRules
 from homeroom.contract.secagg import SecureRules
 from homeroom.contract.statistics.encoding import encode
+from homeroom.contract.statistics.section import PAIR_KINDS, Section
 from homeroom.contract.statistics.secure import StatisticsTerms
 from homeroom.contract.statistics.sums import NOTHING, Statistics, merge
 from homeroom.data.ingest import read_samples
@@ -53,8 +56,10 @@ from homeroom_aggregator.simulation.federate import simulate
 
 LEAST_SCHOOLS, LEAST_SUBJECTS = 3, 10
 STRENGTHS = [Strength(shrinkage, power) for shrinkage in (0.1, 0.3, 1.0, 3.0, 10.0) for power in (0.0, 0.5)]
+COMPONENTS = (None, 64, 48, 32, 24)  # of each block, in tasks that compare two inputs
 
 Accuracies = dict[str, dict[str, float]]  # by school and task
+Letters = Mapping[str, bool]  # tasks that read letters of their texts: whether in place of the encoder's features
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,29 @@ class Schools:
         train, validation = self.learn[school].dataset.split(lesson.ALONE.validation, lesson.ALONE.seed)
         assert validation is not None
         return train, validation
+
+    @property
+    def section(self) -> Section:
+        found = self.bundle.manifest.statistics
+        assert isinstance(found, Section)
+        return found
+
+    def reading(self, letters: Letters) -> Schools:
+        """The same schools and vectors where these tasks read letters, and no others."""
+        alone = tuple(name for name, only in letters.items() if only)
+        section = msgspec.structs.replace(
+            self.section, letters=tuple(letters) or msgspec.UNSET, letters_alone=alone or msgspec.UNSET
+        )
+        manifest = msgspec.structs.replace(self.bundle.manifest, statistics=section)
+
+        def so(some: Mapping[str, Pupils]) -> dict[str, Pupils]:
+            return {
+                name: Pupils(replace(one.dataset, manifest=manifest), replace(one.vectors, section=section))
+                for name, one in some.items()
+            }
+
+        parts = {"learn": so(self.learn), "tests": so(self.tests), "harder": so(self.harder)}
+        return replace(self, bundle=replace(self.bundle, manifest=manifest), **parts)
 
     def trained_pupils(self, school: str) -> frozenset[str]:
         return frozenset(example.subject for example in self.parts(school)[0].examples)
@@ -169,20 +197,35 @@ def right(task: Task, outputs: np.ndarray, targets: np.ndarray) -> int:
     return int((outputs.argmax(1) == targets.argmax(1)).sum())
 
 
-def choose(schools: Schools, parts: Mapping[str, Mapping[str, Statistics]]) -> dict[str, Strength]:
-    """The strength of each task by the right answers of all schools, each judging a total without itself."""
-    found = {}
-    for task in schools.tasks:
-        counts = Counter[Strength]()
-        for name, pupils in schools.learn.items():
-            others = merge(one for other, some in parts.items() if other != name for one in some.values())
-            rows = pupils.rows(task)
-            if len(rows) and others.of_task(task.name).cells:
-                expected = pupils.targets(task, rows)
-                for strength in STRENGTHS:
-                    counts[strength] += right(task, answers(task, others, pupils, rows, strength).values, expected)
-        found[task.name] = counts.most_common(1)[0][0]
-    return found
+def choose(schools: Schools) -> tuple[dict[str, bool], dict[str, Strength]]:
+    """How each task reads letters, and its strength, by the right answers of all schools, each judging a total
+    without itself.
+    """
+    lettered, counts = schools.section.letter_tasks, dict[str, Counter[tuple[bool | None, Strength]]]()
+    for alone in (None, False, True) if lettered else (None,):
+        seen = schools.reading({} if alone is None else dict.fromkeys(lettered, alone))
+        for task in (task for task in seen.tasks if alone is None or task.name in lettered):
+            right_ones = _judged(seen, task)
+            counts.setdefault(task.name, Counter()).update({(alone, s): n for s, n in right_ones.items()})
+    best = {name: some.most_common(1)[0][0] for name, some in counts.items()}
+    letters = {name: alone for name, (alone, _) in best.items() if alone is not None}
+    return letters, {name: strength for name, (_, strength) in best.items()}
+
+
+def _judged(schools: Schools, task: Task) -> Counter[Strength]:
+    """Right answers by strength."""
+    components = COMPONENTS if task.kind in PAIR_KINDS else (None,)
+    strengths = [replace(strength, components=most) for most in components for strength in STRENGTHS]
+    counts = Counter(dict.fromkeys(strengths, 0))
+    parts = {name: merge(pupils.sums([task]).values()) for name, pupils in schools.learn.items()}
+    for name, pupils in schools.learn.items():
+        others = merge(part for other, part in parts.items() if other != name)
+        rows = pupils.rows(task)
+        if len(rows) and others.of_task(task.name).cells:
+            expected = pupils.targets(task, rows)
+            for strength in strengths:
+                counts[strength] += right(task, answers(task, others, pupils, rows, strength).values, expected)
+    return counts
 
 
 def tested(schools: Schools, total: Mapping[str, Statistics], strengths: Mapping[str, Strength]) -> Accuracies:
@@ -270,10 +313,11 @@ def mixes(
 
 def run(schools: Schools, rate: float, seed: int) -> dict[str, Any]:
     """Accuracies of one seed by setting, school and task."""
+    letters, strengths = choose(schools)
+    schools = schools.reading(letters)
     tasks = schools.tasks
     whole = {name: pupils.sums(tasks) for name, pupils in schools.learn.items()}
     early = {name: pupils.sums(tasks, schools.trained_pupils(name)) for name, pupils in schools.learn.items()}
-    strengths = choose(schools, whole)
     total, withheld = received(whole)
     first, _, best = rounds(schools, rate, seed)
     shared = received(early)[0]
@@ -302,7 +346,8 @@ def run(schools: Schools, rate: float, seed: int) -> dict[str, Any]:
         "bytes in a secure round": secure_round_bytes(schools.bundle, parts),
         "bytes of theta in fixed32": 4 * schools.bundle.manifest.layout.size,
         "weights of solved": {name: one.solved for name, one in mix.items()},
-        "strengths": {name: [one.shrinkage, one.prior_power] for name, one in strengths.items()},
+        "letters": letters,
+        "strengths": {name: [one.shrinkage, one.prior_power, one.components] for name, one in strengths.items()},
     }
 
 

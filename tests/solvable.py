@@ -17,18 +17,26 @@ from homeroom.data.validation import resolve
 from homeroom.runtime.bundle import write_signature
 
 
-def with_statistics(out: Path, letters: dict[str, bool] | None = None, theta_values: int | None = None) -> tiny.Tiny:
-    """The tiny bundle with statistics of 60 calibration samples, in the new folder `out`.
+def with_statistics(
+    out: Path,
+    letters: dict[str, bool] | None = None,
+    theta_values: int | None = None,
+    components: dict[str, int] | None = None,
+    samples: int = 60,
+) -> tiny.Tiny:
+    """The tiny bundle with statistics of calibration samples, in the new folder `out`.
 
-    letters, theta_values: as in an export.
+    letters, theta_values, components: as in an export.
     """
     from homeroom_exporter.export.statistics import fit_statistics
 
     made = tiny.bundle()
     design, backbones = tiny.design_and_backbones(out.with_name("work"))
-    stored = [resolve(Sample(**row), tiny.draft()) for row in tiny.samples(60, seed=7)]
+    stored = [resolve(Sample(**row), tiny.draft()) for row in tiny.samples(samples, seed=7)]
     whole = msgspec.structs.replace(tiny.draft(), modalities=design.modalities)
-    fitted = fit_statistics(whole, backbones, stored, threads=1, letters=letters, theta_values=theta_values)
+    fitted = fit_statistics(
+        whole, backbones, stored, threads=1, letters=letters, theta_values=theta_values, components=components
+    )
     assert fitted
     shutil.copytree(made.path, out)
     (out / fitted.section.file).write_bytes(fitted.file)

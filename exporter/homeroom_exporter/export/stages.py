@@ -166,6 +166,7 @@ def contents_of(
         samples,
         threads=threads,
         letters=recipe.letters,
+        components=recipe.components,
         theta_values=contents.theta.size,
     )
     if fitted:

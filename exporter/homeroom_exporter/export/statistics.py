@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+import msgspec
 import numpy as np
 import safetensors.numpy
 from msgspec import UNSET
@@ -24,6 +25,7 @@ from homeroom.contract.statistics.section import (
 )
 from homeroom.data.preprocess import hashed_content, prepare
 from homeroom.data.samples import StoredInput, StoredSample
+from homeroom.errors import RecipeError
 from homeroom.runtime.backend import load
 from homeroom.train.solve.kinds import solver_of
 from homeroom.train.solve.vectors import letters as letter_numbers
@@ -87,19 +89,24 @@ def fit_statistics(
     *,
     threads: int,
     letters: Mapping[str, bool] | None = None,
+    components: Mapping[str, int] | None = None,
     theta_values: int | None = None,
 ) -> Fitted | None:
     """Fits the projections of all blocks; None where no task can be solved, or samples are too few.
 
     manifest: the draft, with the backbones' own modalities
     letters: tasks that read the letters of their texts too, and whether in place of the encoder's features
+    components: of choice and matching tasks whose heads read no more of each block
     theta_values: of theta; blocks have no more components than `most_components` says. None: DIMENSION_LIMIT
+
+    Raises RecipeError where letters or components would have no effect.
     """
-    letters = letters or {}
+    letters, components = letters or {}, components or {}
     numbers = list(_numbers(manifest, backbones, samples, letters, threads))
     limits = {"letters": LETTERS_DIMENSION_LIMIT}
     fitted = [_first(one, manifest, limits.get(one.kind, DIMENSION_LIMIT)) for one in numbers]
     if not any(fitted):
+        _check_effects(manifest, None, letters, components)
         return None
     section = _section(manifest, [found[0] for found in fitted if found], letters)
     if theta_values is not None:
@@ -109,6 +116,9 @@ def fit_statistics(
             for one, found in zip(numbers, fitted, strict=True)
         ]
         section = _section(manifest, [found[0] for found in fitted if found], letters)
+    _check_effects(manifest, section, letters, components)
+    if components:
+        section = msgspec.structs.replace(section, components=dict(components))
     arrays = dict[str, np.ndarray]()
     for one, found in zip(numbers, fitted, strict=True):
         if found is None:
@@ -152,6 +162,24 @@ def _section(manifest: Manifest, blocks: Sequence[Block], letters: Mapping[str, 
     return Section(
         file=FILE, blocks=tuple(blocks[:BLOCK_LIMIT]), letters=reading or UNSET, letters_alone=alone or UNSET
     )
+
+
+def _check_effects(
+    manifest: Manifest, section: Section | None, letters: Collection[str], components: Mapping[str, int]
+) -> None:
+    """Refuses letters that no block has, and as many components as a task's largest block has."""
+    more = f"or calibrate on more samples: a block needs {2 * SAMPLES_A_DIMENSION}"
+    for name in letters:
+        if section is None or name not in section.letter_tasks:
+            what = "has no effect: too few calibration samples have its texts"
+            raise RecipeError(what, where=f"tasks.{name}.letters", remedy=f"remove it, {more}")
+    for name, wanted in components.items():
+        blocks = section.read_by(name, manifest.task(name).reads) if section else []
+        most = max((block.dimension for block in blocks), default=0)
+        if wanted >= most:
+            what = f"{wanted} has no effect: its largest block has {most} components"
+            remedy = f"state fewer or remove it, {more}, and {SAMPLES_A_DIMENSION} a component"
+            raise RecipeError(what, where=f"tasks.{name}.components", remedy=remedy)
 
 
 def _features_ids(manifest: Manifest, slots: Sequence[str]) -> tuple[str, ...]:

@@ -48,7 +48,9 @@ def statistics_sentence(manifest: Manifest, section: Section, theta_values: int)
     """What statistics cost to share, and how many components their blocks have, for who exports."""
     sent, theta = secure_bytes(manifest, section), 4 * theta_values
     dimensions = ", ".join(f"{block.name} {block.dimension}" for block in section.blocks)
+    fewer = {} if section.components is msgspec.UNSET else section.components
     return (
         f"statistics: components of {dimensions}; at most {sent / 1000:,.0f} KB in a secure round, beside "
         f"{theta / 1000:,.0f} KB of an update of theta"
+        + "".join(f"; the head of {name} reads {read} of each" for name, read in fewer.items())
     )

@@ -12,7 +12,7 @@ from msgspec import UNSET
 
 from homeroom.contract.layout import Scope
 from homeroom.contract.manifest import SLOT_LIMIT, Column, ModalityName, Objective, Slot, Task
-from homeroom.contract.statistics.section import LETTER_KINDS
+from homeroom.contract.statistics.section import PAIR_KINDS
 from homeroom.data.samples import OTHER_RESERVED, RESERVED_FIELDS
 from homeroom.data.tasks import KINDS as DEVICE_KINDS
 from homeroom_exporter.encoders.spec import LANGUAGES_OF, EncoderSpec
@@ -201,6 +201,16 @@ def _head(document: Document, name: str, table: TaskTable, slots: Mapping[str, S
     return head.name
 
 
+def read_components(document: Document, tables: Mapping[str, TaskTable]) -> dict[str, int]:
+    """The tasks whose solved heads read so many principal components of each block."""
+    named = {name: table.components for name, table in tables.items() if table.components is not None}
+    for name in named:
+        if tables[name].kind not in PAIR_KINDS:
+            what = f"only a {' or a '.join(PAIR_KINDS)} task's head reads fewer components"
+            raise document.refusal(what, "tasks", name, "components", remedy="remove it")
+    return named
+
+
 def read_letters(
     document: Document, header: RecipeHeader, tables: Mapping[str, TaskTable], slots: Mapping[str, Slot]
 ) -> dict[str, bool]:
@@ -208,10 +218,8 @@ def read_letters(
     named = {name: table.letters == "alone" for name, table in tables.items() if table.letters}
     for name in named:
         path, texts = ("tasks", name, "letters"), [s for s in tables[name].reads if slots[s].modality == "text"]
-        if tables[name].kind not in LETTER_KINDS:
-            raise document.refusal(
-                f"only a {' or a '.join(LETTER_KINDS)} task reads letters", *path, remedy="remove it"
-            )
+        if tables[name].kind not in PAIR_KINDS:
+            raise document.refusal(f"only a {' or a '.join(PAIR_KINDS)} task reads letters", *path, remedy="remove it")
         if not texts:
             raise document.refusal("it reads no text that could have letters", *path, remedy="remove it")
         if header.golden_from != "calibration":

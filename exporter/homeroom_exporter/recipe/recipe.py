@@ -24,7 +24,8 @@ from homeroom_exporter.recipe.tables import GoldenSource
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """A recipe that holds together. `heads`: the head of each task; `adapter`: LoRA, its modality filled in; `scopes`:
     of the segments that are not shared; `letters`: tasks whose sums hold the letters of their
-    texts, and whether in place of the encoder's features.
+    texts, and whether in place of the encoder's features; `components`: of choice and matching tasks whose solved
+    heads read no more of each block.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     adapter: AdapterPlan | None = None
     scopes: dict[str, Scope] = {}
     letters: dict[str, bool] = {}
+    components: dict[str, int] = {}
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -80,6 +82,7 @@ def parse_recipe(text: str, file: str = "recipe") -> Recipe:
         adapter=checks.read_adapter(document, encoders),
         scopes=checks.read_scopes(document, segments),
         letters=checks.read_letters(document, header, tables, slots),
+        components=checks.read_components(document, tables),
     )
 
 

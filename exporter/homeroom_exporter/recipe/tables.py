@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from homeroom.contract.manifest import PREPROCESS_VERSION, Column, Count, Name, PreprocessVersion, Runtime
+from homeroom.contract.statistics.section import Components
 from homeroom_exporter.model.losses import Weighting
 from homeroom_exporter.model.tiers import TierName
 
@@ -70,6 +71,7 @@ class TaskTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     group: Name | None = None
     weight: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     letters: bool | Literal["alone"] = False
+    components: Components | None = None
 
 
 class ObjectiveTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

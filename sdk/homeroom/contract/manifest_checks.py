@@ -12,7 +12,7 @@ import msgspec
 from homeroom.contract.canonical_json import decode
 from homeroom.contract.layout import FULL_TIER, narrower
 from homeroom.contract.manifest import MANIFEST_FORMAT, SLOT_LIMIT, THETA_LIMIT, Manifest, Objective, Task
-from homeroom.contract.statistics.section import LETTER_KINDS, OF_TWO_TEXTS
+from homeroom.contract.statistics.section import OF_TWO_TEXTS, PAIR_KINDS
 from homeroom.errors import BundleError
 
 OLDEST_MANIFEST_FORMAT = 1
@@ -127,10 +127,13 @@ def _faults_of_statistics(manifest: Manifest) -> Iterator[str]:
     modalities = {slot.name: slot.modality for slot in manifest.slots}
     kinds = {task.name: task.kind for task in manifest.tasks}
     for name in section.letter_tasks:
-        if kinds.get(name) not in LETTER_KINDS:
+        if kinds.get(name) not in PAIR_KINDS:
             yield f"{name} of statistics is no task that letters serve"
     if section.letters_alone is not msgspec.UNSET and not {*section.letters_alone} <= {*section.letter_tasks}:
         yield "a task of statistics reads letters alone that reads none"
+    for name in {} if section.components is msgspec.UNSET else section.components:
+        if kinds.get(name) not in PAIR_KINDS:
+            yield f"{name} of statistics is no task whose head reads fewer components"
     names = [block.name for block in section.blocks]
     if len(set(names)) != len(names) or len({block.statistics_id for block in section.blocks}) != len(names):
         yield "two blocks of statistics are the same"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,11 +21,13 @@ from homeroom.contract.statistics.sums import Cell, Statistics
 from homeroom.errors import BundleError, InputError, RecipeError, UpdateError
 from homeroom.federation.statistics import shared_tasks
 from homeroom.runtime.bundle import open_bundle
+from homeroom.train.solve.heads import section_strength
 from homeroom.train.solve.vectors.letters import BUCKETS, CODES, WRITTEN, letter_numbers, read_spelling
 from homeroom.train.solve.vectors.samples import blocks_of, covered, sums_id
 from homeroom_aggregator.admin.folder import check_statistics
 from homeroom_exporter.export.spelling import make_spelling
 from homeroom_exporter.export.statistics import fit_projection
+from homeroom_exporter.export.statistics_size import statistics_sentence
 from homeroom_exporter.recipe.recipe import parse_recipe
 
 SPELLING = make_spelling()
@@ -156,6 +159,66 @@ def test_a_bundle_whose_letters_do_not_hold_together_is_refused(made: tiny.Tiny,
         read_manifest(other)
     assert open_bundle(made.path, root=None).manifest.statistics
     assert {task.name for task in covered(made.manifest)} >= {TASK}
+
+
+def test_a_bundle_says_how_many_components_heads_of_a_task_read(made: tiny.Tiny) -> None:
+    assert made.manifest.statistics
+    assert section_strength(made.manifest.statistics, TASK).components is None
+    for name, refused in ((TASK, False), ("category", True)):
+        section = msgspec.structs.replace(made.manifest.statistics, components={name: 3})
+        other = msgspec.structs.replace(made.manifest, statistics=section)
+        assert section_strength(section, name).components == 3
+        assert sums_id(other) == sums_id(made.manifest), "the sums are the same, and merge"
+        with (
+            pytest.raises(BundleError, match="no task whose head reads fewer") if refused else contextlib.nullcontext()
+        ):
+            read_manifest(msgspec.json.encode(other))
+
+
+@pytest.mark.parametrize(
+    ("samples", "options", "said"),
+    [
+        (60, {"components": {TASK: 96}}, "components: 96 has no effect: its largest block has"),
+        (1, {"components": {TASK: 1}}, "components: 1 has no effect: its largest block has 0 components"),
+        (4, {"letters": {TASK: False}}, "letters: has no effect: too few calibration samples"),
+    ],
+)
+def test_an_export_refuses_what_would_have_no_effect(
+    samples: int, options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match=f"tasks.{TASK}.{said}"):
+        solvable.with_statistics(tmp_path / "bundle", samples=samples, **options)
+
+
+def test_an_export_names_the_components_that_a_head_reads(tmp_path: Path) -> None:
+    made = solvable.with_statistics(tmp_path / "bundle", components={TASK: 14})
+    section = open_bundle(made.path, root=None).manifest.statistics
+    assert section
+    assert section_strength(section, TASK).components == 14
+    assert statistics_sentence(made.manifest, section, 1000).endswith(f"; the head of {TASK} reads 14 of each")
+
+
+COMPARED = """name = "r"
+version = 1
+[encoders.text]
+source = "pip:minilm"
+[encoders.image]
+source = "pip:efficientnet-lite0"
+[slots]
+a = "text"
+b = "image"
+[tasks.t]
+kind = "{kind}"
+reads = ["a", "b"]
+{labels}
+components = 12
+"""
+
+
+def test_a_recipe_names_components_of_tasks_that_compare() -> None:
+    assert parse_recipe(COMPARED.format(kind="matching", labels="")).components == {"t": 12}
+    with pytest.raises(RecipeError, match="only a choice or a matching task's head reads fewer components"):
+        parse_recipe(COMPARED.format(kind="classification", labels='labels = ["x", "y"]'))
 
 
 @pytest.mark.parametrize(

@@ -328,6 +328,20 @@ def test_an_option_that_is_not_given_is_never_chosen_and_without_a_question_none
     assert not found.outputs(TaskVectors((unasked,), vectors.options)).any()
 
 
+def test_a_head_of_fewer_components_is_that_of_vectors_which_have_no_more() -> None:
+    vectors, targets = choices(200, 1)
+
+    def first_two(blocks: tuple[BlockVectors, ...]) -> tuple[BlockVectors, ...]:
+        return tuple(BlockVectors(b.statistics_id, b.values[:, :2], b.present) for b in blocks)
+
+    short = TaskVectors(first_two(vectors.blocks), tuple(map(first_two, vectors.options)))
+    wanted = head(WHICH, sums(WHICH, short, targets), short).outputs(short)
+    fewer = Strength(STRENGTH.shrinkage, STRENGTH.prior_power, 2)
+    found = head(WHICH, sums(WHICH, vectors, targets), vectors, fewer).outputs(vectors)
+    assert np.allclose(found, wanted)
+    assert not np.allclose(found, head(WHICH, sums(WHICH, vectors, targets), vectors).outputs(vectors))
+
+
 def test_two_views_that_agree_fully_are_finite() -> None:
     rng = np.random.default_rng(1)
     grid, every = to_grid(rng.normal(0, 0.3, (300, 4))), np.ones(300, bool)

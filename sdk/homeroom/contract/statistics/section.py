@@ -14,12 +14,13 @@ BLOCK_LIMIT = 64
 DIMENSION_LIMIT = 96  # of a block, and a quarter of the calibration samples that have it
 RAW_FORMAT = 1  # of the numbers before projection (`homeroom.train.solve.vectors`); a change of them raises it
 
+Components = Annotated[int, msgspec.Meta(ge=1, le=DIMENSION_LIMIT)]
 Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 BlockKind = Literal["taps", "text", "table", "pair", "overlap", "letters"]
 OF_TWO_TEXTS: tuple[BlockKind, ...] = ("pair", "overlap")
 NAMED_KINDS: tuple[BlockKind, ...] = (*OF_TWO_TEXTS, "letters")  # beside another block of the same slots
 LETTERS_DIMENSION_LIMIT = 32
-LETTER_KINDS = ("choice", "matching")  # of tasks whose sums may have letters: they compare two slots
+PAIR_KINDS = ("choice", "matching")  # of tasks that compare two slots: their heads may read letters, fewer components
 
 
 class Block(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +56,8 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
     blocks: each with slots of its own, but for letters
     letters: tasks that read blocks of letters; a later field, absent where none does
     letters_alone: those of them that read no other block of a slot with letters; absent where none is so
+    components: of each block, the first that heads of these choice and matching tasks read; a later field, which
+        earlier releases pass over: their heads read all
     subject_limit: samples of one subject that count in a task
     shrinkage: of the shared covariance, and prior_power of the classes' shares, where a device starts
     """
@@ -67,6 +70,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
 
     letters: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] | msgspec.UnsetType = msgspec.UNSET
     letters_alone: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] | msgspec.UnsetType = msgspec.UNSET
+    components: dict[str, Components] | msgspec.UnsetType = msgspec.UNSET
 
     def read_by(self, task: str, reads: Collection[str]) -> list[Block]:
         """The blocks that samples of a task may have, of letters only where it reads them. reads: its slots."""

@@ -22,10 +22,14 @@ class Blocks(NamedTuple):
 
 @dataclass(frozen=True)
 class Strength:
-    """shrinkage: added to the correlations' diagonal; prior_power: of the classes' shares."""
+    """shrinkage: added to the correlations' diagonal; prior_power: of the classes' shares.
+
+    components: of choice and matching: the first principal components of each block that are read; None: all
+    """
 
     shrinkage: float = 1.0
     prior_power: float = 0.5
+    components: int | None = None
 
 
 class SolvedHead(Protocol):

@@ -60,12 +60,12 @@ class PairMoments:
     """Sums of a task, as arrays.
 
     moments: of the rows RIGHT and WRONG; second moments of right pairs alone
-    border: columns of the asked input, which stand first
+    blocks: of the asked input, whose columns stand first, and of the other
     """
 
     task: Task
     moments: Moments
-    border: int
+    blocks: Blocks
     strength: Strength
 
 
@@ -79,15 +79,17 @@ class SolvedPairs(PairHead):
 def read_pairs(task: Task, statistics: Statistics, blocks: Blocks, strength: Strength) -> PairMoments:
     """The sums of a task."""
     moments = read_moments(statistics, task.name, (RIGHT, WRONG), (*blocks.asked, *blocks.options))
-    return PairMoments(task, moments, sum(width for _, width in blocks.asked), strength)
+    return PairMoments(task, moments, blocks, strength)
 
 
 def solve_pairs(sums: PairMoments) -> SolvedPairs:
     """The head of these sums."""
     moments, strength = sums.moments, sums.strength
-    asked, other = slice(sums.border), slice(sums.border, None)
+    border = sum(width for _, width in sums.blocks.asked)
+    asked, other = slice(border), slice(border, None)
     covariance = moments.covariance([0])
-    whitening = [_whitening(covariance[cut, cut], strength.shrinkage) for cut in (asked, other)]
+    sides = zip((asked, other), (sums.blocks.asked, sums.blocks.options), strict=True)
+    whitening = [_whitening_of(covariance[cut, cut], side, strength) for cut, side in sides]
     cross = whitening[0].T @ covariance[asked, other] @ whitening[1]
     left, correlations, right = np.linalg.svd(cross, full_matrices=False)
     kept = slice(min(PAIRS, len(correlations)))
@@ -104,6 +106,14 @@ def solve_pairs(sums: PairMoments) -> SolvedPairs:
 
 def _head(task: Task, statistics: Statistics, blocks: Blocks, strength: Strength) -> SolvedPairs:
     return solve_pairs(read_pairs(task, statistics, blocks, strength))
+
+
+def _whitening_of(covariance: np.ndarray, blocks: Sequence[tuple[str, int]], strength: Strength) -> np.ndarray:
+    """[d, kept] of one side, zeros for the components that are not read: those that vary least in each block."""
+    rows = np.flatnonzero(np.concatenate([np.arange(width) < (strength.components or width) for _, width in blocks]))
+    found = np.zeros((len(covariance), len(rows)))
+    found[rows] = _whitening(covariance[np.ix_(rows, rows)], strength.shrinkage)
+    return found
 
 
 def _whitening(covariance: np.ndarray, shrinkage: float) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec import UNSET
 
 from homeroom.contract.manifest import Manifest, Task
 from homeroom.contract.statistics.section import Block, Section
@@ -53,6 +54,12 @@ class TaskHead:
         return SolvedOutputs(self.head.outputs(vectors), known, self.solver.exclusive, distance)
 
 
+def section_strength(section: Section, task: str) -> Strength:
+    """What a bundle says of a task's head."""
+    components = {} if section.components is UNSET else section.components
+    return Strength(section.shrinkage, section.prior_power, components.get(task))
+
+
 def solve(
     manifest: Manifest,
     total: Statistics,
@@ -77,7 +84,7 @@ def solve(
         taught = np.stack([solver.taught(task, _of_block(part, block.statistics_id)) for block in blocks])
         if taught.any():
             read = Blocks(*([(block.statistics_id, block.dimension) for block in some] for some in (blocks, options)))
-            strength = (strengths or {}).get(task.name) or Strength(section.shrinkage, section.prior_power)
+            strength = (strengths or {}).get(task.name) or section_strength(section, task.name)
             head = solver.head(task, part, read, strength)
             reads = frozenset(block.statistics_id for block in (*blocks, *options))
             heads[task.name] = TaskHead(task, solver, head, taught, reads)

@@ -9,6 +9,7 @@ the own ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -87,4 +88,4 @@ def _on_top(shared: PairMoments, own: Moments, prior: float | None) -> SolvedPai
     """The head of own sums and of shared ones that count as so many right pairs."""
     pairs = float(shared.moments.counts[0].max())
     weight = 1.0 if prior is None or not pairs else prior / pairs
-    return solve_pairs(PairMoments(shared.task, own.plus(shared.moments, weight), shared.border, shared.strength))
+    return solve_pairs(replace(shared, moments=own.plus(shared.moments, weight)))
