@@ -13,8 +13,8 @@ RELEASE := .venv-release
 TRY := .venv-try
 BIN := $(VENV)/bin
 PACKAGE := $(shell find sdk exporter aggregator -name '*.py')
-# Two files at a time: one core each, so that libraries with threads of their own do not fight over them.
-WORKERS ?= 2
+# Three files at a time on two cores: one works while others wait. One thread each, so that libraries do not fight.
+WORKERS ?= 3
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 PYTEST_ARGS ?=
 DATA ?=

@@ -137,6 +137,7 @@ def test_the_command_line_works_there_and_names_a_missing_extra(installed: Path,
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.extra
 def test_the_contracts_and_the_store_pass_their_own_tests_there(installed: Path, tmp_path: Path) -> None:
     extra = tmp_path / "extra"
     names = ["pytest", "pytest-timeout", "hypothesis"]

@@ -50,10 +50,7 @@ class Shell:
         return subprocess.Popen(command, text=True, cwd=self.folder, env=self.environment, **streams)  # type: ignore[call-overload,no-any-return]
 
     def run(self, *words: object, code: int = 0) -> str:
-        process = self.start(*words)
-        out, _ = process.communicate(timeout=240)
-        assert process.returncode == code, out
-        return str(out)
+        return ended(self.start(*words), code)
 
     @contextlib.contextmanager
     def served(self, *words: object) -> Iterator[str]:
@@ -71,6 +68,12 @@ class Shell:
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=60)
         assert process.returncode == 0
+
+
+def ended(process: subprocess.Popen[str], code: int = 0) -> str:
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == code, out
+    return out
 
 
 @pytest.fixture
@@ -118,6 +121,7 @@ def test_three_schools_have_a_version_after_eight_commands(shell: Shell, capsys:
     assert len(shell.typed) <= COMMANDS_LIMIT
 
 
+@pytest.mark.extra
 def test_a_private_version_takes_the_same_eight_commands(shell: Shell) -> None:
     said = init(shell, "--port", staying_port(), "--epsilon", 8, "--clip-norm", 1, "--noise-multiplier", 2)
     assert "a release will be" in said, "what such rounds will do is said before anybody joins"
@@ -147,7 +151,7 @@ def test_a_secure_sum_takes_a_roster_of_all_that_joined(shell: Shell) -> None:
         assert "3 devices, at least 3 in a sum" in shell.run(*roster.split())
         typed = list(shell.typed)
         for _ in range(6):
-            said = [shell.run("device", "sync", file.stem) for file in files]
+            said = [ended(one) for one in [shell.start("device", "sync", file.stem) for file in files]]
     assert len(typed) <= COMMANDS_LIMIT
     with contextlib.closing(open_rounds(shell.folder / "district")) as rounds:
         assert rounds.state.version == 1, said

@@ -27,6 +27,7 @@ def test_bytes_are_counted_and_nothing_else_changes() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_media_are_read_once_today_and_many_times_by_the_release_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SQLITE_ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError)  # the latter where SQLite's message quotes a damaged schema
 
+READERS_WAIT_MS = 1000
+
 
 class Database:
     """A connection to one SQLite file, of any thread. Every method raises StoreError, DiskFullError or DamagedError.
@@ -156,9 +158,17 @@ class Database:
         return self.empty_log()
 
     def empty_log(self) -> bool:
-        """Moves the write-ahead log into the database and truncates it; False while somebody reads an older state."""
+        """Moves the write-ahead log into the database and truncates it; False while somebody reads an older state.
+
+        Waits a second for readers at most, since other threads wait meanwhile: the caller tries again later.
+        """
         with self.refusals():
-            return not self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            (usual_ms,) = self.connection.execute("PRAGMA busy_timeout").fetchone()
+            self.connection.execute(f"PRAGMA busy_timeout = {min(usual_ms, READERS_WAIT_MS)}")
+            try:
+                return not self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            finally:
+                self.connection.execute(f"PRAGMA busy_timeout = {usual_ms}")
 
     def check(self) -> str | None:
         """SQLite's integrity check: a description of the damage, or None."""

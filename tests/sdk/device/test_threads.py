@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -92,7 +93,7 @@ def test_a_device_that_many_threads_change_closes_before_those_who_wait(device: 
     added, told = threading.Event(), list[StoreError]()
 
     def add_for_ever(number: int) -> None:
-        for row in tiny.samples(1_000, number):
+        for row in itertools.cycle(tiny.samples(20, number)):
             try:
                 device.add(Sample(**row))
             except StoreError as problem:
