@@ -11,8 +11,9 @@ import click
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.cli.files import read_certificate
-from homeroom.cli.options import as_json, json_text, say
+from homeroom.cli.options import MACHINE, as_json, asked, hint, print_record, progress, say
 from homeroom.cli.parameters import OUT_FILE, OUT_FOLDER, PATH, Whole
+from homeroom.cli.receipt import counted
 from homeroom.contract.canonical_json import canonical
 from homeroom.contract.signing import Certificate, certify, fingerprint, new_key, public_hex, read_key, write_key
 from homeroom.errors import InputError, RecipeError, TrustError
@@ -78,6 +79,7 @@ Example:
     help="Threads of the runtime in the self-check.",
 )
 @click.option("--dry-run", is_flag=True, help="Write nothing; estimate sizes, and minutes on a Pi 4 and a laptop.")
+@as_json
 def export_command(
     recipe: Path,
     out: Path | None,
@@ -117,7 +119,7 @@ def export_command(
     from homeroom_exporter.export.pipeline import export
     from homeroom_exporter.export.report import show
 
-    console = Console()
+    console = Console(quiet=asked(MACHINE))
     with signer(out, key, certificate) as (private, vouched):
         done = export(
             plan,
@@ -128,32 +130,36 @@ def export_command(
             start=start,
             teach=teach,
             threads=threads,
-            progress=lambda stage: click.echo(f"... {stage}", err=True),
+            progress=progress,
             show=lambda report: show(report, console),
         )
-    _tell(done, out, vouched)
-    if zipped:
-        target = out.with_name(f"{out.name}.homeroom")
+    progress("", done=True)
+    target = out.with_name(f"{out.name}.homeroom") if zipped else None
+    if target:
         zip_bundle(out, target)
-        click.echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+    _tell(done, out, vouched, target)
 
 
-def _tell(done: Exported, out: Path, vouched: Certificate) -> None:
-    """Print what was made, where it lies, and what theta starts from."""
+def _tell(done: Exported, out: Path, vouched: Certificate, target: Path | None) -> None:
+    """Print what was made, where it lies, and what theta starts from. target: the bundle as one file."""
     from homeroom_exporter.export.model_card import write_papers
 
-    click.echo(f"{out}: bundle {done.manifest.name} version {done.manifest.version}, {done.bundle_id}")
-    click.echo(f"root {fingerprint(vouched.root)}")
+    papers, manifest = write_papers(out, done.manifest, done.bundle_id, done.report), done.manifest
+    record = {"bundle": out, "name": manifest.name, "version": manifest.version, "bundle_id": done.bundle_id}
+    files = {"file": target, "second_file": done.second, "papers": list(papers)}
+    print_record(record | {"root": fingerprint(vouched.root), "taught": manifest.provenance.get("taught")} | files)
+    say(f"{out}: bundle {done.manifest.name} version {done.manifest.version}, {done.bundle_id}")
+    say(f"root {fingerprint(vouched.root)}")
     taught = done.manifest.provenance.get("taught")
-    click.echo(
-        f"theta starts from {taught}" if taught else "theta starts from the seed's values, from no label (--teach)"
-    )
+    say(f"theta starts from {taught}" if taught else "theta starts from the seed's values, from no label (--teach)")
     if done.second:
         size_mb = done.second.stat().st_size / 1e6
-        click.echo(f"{done.second}: {size_mb:.1f} MB, the float32 backbones; keep it beside the bundle, for devices")
-        click.echo("whose processor computes other features in low precision: they ask for it at install")
-    for paper in write_papers(out, done.manifest, done.bundle_id, done.report):
-        click.echo(f"{paper}: {paper.stat().st_size / 1e3:.0f} KB, beside the bundle")
+        say(f"{done.second}: {size_mb:.1f} MB, the float32 backbones; keep it beside the bundle, for devices")
+        say("whose processor computes other features in low precision: they ask for it at install")
+    for paper in papers:
+        say(f"{paper}: {paper.stat().st_size / 1e3:.0f} KB, beside the bundle")
+    if target:
+        say(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
 
 
 def _dry_run(plan: Recipe, calibration: Path | None, threads: int) -> None:
@@ -161,8 +167,10 @@ def _dry_run(plan: Recipe, calibration: Path | None, threads: int) -> None:
 
     from homeroom_exporter.export.estimate import estimate, show
 
-    sizes = estimate(plan, calibration, threads=threads, progress=lambda stage: click.echo(f"... {stage}", err=True))
-    show(sizes, Console())
+    sizes = estimate(plan, calibration, threads=threads, progress=progress)
+    progress("", done=True)
+    print_record(sizes)
+    show(sizes, Console(quiet=asked(MACHINE)))
 
 
 @contextmanager
@@ -188,7 +196,7 @@ def trial_keys(folder: Path) -> tuple[Ed25519PrivateKey, Certificate]:
         root, key = (_kept(folder / name) for name in ("root.pem", "exporter.pem"))
         certificate.write_bytes(canonical(certify(root, "exporter", key, "trial")))
     vouched = read_certificate(certificate, TrustError)
-    click.echo(
+    say(
         f"No --key was given: signing for trial with a root made here, {folder} ({fingerprint(vouched.root)[:16]}...). "
         "Anyone who holds that folder can sign bundles for devices that trust it.",
         err=True,
@@ -207,7 +215,7 @@ def _kept(path: Path) -> Ed25519PrivateKey:
 @click.option("--out", type=OUT_FILE, default=Path("recipe.toml"), show_default=True, help="The recipe to write.")
 @click.option("--name", show_default="the folder's", help="Of the bundle.")
 @as_json
-def recipe_new(samples: Path, out: Path, name: str | None, machine: bool) -> None:
+def recipe_new(samples: Path, out: Path, name: str | None) -> None:
     """Look at SAMPLES, a folder, a sheet or a .jsonl file, and write a recipe that exports as it is.
 
     It says which encoders it chose and why; read it, and change what you know better.
@@ -224,15 +232,11 @@ def recipe_new(samples: Path, out: Path, name: str | None, machine: bool) -> Non
     proposal = propose(seen, name or samples.resolve().stem)
     write_durable(out, proposal.text.encode())
     following = f"homeroom bundle export {quoted(out)} {quoted(out.stem)}/ --calibration {quoted(samples)} --zip"
-    if machine:
-        click.echo(
-            json_text({"recipe": str(out), "reasons": proposal.reasons, "samples": seen.samples, "next": following})
-        )
-        return
+    print_record({"recipe": out, "reasons": proposal.reasons, "samples": seen.samples, "next": following})
     say(f"{out}: a recipe for {seen.samples} samples")
     for reason in proposal.reasons:
         say(f"  {reason}")
-    say(f"next: {following}")
+    hint(f"next: {following}")
 
 
 @click.command("to-peft")
@@ -240,6 +244,7 @@ def recipe_new(samples: Path, out: Path, name: str | None, machine: bool) -> Non
 @click.argument("theta", type=PATH)
 @click.argument("out", type=OUT_FOLDER)
 @click.option("--root", help="Fingerprint of the root key that must vouch for the bundle.")
+@as_json
 def to_peft(bundle: Path, theta: Path, out: Path, root: str | None) -> None:
     """Write the LoRA factors in THETA as a checkpoint OUT that PEFT loads on the bundle's encoder.
 
@@ -252,5 +257,6 @@ def to_peft(bundle: Path, theta: Path, out: Path, root: str | None) -> None:
 
     opened = open_bundle(bundle, root=root)
     layers = peft.write(opened, peft.theta_of(opened, theta), out)
-    click.echo(f"{out}: LoRA of {len(layers)} layers; heads beside it in {peft.REST}")
-    click.echo(peft.base_of_outputs(opened))
+    print_record({"folder": out, "layers": layers, "heads": peft.REST, "outputs": peft.base_of_outputs(opened)})
+    say(f"{out}: LoRA of {counted(len(layers), 'layer')}; heads beside it in {peft.REST}")
+    say(peft.base_of_outputs(opened))

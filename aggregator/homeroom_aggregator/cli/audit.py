@@ -8,7 +8,9 @@ from pathlib import Path
 import click
 import msgspec
 
+from homeroom.cli.options import as_json, print_record, say
 from homeroom.cli.parameters import FOLDER
+from homeroom.cli.receipt import counted
 from homeroom.errors import StoreError
 from homeroom_aggregator.cli.tables import Column, as_json_lines, print_rows
 
@@ -16,7 +18,7 @@ from homeroom_aggregator.cli.tables import Column, as_json_lines, print_rows
 @click.command("show")
 @click.argument("folder", type=FOLDER)
 @as_json_lines
-def audit_show(folder: Path, machine: bool) -> None:
+def audit_show(folder: Path) -> None:
     """Print every entry. Example: homeroom district audit show district/"""
     from homeroom_aggregator.admin.folder import open_log
     from homeroom_aggregator.server.dashboard import formatting
@@ -29,12 +31,13 @@ def audit_show(folder: Path, machine: bool) -> None:
         ("what happened", lambda row: formatting.event(row["event"], row["about"])),
     )
     with contextlib.closing(open_log(folder)) as log:
-        print_rows(map(msgspec.to_builtins, audit.records(log.database)), columns, machine, "there is no entry yet")
+        print_rows(map(msgspec.to_builtins, audit.records(log.database)), columns, "there is no entry yet")
 
 
 @click.command("verify")
 @click.argument("folder", type=FOLDER)
 @click.option("--noted", help="A digest that was printed before; it must be in the log still.")
+@as_json
 def audit_verify(folder: Path, noted: str | None) -> None:
     """Check the chain of hashes, and print the newest: note it elsewhere, and a later cut is seen as well.
 
@@ -49,4 +52,5 @@ def audit_verify(folder: Path, noted: str | None) -> None:
             wrong = "the noted digest is not in it: entries were cut off or replaced"
     if wrong:
         raise StoreError(wrong, where=f"{folder}: audit log", remedy="compare with a backup")
-    click.echo(f"{count} entries hold; newest {newest}")
+    print_record({"entries": count, "newest": newest})
+    say(f"{counted(count, 'entry', 'entries')} hold; newest {newest}")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from homeroom.cli.options import say
+from homeroom.cli.options import as_json, print_record, say
 from homeroom.cli.parameters import FILE, FOLDER, OUT_FOLDER
+from homeroom.cli.receipt import counted
 from homeroom.system.installation import quoted
 
 UNDONE = (
@@ -21,6 +22,7 @@ UNDONE = (
 @click.command()
 @click.argument("folder", type=FOLDER)
 @click.argument("out", type=OUT_FOLDER)
+@as_json
 def backup(folder: Path, out: Path) -> None:
     """Copy the aggregator in FOLDER to the new folder OUT, while it serves or not.
 
@@ -31,7 +33,8 @@ def backup(folder: Path, out: Path) -> None:
     from homeroom_aggregator.admin.backup import backup as run
 
     contents = run(folder, out)
-    click.echo(f"{out}: version {contents.version}, {len(contents.files)} files")
+    print_record({"folder": out, "version": contents.version, "files": len(contents.files)})
+    say(f"{out}: version {contents.version}, {counted(len(contents.files), 'file')}")
 
 
 @click.command()
@@ -40,6 +43,7 @@ def backup(folder: Path, out: Path) -> None:
 @click.option("--from-lost", "lost", type=FOLDER, help="The replaced folder, moved away: what was taken away holds.")
 @click.option("--withdrawals", type=FILE, help="The withdrawal log, where it is not beside SAVED.")
 @click.option("--uncharged", is_flag=True, help="Private rounds: go on without the releases since SAVED in the ledger.")
+@as_json
 def restore(folder: Path, saved: Path, lost: Path | None, withdrawals: Path | None, uncharged: bool) -> None:
     """Make FOLDER from the backup SAVED, after checking every byte of it.
 
@@ -52,13 +56,14 @@ def restore(folder: Path, saved: Path, lost: Path | None, withdrawals: Path | No
     from homeroom_aggregator.admin.backup import restore as run
 
     restored = run(saved, folder, lost, uncharged=uncharged, withdrawals=withdrawals)
-    click.echo(f"{folder}: version {restored.version}")
+    print_record(restored)
+    say(f"{folder}: version {restored.version}")
     if lost:
         done = ", ".join(f"{kind}: {count}" for kind, count in restored.done.items() if count) or "nothing"
-        click.echo(f"done again from {lost}: {done}")
-        click.echo("consents and invitations that were given since the backup are not here: give them again")
+        say(f"done again from {lost}: {done}")
+        say("consents and invitations that were given since the backup are not here: give them again")
     if restored.named.path:
-        say(f"withdrawn again from {restored.named.path} of {restored.named.at}: {restored.again} updates")
+        say(f"withdrawn again from {restored.named.path} of {restored.named.at}: {counted(restored.again, 'update')}")
     elif not lost:
         say("no withdrawal log is beside the backup: devices alone know what was withdrawn since", err=True)
     if restored.waiting:
@@ -66,5 +71,5 @@ def restore(folder: Path, saved: Path, lost: Path | None, withdrawals: Path | No
         now = f"`homeroom district rewind {quoted(folder)}` does it now"
         say(f"what waits to be unlearned goes by a rewind on {day}; {now}")
     if restored.unknown:
-        click.echo(f"not known since {restored.since or 'the backup'}: {', '.join(restored.unknown)}", err=True)
-        click.echo(UNDONE, err=True)
+        say(f"not known since {restored.since or 'the backup'}: {', '.join(restored.unknown)}", err=True)
+        say(UNDONE, err=True)

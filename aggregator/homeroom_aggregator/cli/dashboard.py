@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import click
 
-from homeroom.cli.options import refuse_idle
+from homeroom.cli.options import MACHINE, as_json, asked, print_record, refuse_idle, say
 from homeroom.cli.parameters import OUT_FILE, Finite
 from homeroom.contract.address import in_clear
 from homeroom.errors import InputError
@@ -28,6 +28,7 @@ IDLE = {
 @click.option("--address", show_default="of district.toml", help="As your browser reaches a FOLDER.")
 @click.option("--minutes", type=Finite(0, 1440, min_open=True), default=LINK_LIFE_MINUTES, show_default=True)
 @click.option("--qr", is_flag=True, help="Draw the link as a QR code too, for a phone.")
+@as_json
 @click.pass_context
 def dashboard(
     context: click.Context,
@@ -46,6 +47,8 @@ def dashboard(
     for a folder. An auditor sees everything and changes nothing.
     Example: homeroom district dashboard district/ --address https://homeroom.district.example --qr
     """
+    if asked(MACHINE):
+        refuse_idle(context, "--json", ("qr",))
     refuse_idle(context, "an invitation" if folder.is_file() else "a folder", IDLE[folder.is_file()])
     if folder.is_dir():
         from homeroom_aggregator.admin.reach import local_address
@@ -57,9 +60,10 @@ def dashboard(
             raise InputError("an invitation needs your --key", where=str(folder), remedy="it is made if it is missing")
         address, code = _by_key(folder, key)
     if in_clear(address):
-        click.echo("without TLS, whoever listens on the network sees what you see, and may do what you may", err=True)
+        say("without TLS, whoever listens on the network sees what you see, and may do what you may", err=True)
     link = f"{address.rstrip('/')}/dashboard/enter?code={quote(code)}"
-    click.echo(link)
+    print_record({"link": link})
+    say(link)
     if qr:
         import segno
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from homeroom.cli.options import as_json, json_text, say
+from homeroom.cli.options import as_json, print_record, say
 from homeroom.cli.parameters import FOLDER
 
 NO_COUNTS = (
@@ -18,7 +18,7 @@ NO_COUNTS = (
 @click.command()
 @click.argument("folder", type=FOLDER)
 @as_json
-def evaluation(folder: Path, machine: bool) -> None:
+def evaluation(folder: Path) -> None:
     """Show how the newest version does: by task the mean and the worst tenth of devices, while FOLDER serves or not.
 
     Example: homeroom district evaluation district/
@@ -28,8 +28,6 @@ def evaluation(folder: Path, machine: bool) -> None:
     from homeroom_aggregator.admin.evaluation_figures import evaluation_lines, folder_evaluation
 
     found = folder_evaluation(folder)
-    if machine:
-        click.echo(json_text(found | {"tasks": [asdict(task) for task in found["tasks"]]}))
-        return
+    print_record(found | {"tasks": [asdict(task) for task in found["tasks"]]})
     for line in evaluation_lines(found["tasks"]) if found["tasks"] else [NO_COUNTS]:
         say(line)

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from homeroom.cli.options import say
+from homeroom.cli.options import as_json, hint, print_record, say
 from homeroom.cli.parameters import FILE, OUT_FOLDER, PATH, Finite, Whole
+from homeroom.cli.receipt import counted
 from homeroom.errors import InputError
 from homeroom.privacy.forecast import forecast_release
 from homeroom_aggregator.admin.configuration import ServerSection, first_configuration
@@ -43,6 +44,7 @@ STATISTICS_OFF = (
 @optimizer_options
 @privacy_options
 @secure_options
+@as_json
 def init(
     folder: Path,
     bundle: Path,
@@ -92,9 +94,14 @@ def init(
     private = f"private rounds: {expected.words()}" if expected else ""
     statistics = statistics_note(wanted.round) or STATISTICS_OFF
     few = new_district.few_schools_note(wanted.round, schools)
-    for note in filter(None, (waiting_note(wanted.round), few, private, statistics, evaluation_note(wanted.round))):
-        say(note)
+    notes = [*filter(None, (waiting_note(wanted.round), few, private, statistics, evaluation_note(wanted.round)))]
     count = sum(school.count for school in schools)
-    say(f"{folder}: {name}, bundle {facts.bundle_id[:12]}, {count} invitations in {out}")
-    for line in new_district.checklist(folder, keys, out, schools, address):
-        say(line)
+    root, *steps = new_district.checklist(folder, keys, out, schools, address)
+    record = {"folder": folder, "keys": keys, "invitations": out, "count": count, "address": address, "notes": notes}
+    print_record(record | {"root": facts.root, "bundle_id": facts.bundle_id, "next": steps})
+    for note in notes:
+        say(note)
+    say(f"{folder}: {name}, bundle {facts.bundle_id[:12]}, {counted(count, 'invitation')} in {out}")
+    say(root)
+    for step in steps:
+        hint(step)

@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from homeroom.cli.files import read_certificate
-from homeroom.cli.options import one_line, refuse_idle, say
+from homeroom.cli.options import as_json, hint, json_option, print_record, refuse_idle, say
 from homeroom.cli.parameters import FILE, FOLDER, NAME, OUT_FOLDER, Finite, Whole
+from homeroom.cli.receipt import counted
 from homeroom.contract.signing import read_key
 from homeroom.errors import InputError
 from homeroom.system.installation import quoted
@@ -65,7 +66,7 @@ def _status(row: Mapping[str, Any]) -> str:
 @click.option("--dry-run", is_flag=True, help="Check everything and say what would be written.")
 @click.option("--list", "listed", is_flag=True, help="Only list every invitation, and whether it was used.")
 @click.option("--revoke", "revoked", help="Only take one back: its file, its line, or the beginning that --list shows.")
-@as_json_lines
+@json_option("Print one JSON object; with --list one a line.")
 @click.pass_context
 def invite(
     context: click.Context,
@@ -83,7 +84,6 @@ def invite(
     dry_run: bool,
     listed: bool,
     revoked: str | None,
-    machine: bool,
 ) -> None:
     """Write invitations for the aggregator in FOLDER; each enrols one key, once, before its end. Works while it serves.
 
@@ -95,14 +95,16 @@ def invite(
 
     read_facts(folder)
     if listed or revoked:
-        refuse_idle(context, "--list" if listed else "--revoke", TO_WRITE if listed else (*TO_WRITE, "machine"))
+        refuse_idle(context, "--list" if listed else "--revoke", TO_WRITE)
         with officers.acting(folder) as enrolled:
             if revoked:
-                officers.take_back(enrolled, officers.OPERATOR, invitations.digest_beginning(revoked))
+                beginning = invitations.digest_beginning(revoked)
+                officers.take_back(enrolled, officers.OPERATOR, beginning)
+                print_record({"taken_back": beginning})
+                say(f"{beginning}: taken back, nobody can join with it")
             if listed:
-                print_rows(enrolled.invitations(), INVITATION_COLUMNS, machine, "no invitation was written yet")
+                print_rows(enrolled.invitations(), INVITATION_COLUMNS, "no invitation was written yet")
         return
-    refuse_idle(context, "invitations that are written", ("machine",))
     if sheet:
         refuse_idle(context, "--csv", ONE_BY_ONE)
     address = address or local_address(folder, leaves=True)
@@ -112,9 +114,10 @@ def invite(
     wanted = invitations.read_sheet(sheet) if sheet else [single]
     planned = invitations.plan_files(wanted, out)
     for sentence in invitations.slips(folder, wanted):
-        click.echo(one_line(sentence), err=True)
+        say(sentence, err=True)
     if not dry_run:
         invitations.write_invitations(folder, address, planned, days, qr)
+    print_record({"written": not dry_run, "address": address, "files": [path for _, path in planned]})
     for _, path in planned:
         say(f"would write {path}" if dry_run else str(path))
 
@@ -123,7 +126,7 @@ def invite(
 @click.argument("folder", type=FOLDER)
 @click.option("--schools", is_flag=True, help="Schools and their consents instead of keys.")
 @as_json_lines
-def members(folder: Path, schools: bool, machine: bool) -> None:
+def members(folder: Path, schools: bool) -> None:
     """List who is enrolled in FOLDER.
 
     Example: homeroom district members district/ --schools
@@ -134,14 +137,15 @@ def members(folder: Path, schools: bool, machine: bool) -> None:
     with contextlib.closing(open_log(folder)) as log:
         enrolled = Members(log.database)
         if schools:
-            print_rows(enrolled.schools(), SCHOOL_COLUMNS, machine, NO_SCHOOL)
+            print_rows(enrolled.schools(), SCHOOL_COLUMNS, NO_SCHOOL)
         else:
-            print_rows(enrolled.every(), MEMBER_COLUMNS, machine, "nobody has joined yet")
+            print_rows(enrolled.every(), MEMBER_COLUMNS, "nobody has joined yet")
 
 
 @click.command()
 @click.argument("folder", type=FOLDER)
 @click.argument("key")
+@as_json
 def revoke(folder: Path, key: str) -> None:
     """Shut out KEY, or the one key that begins so. Works while the aggregator serves.
 
@@ -151,8 +155,9 @@ def revoke(folder: Path, key: str) -> None:
 
     with officers.acting(folder) as enrolled:
         key = officers.revoke(enrolled, officers.OPERATOR, key)
+    print_record({"revoked": key})
     say(f"{key[:16]} is refused from now on, for ever; its updates that wait are erased")
-    say("`homeroom district withdraw` takes those in a version out of it too, but for private rounds")
+    hint("`homeroom district withdraw` takes those in a version out of it too, but for private rounds")
 
 
 @click.command()
@@ -160,11 +165,9 @@ def revoke(folder: Path, key: str) -> None:
 @click.argument("school", required=False)
 @click.option("--by", type=NAME, help="Who gave it, and how: a name, a letter's date.")
 @click.option("--withdraw", is_flag=True, help="The school takes it back; its updates are refused from now on.")
-@as_json_lines
+@json_option("Print one JSON object; of the list one a line.")
 @click.pass_context
-def consent(
-    context: click.Context, /, folder: Path, school: str | None, by: str | None, withdraw: bool, machine: bool
-) -> None:
+def consent(context: click.Context, /, folder: Path, school: str | None, by: str | None, withdraw: bool) -> None:
     """Record that SCHOOL has consented; without SCHOOL, list every school's consent.
 
     Until then no update of a device invited for it is accepted.
@@ -175,13 +178,15 @@ def consent(
     if school is None:
         refuse_idle(context, "a list of all schools", ("by", "withdraw"))
         with officers.acting(folder) as enrolled:
-            print_rows(enrolled.schools(), SCHOOL_COLUMNS, machine, NO_SCHOOL)
+            print_rows(enrolled.schools(), SCHOOL_COLUMNS, NO_SCHOOL)
         return
-    refuse_idle(context, "a school's consent", ("machine",))
     if by is None:
         raise InputError("a consent needs --by: who gave it, and how", where="options")
     with officers.acting(folder) as enrolled:
         officers.change_consent(enrolled, officers.OPERATOR, school, by, give=not withdraw)
+    print_record({"school": school, "consent": "withdrawn" if withdraw else "given", "by": by})
+    does = "are refused from now on" if withdraw else "are accepted from now on"
+    say(f"{school}: consent {'withdrawn' if withdraw else 'given'} by {by}; updates of its devices {does}")
 
 
 @click.command()
@@ -193,6 +198,7 @@ def consent(
 @click.option("--by", type=NAME, required=True, help="Who takes them back; it stands in the audit log.")
 @click.option("--why", type=NAME, required=True, help="Why; it stands in the audit log.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@as_json
 def withdraw(
     folder: Path, key: str | None, school: str | None, task: str, modality: str, by: str, why: str, yes: bool
 ) -> None:
@@ -214,23 +220,25 @@ def withdraw(
         found = withdrawal.find(rounds, officers.OPERATOR, key or "", school or "", part)
         for line in withdrawal.lines(found, part):
             say(line)
+        counts = f"{counted(found.count, 'update')} of {counted(len(found.updates), 'device')}"
         if not yes:
-            counts = f"{found.count} updates of {len(found.updates)} devices"
             click.confirm(f"Take back {counts} for ever?", abort=True, err=True)
         withdrawal.withdraw(rounds, found, by, why, part)
         planned = rounds.to_unlearn()
-    say(f"{found.count} updates of {len(found.updates)} devices are taken out")
+    print_record({"updates": found.updates, "others": found.others, "kept": found.kept, "rewind": planned})
+    say(f"taken out: {counts}")
     if planned is None:
         say("the next version is without them")
     else:
-        now = f"`homeroom district rewind {quoted(folder)}` does it now"
-        say(f"those in a version wait for a rewind on {planned.due}; {now}")
+        say(f"those in a version wait for a rewind on {planned.due}")
+        hint(f"`homeroom district rewind {quoted(folder)}` does it now")
 
 
 @click.command()
 @click.argument("folder", type=FOLDER)
 @click.option("--key", type=FILE, required=True, help="The new key.")
 @click.option("--certificate", type=FILE, required=True, help="Its certificate (`homeroom trust certify`).")
+@as_json
 def recover(folder: Path, key: Path, certificate: Path) -> None:
     """Give the aggregator in FOLDER a new key after the old one was lost or stolen; stop the server first.
 
@@ -238,4 +246,6 @@ def recover(folder: Path, key: Path, certificate: Path) -> None:
     """
     from homeroom_aggregator.admin.folder import recover_key
 
-    recover_key(folder, read_key(key), read_certificate(certificate))
+    facts = recover_key(folder, read_key(key), read_certificate(certificate))
+    print_record({"key": facts.certificate.key, "root": facts.root})
+    say(f"{folder}: key {facts.certificate.key[:16]} is in use; devices take it with their next sync")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import msgspec
 
-from homeroom.cli.options import add_options, as_json
+from homeroom.cli.options import add_options, as_json, print_record, say
 from homeroom.cli.parameters import FOLDER, Finite, Whole
 from homeroom_aggregator.cli.round_options import setting
 
@@ -37,7 +36,7 @@ privacy_options = add_options(
 @click.command()
 @click.argument("folder", type=FOLDER)
 @as_json
-def report(folder: Path, machine: bool) -> None:
+def report(folder: Path) -> None:
     """Say what the releases of FOLDER may reveal about one device, while it serves or not.
 
     Example: homeroom district privacy report district/
@@ -45,4 +44,6 @@ def report(folder: Path, machine: bool) -> None:
     from homeroom_aggregator.admin.privacy_report import folder_figures, report_lines
 
     spent = folder_figures(folder)
-    click.echo(msgspec.json.encode(spent).decode() if machine else "\n".join(report_lines(spent)))
+    print_record(spent)
+    for line in report_lines(spent):
+        say(line)

@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from homeroom.cli.files import read_bytes, read_certificate
-from homeroom.cli.options import Decorator
+from homeroom.cli.options import Decorator, as_json, print_record, say
 from homeroom.cli.parameters import FILE, FOLDER, NAME, PATH, Whole
 from homeroom.contract.address import is_loopback
 from homeroom.contract.signing import fingerprint, public_hex, read_key
@@ -218,6 +218,7 @@ def _serve(folder: Path, configuration: DistrictConfiguration, listen: Any) -> N
 @click.command()
 @click.argument("folder", type=FOLDER)
 @click.option("--check", is_flag=True, help="Only say whether it fits, and what the next start changes.")
+@as_json
 def configure(folder: Path, check: bool) -> None:
     """Show the configuration of FOLDER, and when each field may change; edit FOLDER/district.toml, then --check.
 
@@ -231,8 +232,12 @@ def configure(folder: Path, check: bool) -> None:
     changes = file.check_configuration(folder, file.round_in_force(folder, facts), wanted)
     if wanted.round.statistics.mode != "off":
         check_statistics(wanted.round, open_folder_bundle(folder, facts), folder / file.CONFIGURATION_FILE)
-    if not check:
-        click.echo(file.to_toml(wanted))
-    click.echo("\n".join(f"with the next start: {change}" for change in changes) or "fits what is in force")
-    for note in file.notes(folder, wanted.round):
-        click.echo(note, err=True)
+    notes = file.notes(folder, wanted.round)
+    record = {"changes": [str(change) for change in changes], "notes": notes}
+    print_record(record if check else {"configuration": wanted} | record)
+    for line in [] if check else [*file.to_toml(wanted).splitlines(), ""]:
+        say(line)
+    for line in [f"with the next start: {change}" for change in changes] or ["fits what is in force"]:
+        say(line)
+    for note in notes:
+        say(note, err=True)

@@ -8,15 +8,15 @@ from typing import Any
 
 import click
 
-from homeroom.cli.options import escaped, one_line
+from homeroom.cli.options import MACHINE, asked, escaped, json_option, one_line
 
-as_json_lines = click.option("--json", "machine", is_flag=True, help="Print one JSON object a line.")
+as_json_lines = json_option("Print one JSON object a line.")
 Column = tuple[str, Callable[[Mapping[str, Any]], object]]
 
 
-def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column], machine: bool, nothing: str) -> None:
-    """Print rows as aligned columns, each a title and a cell's text, or as JSON; `nothing` where there is no row."""
-    if machine:
+def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column], nothing: str) -> None:
+    """Print rows as aligned columns, a title and a cell's text each; with `--json` as objects. nothing: if no row."""
+    if asked(MACHINE):
         for row in rows:
             click.echo(escaped(json.dumps(row, ensure_ascii=False)))
         return

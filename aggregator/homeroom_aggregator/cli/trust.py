@@ -10,7 +10,9 @@ import click
 import msgspec
 
 from homeroom.cli.files import read_bytes, read_certificate
+from homeroom.cli.options import as_json, print_record, say
 from homeroom.cli.parameters import FILE, FOLDER, NAME, OUT_FILE, Finite, Whole
+from homeroom.cli.receipt import counted
 from homeroom.contract.roster import LEAST_ROSTER_DEVICES, make_roster, read_roster
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import SecureRules
@@ -25,13 +27,16 @@ RATES_HELP = "Share of a cohort that may drop out; as the server's."
 
 @click.command("root")
 @click.argument("key", type=OUT_FILE)
+@as_json
 def root(key: Path) -> None:
     """Make the root key KEY, and print its fingerprint.
 
     Keep it off every server, in two places. Example: homeroom trust root root.pem
     """
     _new(key)
-    click.echo(fingerprint(public_hex(read_key(key))))
+    made = fingerprint(public_hex(read_key(key)))
+    print_record({"root": made, "key": key})
+    say(made)
 
 
 @click.command("certify")
@@ -39,6 +44,7 @@ def root(key: Path) -> None:
 @click.argument("key", type=OUT_FILE)
 @click.option("--root-key", type=FILE, required=True)
 @click.option("--name", type=NAME, required=True, help="Who holds the key.")
+@as_json
 def certify_key(role: Role, key: Path, root_key: Path, name: str) -> None:
     """Make the key KEY (or take the one that is there) and certify it for ROLE in KEY's name with .json.
 
@@ -49,7 +55,8 @@ def certify_key(role: Role, key: Path, root_key: Path, name: str) -> None:
         _new(key)
     certificate = certify(root_signer, role, read_key(key), name)
     write_durable(key.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(certificate), indent=1))
-    click.echo(str(key.with_suffix(".json")))
+    print_record({"certificate": key.with_suffix(".json"), "role": role, "key": certificate.key, "name": name})
+    say(str(key.with_suffix(".json")))
 
 
 @click.command("policy")
@@ -57,6 +64,7 @@ def certify_key(role: Role, key: Path, root_key: Path, name: str) -> None:
 @click.option("--key", type=FILE, required=True, help="The institution's key.")
 @click.option("--certificate", type=FILE, help="Its certificate; by default KEY's name with .json.")
 @click.option("--out", type=OUT_FILE, default=Path("policy.json"), show_default=True)
+@as_json
 def policy(draft: Path, key: Path, certificate: Path | None, out: Path) -> None:
     """Sign DRAFT, the policy of an institution as TOML; devices take it with `homeroom device policy`.
 
@@ -67,7 +75,8 @@ def policy(draft: Path, key: Path, certificate: Path | None, out: Path) -> None:
 
     vouched = read_certificate(certificate or key.with_suffix(".json"))
     write_durable(out, sign_policy(read_draft(draft, vouched.name), read_key(key), vouched))
-    click.echo(str(out))
+    print_record({"policy": out, "institution": vouched.name})
+    say(str(out))
 
 
 @click.command("roster")
@@ -85,6 +94,7 @@ def policy(draft: Path, key: Path, certificate: Path | None, out: Path) -> None:
 @click.option("--corrupt-rate", type=Finite(0, 0.3), default=SecureRules().corrupt_rate, show_default=True)
 @click.option("--serial", type=Whole(1), help="Higher than that of the roster before; with --members, the next.")
 @click.option("--institution", type=NAME, default="Homeroom", show_default=True)
+@as_json
 def roster(
     out: Path, key: Path, devices: tuple[str, ...], listed: Path | None, folder: Path | None, **terms: Any
 ) -> None:
@@ -109,7 +119,8 @@ def roster(
     data = msgspec.json.format(msgspec.json.encode(signed), indent=1)
     read_roster(data, root_fingerprint=fingerprint(vouched.root))  # refuses a key that may not sign rosters
     write_durable(out, data)
-    click.echo(f"{len(signed.devices)} devices, at least {minimum} in a sum")
+    print_record({"roster": out, "serial": signed.serial, "devices": len(signed.devices), "minimum": minimum})
+    say(f"{counted(len(signed.devices), 'device')}, at least {minimum} in a sum")
 
 
 def _enrolled(folder: Path | None, terms: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:

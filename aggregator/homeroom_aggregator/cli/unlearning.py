@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from homeroom.cli.options import as_json, json_text, say
+from homeroom.cli.options import as_json, hint, print_record, say
 from homeroom.cli.parameters import FILE, FOLDER, OUT_FILE, PATH
+from homeroom.cli.receipt import counted
 from homeroom.errors import StoreError
 from homeroom.system.installation import quoted
 
@@ -15,6 +16,7 @@ from homeroom.system.installation import quoted
 @click.command("report")
 @click.argument("folder", type=FOLDER)
 @click.argument("out", type=OUT_FILE)
+@as_json
 def unlearning_report(folder: Path, out: Path) -> None:
     """Write to OUT what was unlearned in FOLDER, signed with the aggregator's key, while it serves or not.
 
@@ -25,12 +27,15 @@ def unlearning_report(folder: Path, out: Path) -> None:
 
     data = make_report(folder)
     write_durable(out, data)
-    say(f"{out}: {len(data):,} bytes; `homeroom district unlearning verify {quoted(folder)} {quoted(out)}` checks it")
+    print_record({"file": out, "bytes": len(data)})
+    say(f"{out}: {len(data):,} bytes")
+    hint(f"`homeroom district unlearning verify {quoted(folder)} {quoted(out)}` checks it")
 
 
 @click.command("verify")
 @click.argument("folder", type=FOLDER)
 @click.argument("report", type=FILE)
+@as_json
 def unlearning_verify(folder: Path, report: Path) -> None:
     """Compute REPORT again from the logs of FOLDER, and check its signature and that nothing unlearned is left.
 
@@ -42,12 +47,14 @@ def unlearning_verify(folder: Path, report: Path) -> None:
         data = file.read(REPORT_LIMIT_BYTES + 1)
     if problems := check_report(data, folder):
         raise StoreError("; ".join(problems), where=str(report), remedy="compare with a backup")
+    print_record({"file": report, "holds": True})
     say(f"{report} holds: its signature, each rewind, the audit log, and no byte of an unlearned update is left")
 
 
 @click.command("list")
 @click.argument("folder", type=FOLDER)
 @click.argument("out", type=OUT_FILE)
+@as_json
 def unlearning_list(folder: Path, out: Path) -> None:
     """Write to OUT which updates were ever withdrawn in FOLDER, signed, to keep beside backups; while it serves or not.
 
@@ -57,8 +64,9 @@ def unlearning_list(folder: Path, out: Path) -> None:
     from homeroom_aggregator.admin import withdrawal_log
 
     count = withdrawal_log.write(folder, out)
-    reader = f"`homeroom district restore FOLDER SAVED --withdrawals {quoted(out)}`"
-    say(f"{out}: {count} withdrawn updates; {reader} reads it")
+    print_record({"file": out, "withdrawn": count})
+    say(f"{out}: {counted(count, 'withdrawn update')}")
+    hint(f"`homeroom district restore FOLDER SAVED --withdrawals {quoted(out)}` reads it")
 
 
 @click.command("test")
@@ -69,9 +77,7 @@ def unlearning_list(folder: Path, out: Path) -> None:
 @click.option("--others", type=PATH, required=True, help="Comparable samples that taught nobody: a file or folder.")
 @click.option("--root", help="Fingerprint of the institution's root key that must have signed.")
 @as_json
-def unlearning_test(
-    bundle: Path, before: str, after: str, withdrawn: Path, others: Path, root: str | None, machine: bool
-) -> None:
+def unlearning_test(bundle: Path, before: str, after: str, withdrawn: Path, others: Path, root: str | None) -> None:
     """Test by the loss whether the versions BEFORE and AFTER a withdrawal show which samples were withdrawn.
 
     A version is its signed file, or FOLDER:NUMBER of an aggregator's folder or of a backup. The samples stay on this
@@ -85,8 +91,6 @@ def unlearning_test(
 
     with tempfile.TemporaryDirectory() as scratch:
         result = membership.compare(bundle, before, after, withdrawn, others, Path(scratch), root)
-    if machine:
-        click.echo(json_text(membership.result_document(result)))
-        return
+    print_record(membership.result_document(result))
     for line in membership.lines(result):
         say(line)

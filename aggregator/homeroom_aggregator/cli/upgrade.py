@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from homeroom.cli.options import as_json, print_record, say
 from homeroom.cli.parameters import FOLDER, OUT_FOLDER, PATH
 
 
@@ -13,6 +14,7 @@ from homeroom.cli.parameters import FOLDER, OUT_FOLDER, PATH
 @click.argument("folder", type=OUT_FOLDER)
 @click.argument("old", type=FOLDER)
 @click.option("--bundle", type=PATH, required=True, help="The newer bundle.")
+@as_json
 def upgrade_bundle(folder: Path, old: Path, bundle: Path) -> None:
     """Make FOLDER for a newer bundle, with the key, invitations, devices and rounds of OLD; then serve FOLDER.
 
@@ -23,14 +25,15 @@ def upgrade_bundle(folder: Path, old: Path, bundle: Path) -> None:
     from homeroom_aggregator.admin.bundle_upgrade import upgrade_bundle as take_over
 
     facts, carried = take_over(folder, old, bundle)
-    click.echo(f"{folder}: bundle {facts.bundle_id[:12]}, root {facts.root}")
+    print_record({"folder": folder, "bundle_id": facts.bundle_id, "root": facts.root, "carried": carried})
+    say(f"{folder}: bundle {facts.bundle_id[:12]}, root {facts.root}")
     start = f"goes on from version {carried.version}" if carried.version else "starts from the bundle's own theta"
-    click.echo(f"{start}: {len(carried.same)} segments are the same")
+    say(f"{start}: {len(carried.same)} segments are the same")
     if carried.new:
-        click.echo(f"new, as the bundle has them: {', '.join(carried.new)}")
+        say(f"new, as the bundle has them: {', '.join(carried.new)}")
     if carried.updates:
-        click.echo(f"{carried.updates} updates that wait for the next version came along")
+        say(f"{carried.updates} updates that wait for the next version came along")
     if carried.left:
-        click.echo(f"left behind: {carried.left} updates that waited, of which nothing goes on here")
+        say(f"left behind: {carried.left} updates that waited, of which nothing goes on here")
     if carried.parts:
-        click.echo(f"left behind: parts of earlier updates that waited for more schools, of {', '.join(carried.parts)}")
+        say(f"left behind: parts of earlier updates that waited for more schools, of {', '.join(carried.parts)}")

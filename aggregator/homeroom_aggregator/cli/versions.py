@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 
 import click
 
-from homeroom.cli.options import say
+from homeroom.cli.options import as_json, print_record, say
 from homeroom.cli.parameters import FOLDER, NAME, Whole
 from homeroom.errors import StoreError
 
@@ -16,6 +15,7 @@ from homeroom.errors import StoreError
 @click.command()
 @click.argument("folder", type=FOLDER)
 @click.option("--release", is_flag=True, help="Then release what is ready, without waiting for a full buffer.")
+@as_json
 def rebuild(folder: Path, release: bool) -> None:
     """Compute every version of FOLDER again from its log, and compare bit for bit; stop the server first.
 
@@ -28,9 +28,13 @@ def rebuild(folder: Path, release: bool) -> None:
         problems = rounds.verify()
         if problems:
             raise StoreError("; ".join(problems), where=str(folder), remedy="restore the last backup")
-        click.echo(json.dumps(rounds.facts()))
+        facts, released = rounds.facts(), rounds.release_now() if release else None
+        print_record({**facts, "released": released} if release else facts)
+        say(f"{folder}: every version is as the log says")
+        for name, count in facts.items():
+            say(f"  {name.replace('_', ' ')}: {count}")
         if release:
-            click.echo(f"version {rounds.release_now()}")
+            say(f"released: version {released}")
     finally:
         rounds.close()
 
@@ -40,6 +44,7 @@ def rebuild(folder: Path, release: bool) -> None:
 @click.argument("version", type=Whole(0))
 @click.option("--by", type=NAME, required=True, help="Who goes back; it stands in the audit log.")
 @click.option("--why", type=NAME, required=True, help="Why; it stands in the audit log.")
+@as_json
 def go_back(folder: Path, version: int, by: str, why: str) -> None:
     """Release a new version with the theta of the older VERSION; 0 is the bundle's own. Stop the server first.
 
@@ -50,7 +55,8 @@ def go_back(folder: Path, version: int, by: str, why: str) -> None:
 
     with contextlib.closing(open_rounds(folder)) as rounds:
         new = rounds.roll_back(version, by, why)
-    click.echo(f"version {new} is version {version} again")
+    print_record({"version": new, "again": version})
+    say(f"version {new} is version {version} again")
 
 
 @click.command()
@@ -58,6 +64,7 @@ def go_back(folder: Path, version: int, by: str, why: str) -> None:
 @click.option("--by", type=NAME, required=True, help="Who decides; it stands in the audit log.")
 @click.option("--why", type=NAME, required=True, help="Why; it stands in the audit log.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@as_json
 def rewind(folder: Path, by: str, why: str, yes: bool) -> None:
     """Unlearn now what waits for it: go on from the version of before, and make void what came since.
 
@@ -69,13 +76,15 @@ def rewind(folder: Path, by: str, why: str, yes: bool) -> None:
 
     with contextlib.closing(open_rounds(folder)) as rounds:
         if (planned := rounds.to_unlearn()) is None:
-            click.echo("nothing waits to be unlearned")
+            print_record({"version": None, "again": None})
+            say("nothing waits to be unlearned")
             return
         for line in rewind_lines(rounds, planned):
             say(line)
         if not yes:
             click.confirm("Rewind?", abort=True, err=True)
         new = rounds.rewind(by=by, why=why)
+    print_record({"version": new, "again": planned.to, "unlearned": planned.update_ids})
     say(f"version {new} is version {planned.to} again; every device drops what it learned since with its next sync")
 
 
@@ -83,6 +92,7 @@ def rewind(folder: Path, by: str, why: str, yes: bool) -> None:
 @click.argument("folder", type=FOLDER)
 @click.option("--by", type=NAME, required=True, help="Who begins it; it stands in the audit log.")
 @click.option("--why", type=NAME, required=True, help="Why; it stands in the audit log.")
+@as_json
 def begin_new_total(folder: Path, by: str, why: str) -> None:
     """Begin a new total of secure statistics, to which every device sends its whole sums. Stop the server first.
 
@@ -94,4 +104,5 @@ def begin_new_total(folder: Path, by: str, why: str) -> None:
 
     with contextlib.closing(open_rounds(folder)) as rounds:
         number = new_total(rounds, by, why)
-    click.echo(f"total {number} begins: every device sends its whole sums with its next syncs")
+    print_record({"total": number})
+    say(f"total {number} begins: every device sends its whole sums with its next syncs")

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from homeroom.cli.network import fetch_device
-from homeroom.cli.options import SPANS, as_json, budget_of, budget_options, json_text, opened, refuse_idle, say
+from homeroom.cli.options import SPANS, as_json, budget_of, budget_options, opened, print_record, refuse_idle, say
 from homeroom.cli.parameters import FOLDER, INVITATION, OUT_FILE, PATH, Finite, Whole
 from homeroom.errors import InputError
 from homeroom.system.installation import quoted
@@ -129,16 +129,17 @@ def _refuse_idle(context: click.Context, inbox: Path | None, once: bool, no_page
 @click.command()
 @click.argument("directory", type=FOLDER)
 @as_json
-def agent(directory: Path, machine: bool) -> None:
+def agent(directory: Path) -> None:
     """Say how the agent of DIRECTORY stands: queued, syncing, last seen, disk full, clock wrong, bundle too old.
 
     Example: homeroom device agent classroom/
     """
-    _show(directory, machine)
+    _show(directory)
 
 
 @click.command()
 @click.argument("directory", type=FOLDER)
+@as_json
 def page(directory: Path) -> None:
     """Print the address of the page that the agent of DIRECTORY serves on this machine, with its token.
 
@@ -149,12 +150,14 @@ def page(directory: Path) -> None:
     served = find_page(directory)
     if served is None:
         raise InputError("no agent serves a page for it", where=str(directory), remedy="homeroom device run …")
-    click.echo(served.url)
+    print_record({"url": served.url})
+    say(served.url)
 
 
 @click.command("support-bundle")
 @click.argument("directory", type=FOLDER)
-@click.option("--out", type=OUT_FILE, default=Path("homeroom-support.zip"))
+@click.option("--out", type=OUT_FILE, default=Path("homeroom-support.zip"), show_default=True)
+@as_json
 def support_bundle(directory: Path, out: Path) -> None:
     """Write a zip with what a helper needs to know of DIRECTORY, and nothing about a pupil.
 
@@ -163,10 +166,11 @@ def support_bundle(directory: Path, out: Path) -> None:
     from homeroom.agent.support_bundle import write_support
 
     names = write_support(directory, out)
+    print_record({"file": out, "parts": names})
     say(f"{out}: {', '.join(names)}")
 
 
-def _show(directory: Path, machine: bool = False) -> None:
+def _show(directory: Path) -> None:
     import msgspec
 
     from homeroom.agent import status
@@ -174,9 +178,7 @@ def _show(directory: Path, machine: bool = False) -> None:
     present = status.read_status(directory)
     if present is None:
         raise InputError("no agent has run here", where=str(directory), remedy="homeroom device run …")
-    if machine:
-        click.echo(json_text({"words": dict(status.status_lines(present)), **msgspec.to_builtins(present)}))
-        return
+    print_record({"words": dict(status.status_lines(present)), **msgspec.to_builtins(present)})
     for name, text in status.status_lines(present):
         say(f"{name}: {text}")
 

@@ -133,5 +133,9 @@ ALIASES = {
     **{name: f"district {name}" for name in ("audit show", "audit verify", "privacy report")},
     "simulate": "research simulate",
 }
-OLD_JSON = ("members", "audit show")  # aliases that go on printing JSON, where the new spelling prints a table
+OLD_JSON = (
+    "members",
+    "audit show",
+    "rebuild",
+)  # aliases that go on printing JSON; the new spelling does not
 OLD_ORDER = {"restore": ("saved", "folder")}  # arguments of an alias, where the new spelling has them in another order

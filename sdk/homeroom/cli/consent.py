@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from homeroom.cli.in_use import lines_on_use
-from homeroom.cli.options import as_json, json_text, opened, say
+from homeroom.cli.in_use import lines_on_use, say_use
+from homeroom.cli.options import as_json, hint, opened, print_record, say
 from homeroom.cli.parameters import FOLDER
 from homeroom.cli.receipt import counted
 from homeroom.errors import InputError
@@ -33,7 +33,6 @@ def consent(
     by: str,
     day: str,
     basis: str,
-    machine: bool,
 ) -> None:
     """List consents in words alone, each once, or decide one: only `given` counts as consent.
 
@@ -48,21 +47,20 @@ def consent(
             raise InputError("--state is missing", where="options", remedy="say given, refused, withdrawn or unstated")
         with opened(directory) as device:
             found = undecided_consents(device.store)
-        if machine:
-            click.echo(json_text([asdict(one) for one in found]))
-            return
+        print_record([asdict(one) for one in found])
         for one in found:
             say(f"{one.text!r}: {counted(sum(one.subjects.values()), 'sample')} of {', '.join(one.subjects)}")
-        say("none is to be decided" if not found else "decide each: --text WORDS --state given --by NAME")
+        if found:
+            hint("decide each: --text WORDS --state given --by NAME")
+        else:
+            say("none is to be decided")
         return
     if not by:
         raise InputError("--by is missing", where="options", remedy="name who gave, refused or withdrew it")
     decided = Consent(state, by, parse_day(day, "--on").isoformat() if day else "", basis)  # type: ignore[arg-type]
     with opened(directory) as device:
         report = device.set_consent(decided, subject=subject, text=text)
-    if machine:
-        click.echo(json_text(asdict(report)))
-        return
+    print_record(asdict(report))
     say(f"{state}: {counted(report.samples, 'sample')} of {counted(report.subjects, 'person')}")
     if state in ("refused", "withdrawn"):
         say(f"  never trained on from now; {counted(report.unsent_updates, 'unsent update')} dropped; {STAYS}")
@@ -73,7 +71,7 @@ def consent(
 @click.argument("samples", nargs=-1, required=True, metavar="ID…")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @as_json
-def remove(directory: Path, samples: tuple[str, ...], yes: bool, machine: bool) -> None:
+def remove(directory: Path, samples: tuple[str, ...], yes: bool) -> None:
     """Remove samples by ID, or its first 8 characters, and what may have been learned from them.
 
     Example: homeroom device remove classroom/ 3f2a91c0
@@ -83,14 +81,11 @@ def remove(directory: Path, samples: tuple[str, ...], yes: bool, machine: bool) 
     with opened(directory) as device:
         report = device.remove(*samples)
         told = lines_on_use(device, directory) if report.versions else []
-    if machine:
-        click.echo(json_text(asdict(report)))
-        return
+    print_record(asdict(report))
     say(
         f"removed: {counted(report.samples, 'sample')}; {report.versions} versions, {report.profiles} profiles and "
         f"{report.unsent_updates} unsent updates that {counted(report.subjects, 'person')} entered: train again"
     )
     say(f"  {len(report.unlearning)} sent updates will be unlearned at the next sync, with all that is in them")
-    for line in told:
-        say(f"  {line}")
+    say_use(told)
     say("  not taken back: releases that others hold already, answers that were given, copies outside this directory")

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from homeroom.cli.in_use import lines_on_use
+from homeroom.cli.in_use import installed, lines_on_use, say_installed, say_use
 from homeroom.cli.options import (
     as_json,
     budget_of,
     budget_options,
     for_person,
     group_option,
-    json_text,
-    one_line,
     opened,
     plain,
+    print_record,
+    progress,
     readable,
     refuse_idle,
     say,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 @click.option("--tier", help="How large an adapter, if not the full one: inspect names those there are.")
 @click.option("--runtime", type=click.Choice(["onnx", "litert"]), help="What runs the graphs, from now on.")
 @click.option("--anew", is_flag=True, help="Start again in a directory whose key is not on this machine.")
+@as_json
 def init(
     directory: Path, bundle: Path | None, root: str | None, tier: str | None, runtime: str | None, anew: bool
 ) -> None:
@@ -52,9 +53,9 @@ def init(
     Example: homeroom device init classroom/ --bundle vocabulary.homeroom
     """
     with opened(directory, bundle, root, anew=anew, tier=tier, runtime=runtime) as device:
-        say(f"{directory}: {device.bundle.manifest.name} version {device.bundle.manifest.version}")
-        for line in lines_on_use(device, directory):
-            say(f"  {line}")
+        print_record(installed(device, directory))
+        say_installed(device, directory)
+        say_use(lines_on_use(device, directory))
 
 
 @click.command()
@@ -79,7 +80,6 @@ def add(
     decimal: Decimal | None,
     group: str,
     skip_bad: Path | None,
-    machine: bool,
     bundle: Path | None,
     root: str | None,
 ) -> None:
@@ -98,9 +98,7 @@ def add(
         receipt = device.take_in(*samples, gates=not as_they_are, options=options)
     if skip_bad is not None and receipt.refused:
         write_refused(receipt.refused, skip_bad)
-    if machine:
-        click.echo(json_text(asdict(receipt)))
-        return
+    print_record(asdict(receipt))
     for line in receipt_lines(receipt, directory):
         say(line)
     if skip_bad is not None:
@@ -130,7 +128,6 @@ def train(
     minutes: float,
     epochs: int | None,
     profile: str | None,
-    machine: bool,
     **limits: Any,
 ) -> None:
     """Train on all labelled samples within a budget; resumes where it was interrupted.
@@ -141,16 +138,15 @@ def train(
         refuse_idle(
             context, "--profile", ("epochs", "threads")
         )  # its methods have epochs of their own; it is not planned
-    budget, progress = budget_of(minutes, limits), None if machine else _progress
+    budget = budget_of(minutes, limits)
     with opened(directory) as device:
-        report = device.train(epochs=epochs, budget=budget, profile=profile, progress=progress)
-    if machine:
-        click.echo(json_text(asdict(report)))
-        return
+        report = device.train(epochs=epochs, budget=budget, profile=profile, progress=_progress)
+    progress("", done=True)
+    print_record(asdict(report))
     if profile is None:
         _show_training(report)
         return
-    click.echo(f"\r{report.samples} samples, {report.seconds:.1f} s".ljust(60))
+    say(f"{report.samples} samples, {report.seconds:.1f} s")
     say(profile_line(report.profile))
     if not report.finished:
         say(f"  {report.stopped}: nothing was changed; give it more")
@@ -158,7 +154,7 @@ def train(
 
 def _show_training(report: TrainReport) -> None:
     frozen = f" (the heads alone after {report.settled_after})" if report.settled_after else ""
-    click.echo(f"\r{report.samples} samples, {report.epochs} epochs{frozen}, {report.seconds:.1f} s".ljust(60))
+    say(f"{report.samples} samples, {report.epochs} epochs{frozen}, {report.seconds:.1f} s")
     for task, score in report.scores.items():
         if score.n:
             say(f"  {task}: {score.brief} on {report.judged[task].text}")
@@ -195,7 +191,7 @@ def _show_training(report: TrainReport) -> None:
 @click.argument("inputs", nargs=-1, required=True, metavar="SLOT=VALUE…")
 @for_person
 @as_json
-def predict(directory: Path, inputs: tuple[str, ...], profile: str | None, machine: bool) -> None:
+def predict(directory: Path, inputs: tuple[str, ...], profile: str | None) -> None:
     """Answer every task for one sample; a value is a text or a file.
 
     Example: homeroom device predict classroom/ image=photo.jpg text="el gato"
@@ -207,9 +203,7 @@ def predict(directory: Path, inputs: tuple[str, ...], profile: str | None, machi
         if profile is not None and device.profile(profile) is None:
             say(f"no model of {profile} is here: the shared model answers", err=True)
         answers, tasks = device.predict(sample, profile), device.bundle.manifest.tasks
-    if machine:
-        click.echo(json_text({task: asdict(answer) for task, answer in answers.items()}))
-        return
+    print_record({task: asdict(answer) for task, answer in answers.items()})
     for task in tasks:
         answer, kind = answers[task.name], kind_of(task)
         shown = "-" if answer.best is None else kind.show(task, answer.best)
@@ -224,7 +218,7 @@ def predict(directory: Path, inputs: tuple[str, ...], profile: str | None, machi
 @click.argument("samples", type=PATH, nargs=-1, required=True)
 @group_option
 @as_json
-def score(directory: Path, samples: tuple[Path, ...], group: str, machine: bool) -> None:
+def score(directory: Path, samples: tuple[Path, ...], group: str) -> None:
     """Say how well the model in use does on labelled SAMPLES, which are not stored, and what each part of it does.
 
     Says too how many of them, or of their groups, this device learns from.
@@ -233,9 +227,7 @@ def score(directory: Path, samples: tuple[Path, ...], group: str, machine: bool)
     """
     with readable(directory) as device:
         scores = device.score(*samples, note=lambda sentence: say(sentence, err=True), group=group)
-    if machine:
-        click.echo(json_text({task: plain(value) for task, value in scores.items()}))
-        return
+    print_record({task: plain(value) for task, value in scores.items()})
     for task, value in scores.items():
         if value.n:
             learned = f", {value.learned:,} of them held here to learn from" if value.learned else ""
@@ -257,14 +249,13 @@ def quarantine(
     doubt: bool,
     inbox: Path | None,
     give_back: tuple[str, ...],
-    machine: bool,
 ) -> None:
     """List the quarantined samples, whole or in part, and why; or release some.
 
     Example: homeroom device quarantine classroom/ --put-back 3f2a…
     """
     if inbox is not None:
-        return _refused(inbox, give_back, machine)
+        return _refused(inbox, give_back)
     if give_back:
         raise InputError("--give-back needs --inbox", remedy="name the agent's inbox")
     with opened(directory) as device:
@@ -273,22 +264,25 @@ def quarantine(
             device.doubt()
         samples = device.set_aside()
     rows = [{"id": s.sample_id, "subject": s.subject, "why": s.quarantine_reason, "labels": s.labels} for s in samples]
-    lines = "\n".join(one_line(f"{s.sample_id}  {s.subject}: {s.quarantine_reason}") for s in samples)
-    click.echo(json_text(rows) if machine else lines or "none is quarantined")
+    print_record(rows)
+    for line in [f"{s.sample_id}  {s.subject}: {s.quarantine_reason}" for s in samples] or ["none is quarantined"]:
+        say(line)
 
 
-def _refused(inbox: Path, give_back: tuple[str, ...], machine: bool) -> None:
+def _refused(inbox: Path, give_back: tuple[str, ...]) -> None:
     from homeroom.agent import inbox as agent_inbox
 
     for name in give_back:
         agent_inbox.give_back(inbox, name)
     entries = agent_inbox.refused_entries(inbox)
-    lines = "\n".join(one_line(f"{entry.name}: {entry.why}") for entry in entries)
-    click.echo(json_text([asdict(entry) for entry in entries]) if machine else lines or "none is refused")
+    print_record(entries)
+    for line in [f"{entry.name}: {entry.why}" for entry in entries] or ["none is refused"]:
+        say(line)
 
 
 @click.command()
 @click.argument("directory", type=FOLDER)
+@as_json
 def undo(directory: Path) -> None:
     """Use the version of theta before the present one.
 
@@ -296,30 +290,28 @@ def undo(directory: Path) -> None:
     """
     with opened(directory) as device:
         say(f"in use: {device.rollback()}")
-        for line in lines_on_use(device, directory)[1:]:
-            say(f"  {line}")
+        print_record({"in_use": device.status().in_use})
+        say_use(lines_on_use(device, directory)[1:])
 
 
 @click.command()
 @click.argument("directory", type=FOLDER)
 @as_json
-def status(directory: Path, machine: bool) -> None:
+def status(directory: Path) -> None:
     """Say what the device holds, what waits, and what was found damaged.
 
     Example: homeroom device status classroom/
     """
     with readable(directory) as device:
         facts = device.status()
-    if machine:
-        click.echo(json_text(facts))
-        return
+    print_record(facts)
     for line in status_lines(facts):
         say(line)
 
 
 def _progress(stage: str, done: int, total: int) -> None:
     if done == total or done % max(1, total // 50) == 0:
-        click.echo(f"\r{stage}: {done} of {total}".ljust(60), nl=False, err=True)
+        progress(f"{stage}: {done} of {total}")
 
 
 def sample_of(inputs: tuple[str, ...]) -> Sample:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from homeroom.cli.options import as_json, json_text, say
+from homeroom.cli.options import as_json, print_record, say
 from homeroom.cli.parameters import FOLDER, PATH
 
 
@@ -16,7 +15,7 @@ from homeroom.cli.parameters import FOLDER, PATH
 @click.option("--bundle", type=PATH, help="A bundle to try, in place of the directory's.")
 @as_json
 @click.pass_context
-def doctor(context: click.Context, directory: Path | None, bundle: Path | None, machine: bool) -> None:
+def doctor(context: click.Context, directory: Path | None, bundle: Path | None) -> None:
     """Measure this machine, try the runtime and a bundle's golden samples, and say what is missing.
 
     With a device DIRECTORY its bundle is tried, and what it was measured to cost is kept for the planner. Ends with
@@ -28,18 +27,11 @@ def doctor(context: click.Context, directory: Path | None, bundle: Path | None, 
 
     checks, costs = examine(directory, bundle)
     wrong = [check for check in checks if check.state == "wrong"]
-    if machine:
-        document = {"fit": not wrong, "checks": [asdict(check) for check in checks]}
-        if costs is not None:
-            import msgspec
-
-            document["costs"] = msgspec.to_builtins(costs)
-        click.echo(json_text(document))
-    else:
-        width = max(len(check.name) for check in checks)
-        for check in checks:
-            mark = {"ok": " ", "note": "-", "wrong": "!"}[check.state]
-            say(f"{mark} {check.name.ljust(width)}  {check.says}")
-            if check.remedy:
-                say(f"  {' ' * width}  -> {check.remedy}")
+    print_record({"fit": not wrong, "checks": checks} | ({} if costs is None else {"costs": costs}))
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        mark = {"ok": " ", "note": "-", "wrong": "!"}[check.state]
+        say(f"{mark} {check.name.ljust(width)}  {check.says}")
+        if check.remedy:
+            say(f"  {' ' * width}  -> {check.remedy}")
     context.exit(1 if wrong else 0)

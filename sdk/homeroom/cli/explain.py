@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from homeroom.cli.device import sample_of
-from homeroom.cli.options import as_json, escaped, readable, say
+from homeroom.cli.options import as_json, print_record, readable, say
 from homeroom.cli.parameters import FOLDER, OUT_FILE
 
 
@@ -19,15 +19,11 @@ from homeroom.cli.parameters import FOLDER, OUT_FILE
 @click.option("--label", help="Say what speaks for this label, in place of the answer's own.")
 @click.option("--html", type=OUT_FILE, help="Also write a page that shows the inputs.")
 @as_json
-def explain(
-    directory: Path, task: str, inputs: tuple[str, ...], label: str | None, html: Path | None, machine: bool
-) -> None:
+def explain(directory: Path, task: str, inputs: tuple[str, ...], label: str | None, html: Path | None) -> None:
     """Say which words, regions, moments and columns speak for the answer to TASK, and which against it.
 
     Example: homeroom device explain classroom/ category picture=photo.jpg word="el gato" --html why.html
     """
-    import msgspec
-
     from homeroom.data.validation import resolve
     from homeroom.inference.explanation_page import page
     from homeroom.system.files import write_durable
@@ -38,10 +34,7 @@ def explain(
         if html is not None:
             manifest = device.bundle.manifest
             write_durable(html, page(why, resolve(sample, manifest), manifest).encode())
-    if machine:
-        document = msgspec.json.encode({**asdict(why), "sentences": why.sentences()})
-        click.echo(escaped(msgspec.json.format(document, indent=1).decode()))
-        return
+    print_record({**asdict(why), "sentences": why.sentences()})
     for sentence in why.sentences():
         say(sentence)
     if html is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from homeroom.cli.options import say
+from homeroom.cli.options import hint, say
 from homeroom.cli.receipt import counted
 from homeroom.system.installation import quoted
 
@@ -22,6 +22,31 @@ def lines_on_use(device: DeviceReader, directory: Path) -> list[str]:
     status = device.status()
     answers = [f"answers now: {line}" for line in status.solved]
     return [f"in use now: {_version(status)}", *answers, f"next: {_next(status, directory)}"]
+
+
+def say_use(lines: Sequence[str]) -> None:
+    """Says lines of `lines_on_use`; the last is what to do next."""
+    for line in lines[:-1]:
+        say(f"  {line}")
+    for line in lines[-1:]:
+        hint(f"  {line}")
+
+
+def installed(device: DeviceReader, directory: Path) -> dict[str, Any]:
+    """What `--json` prints of a device and the bundle that is installed in it."""
+    manifest = device.bundle.manifest
+    return {
+        "directory": directory,
+        "bundle": manifest.name,
+        "version": manifest.version,
+        "bundle_id": device.bundle.bundle_id,
+        "in_use": device.status().in_use,
+    }
+
+
+def say_installed(device: DeviceReader, directory: Path) -> None:
+    """Says which bundle is installed."""
+    say(f"{directory}: {device.bundle.manifest.name} version {device.bundle.manifest.version}")
 
 
 def say_judgement(
@@ -42,8 +67,7 @@ def say_judgement(
         say("  went with it: `homeroom device train` learns from the samples anew, and the next sync sends that")
     if lines:
         say("  the new shared version is clearly worse on this device's validation samples, so it does not answer here")
-    for line in lines:
-        say(f"  {line}")
+    say_use(lines)
     for task, sentence in worse.items():
         say(f"  worse here, {task}: {sentence}")
 

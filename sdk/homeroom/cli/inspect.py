@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from homeroom.cli.options import as_json, json_text, say
+from homeroom.cli.options import as_json, print_record, say
 from homeroom.cli.parameters import PATH
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ KIND_WIDTH = 13  # characters
 @click.option("--root", help="Fingerprint of the root key that must vouch for it.")
 @click.option("--golden", is_flag=True, help="Also compute its golden samples here and compare.")
 @as_json
-def inspect(bundle: Path, root: str | None, golden: bool, machine: bool) -> None:
+def inspect(bundle: Path, root: str | None, golden: bool) -> None:
     """Verify the signature and every file of BUNDLE (a folder or .homeroom file), and list its contents.
 
     Graphs, taps, segments, licences, where it comes from, and the SHA-256 of each file.
@@ -35,8 +35,7 @@ def inspect(bundle: Path, root: str | None, golden: bool, machine: bool) -> None
 
     with tempfile.TemporaryDirectory() as folder:
         opened = open_bundle(bundle, root=root) if bundle.is_dir() else install(bundle, Path(folder), root=root)
-        if not machine:
-            _show(opened)
+        _show(opened)
         computed: dict[str, str] = {}
         if golden:
             from homeroom.inference.golden import with_precision
@@ -44,11 +43,9 @@ def inspect(bundle: Path, root: str | None, golden: bool, machine: bool) -> None
             computed = {
                 str(name): str(one) for name, one in with_precision(opened, bundle, into=Path(folder))[1].items()
             }
-        if machine:
-            click.echo(json_text(_document(opened) | ({"golden": computed} if golden else {})))
-        else:
-            for name, precision in computed.items():
-                _line("golden", f"{name}: {precision} gives the expected features on this machine")
+        print_record(_document(opened) | ({"golden": computed} if golden else {}))
+        for name, precision in computed.items():
+            _line("golden", f"{name}: {precision} gives the expected features on this machine")
 
 
 def _document(opened: Bundle) -> dict[str, Any]:

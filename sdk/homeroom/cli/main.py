@@ -16,8 +16,9 @@ from typing import Any, NoReturn
 import click
 
 from homeroom.cli.commands import ALIASES, COMMANDS, EXTRAS, GROUPS, OLD_JSON, OLD_ORDER
-from homeroom.cli.options import one_line
+from homeroom.cli.options import VERBOSITY, one_line, progress
 from homeroom.cli.parameters import TEXT
+from homeroom.cli.verbose import told_in_full
 from homeroom.errors import DiskFullError, HomeroomError, InputError, MissingExtraError, TrainError
 from homeroom.system.files import DISK_FULL_ERRNOS
 from homeroom.system.hardware import refuse_32_bit
@@ -125,6 +126,8 @@ def _load(path: str) -> click.Command:
     for parameter in command.params:  # so that no command can forget it
         parameter.type = TEXT if parameter.type is click.STRING else parameter.type
     command.params = sorted(command.params, key=lambda p: order.index(p.name) if p.name in order else len(order))
+    command.params += VERBOSITY
+    command.callback = told_in_full(command.callback)
     return command
 
 
@@ -197,6 +200,7 @@ def main(arguments: list[str] | None = None) -> Any:
 
 def print_error(problem: HomeroomError, arguments: list[str]) -> None:
     """Prints an error on stderr. arguments: the command line that ended so; the tests hold its remedy against it."""
+    progress("", done=True)  # an error stands on a line of its own
     first = f"{problem.where}: {problem.what}" if problem.where else problem.what
     click.echo(f"homeroom: {_one_line(first)}", err=True)
     for detail in problem.details:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from homeroom.cli.options import as_json, json_text, say
+from homeroom.cli.options import as_json, print_record, say
 from homeroom.cli.parameters import FOLDER
 from homeroom.errors import InputError
 
@@ -18,7 +18,7 @@ from homeroom.errors import InputError
 @click.option("--back", is_flag=True, help="Put the copy from before the last migration in place.")
 @click.option("--yes", is_flag=True, help="With --back: do not ask.")
 @as_json
-def migrate(directory: Path, dry_run: bool, back: bool, yes: bool, machine: bool) -> None:
+def migrate(directory: Path, dry_run: bool, back: bool, yes: bool) -> None:
     """Bring the store of DIRECTORY to this version, its copy made first, as opening it does; or go back to that copy.
 
     Example: homeroom device migrate classroom/ --dry-run
@@ -29,39 +29,33 @@ def migrate(directory: Path, dry_run: bool, back: bool, yes: bool, machine: bool
     if back:
         found = plan_return(directory)
         lost = ", ".join(f"{count} {name}" for name, count in found.lost.items() if count) or "nothing"
-        if not machine:
-            click.echo(f"back to version {found.version}: {lost} of what came since would be lost")
+        say(f"back to version {found.version}: {lost} of what came since would be lost")
         if not dry_run:
             if not yes:
                 click.confirm("Go back?", abort=True, err=True)
             go_back(directory)
-            if not machine:
-                click.echo("done; open it with the release that it is of: this one would migrate it again")
-        if machine:
-            click.echo(json_text(asdict(found)))
-        return
+            say("done; open it with the release that it is of: this one would migrate it again")
+        print_record(asdict(found))
     if yes:
         raise InputError("--yes is for --back alone")
     plan = plan_migration(directory)
     if not dry_run:
         open_store(directory, None, anew=False).close()
-    if machine:
-        click.echo(json_text({**asdict(plan), "copy": str(plan.copy)}))
-    elif plan.present == plan.target:
-        click.echo(f"{directory} is of version {plan.target}: there is nothing to do")
+    print_record(plan)
+    if plan.present == plan.target:
+        say(f"{directory} is of version {plan.target}: there is nothing to do")
     else:
         free = "" if plan.free_bytes is None else f", {plan.free_bytes / 1e6:.0f} MB are free"
         goes = "would go" if dry_run else "went"
-        click.echo(
-            f"{goes} from version {plan.present} to {plan.target}: {plan.samples} samples, "
-            f"{plan.store_bytes / 1e6:.1f} MB\n"
-            f"  needs {plan.needed_bytes / 1e6:.1f} MB of free space meanwhile{free}\n"
-            f"  the copy from before is {plan.copy}, for 30 days or until a `forget`: `--back` puts it in place"
-        )
+        held = f"{plan.samples} samples, {plan.store_bytes / 1e6:.1f} MB"
+        say(f"{goes} from version {plan.present} to {plan.target}: {held}")
+        say(f"  needs {plan.needed_bytes / 1e6:.1f} MB of free space meanwhile{free}")
+        say(f"  the copy from before is {plan.copy}, for 30 days or until a `forget`: `--back` puts it in place")
 
 
 @click.command("accept-restored")
 @click.argument("directory", type=FOLDER)
+@as_json
 def accept_restored(directory: Path) -> None:
     """Accept the store of DIRECTORY as it is, after you put a copy of it back: then it sends again. Its log notes it.
 
@@ -76,4 +70,5 @@ def accept_restored(directory: Path) -> None:
     with Store.open(directory) as store:
         edited = store.accept_edits()
     clear_edited(directory)
+    print_record({"accepted": edited or None})
     say(f"accepted: {edited}" if edited else "there was nothing to accept")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from homeroom.cli.in_use import lines_on_use, say_judgement
-from homeroom.cli.options import as_json, json_text, opened, plain, say, with_bundle
+from homeroom.cli.in_use import installed, lines_on_use, say_installed, say_judgement, say_use
+from homeroom.cli.options import as_json, hint, opened, plain, print_record, say, with_bundle
 from homeroom.cli.parameters import FOLDER, INVITATION, PATH
 from homeroom.cli.receipt import counted
+from homeroom.system.installation import quoted
 
 if TYPE_CHECKING:
     from homeroom.federation.evaluation import EvaluationOutcome
@@ -49,7 +50,6 @@ def network(
     directory: Path,
     statistics: Literal["keep", "plain", "secure"] | None,
     evaluation: Literal["keep", "tell"] | None,
-    machine: bool,
     **changes: str | None,
 ) -> None:
     """Show how the device reaches its aggregator, or change it.
@@ -68,10 +68,8 @@ def network(
             counts.agree(device.store, yes=evaluation == "tell")
         words, tells = agreed_words(device.store), counts.agreed_words(device.store)
         settings = set_network(device.store, **{name: value for name, value in changes.items() if value is not None})
-    if machine:
-        facts = {"connection_metered": is_metered(), "statistics_agreed": words, "evaluation_agreed": tells}
-        click.echo(json_text({**plain(settings), **facts}))
-        return
+    facts = {"connection_metered": is_metered(), "statistics_agreed": words, "evaluation_agreed": tells}
+    print_record({**plain(settings), **facts})
     metered = {True: "yes", False: "no", None: "the system does not tell"}[is_metered()]
     say(f"address: {settings.address or 'as the invitation says'}")
     say(f"proxy: {settings.proxy or 'as the environment says'}")
@@ -85,32 +83,37 @@ def network(
 @click.command()
 @click.argument("directory", type=FOLDER)
 @click.argument("invitation", type=INVITATION)
+@as_json
 def fetch(directory: Path, invitation: Path) -> None:
     """Make the device DIRECTORY with the bundle of INVITATION, fetched from the aggregator; `join` comes next.
 
     Run it again after a break: it goes on where it was. Example: homeroom device fetch classroom/ invitation.json
     """
-    fetch_device(directory, invitation)
+    print_record(fetch_device(directory, invitation))
+    hint(f"next: homeroom device join {quoted(directory)} INVITATION")
 
 
-def fetch_device(directory: Path, invitation: str | Path) -> None:
-    """Make the device in a directory with the bundle of an invitation, fetched from the aggregator."""
+def fetch_device(directory: Path, invitation: str | Path) -> dict[str, Any]:
+    """Make the device in a directory with the bundle of an invitation, fetched from the aggregator; its `installed`."""
     from homeroom.contract.invitation import read_invitation
     from homeroom.federation.sync import DOWNLOADS_FOLDER, download_first_bundle, fetching_fallback, first_client
 
     invited = read_invitation(invitation)
     bundle = download_first_bundle(invited, directory / DOWNLOADS_FOLDER)
 
-    def make() -> None:
+    def make() -> dict[str, Any]:
         with opened(directory, bundle, invited.root) as device:
-            say(f"{directory}: {device.bundle.manifest.name} version {device.bundle.manifest.version}")
+            say_installed(device, directory)
+            return installed(device, directory)
 
-    fetching_fallback(bundle, lambda: first_client(invited), make, invited.code)
+    made = fetching_fallback(bundle, lambda: first_client(invited), make, invited.code)
     bundle.unlink()
+    return made
 
 
 @click.command()
 @click.argument("directory", type=FOLDER)
+@as_json
 def upgrade(directory: Path) -> None:
     """Fetch and install the bundle that the aggregator serves, if it is newer than the one in use.
 
@@ -119,15 +122,16 @@ def upgrade(directory: Path) -> None:
     with opened(directory) as device:
         new = device.update_bundle()
         manifest, told = device.bundle.manifest, lines_on_use(device, directory) if new else []
+        print_record(installed(device, directory) | {"upgraded": new})
     say(f"{manifest.name} version {manifest.version} " + ("is now in use" if new else "is the newest"))
-    for line in told:
-        say(f"  {line}")
+    say_use(told)
 
 
 @click.command()
 @click.argument("directory", type=FOLDER)
 @click.argument("invitation", type=INVITATION)
 @with_bundle
+@as_json
 def join(directory: Path, invitation: str | Path, bundle: Path | None, root: str | None) -> None:
     """Enrol with the aggregator that INVITATION names, once; a new DIRECTORY first fetches its bundle there.
 
@@ -144,7 +148,10 @@ def join(directory: Path, invitation: str | Path, bundle: Path | None, root: str
     with opened(directory, bundle, root) as device:
         device.join(invitation)
         terms = read_agreement(device.store).configuration
-    if terms is not None:
+        print_record({"joined": True, "device": device.status().device_key, "terms": terms and plain(terms)})
+    if terms is None:
+        say("joined")
+    else:
         least = counted(terms.min_devices, "school" if terms.k_of == "schools" else "device")
         say(f"joined: a version here is made of what {least} learned, or more")
         if terms.evaluation.mode != "off":
@@ -154,17 +161,15 @@ def join(directory: Path, invitation: str | Path, bundle: Path | None, root: str
 @click.command()
 @click.argument("directory", type=FOLDER)
 @as_json
-def sync(directory: Path, machine: bool) -> None:
+def sync(directory: Path) -> None:
     """Send what waits, fetch the newest global theta, and use it unless it is clearly worse here.
 
     Example: homeroom device sync classroom/
     """
     with opened(directory) as device:
         report = device.sync()
-        told = lines_on_use(device, directory) if report.in_use == "local" and not machine else []
-    if machine:
-        click.echo(json_text(asdict(report)))
-        return
+        told = lines_on_use(device, directory) if report.in_use == "local" else []
+    print_record(asdict(report))
     if report.secure:
         say(f"secure round: {report.secure}")
     else:
@@ -175,9 +180,8 @@ def sync(directory: Path, machine: bool) -> None:
         when = f"; by {report.unlearned_by} a version without it comes" if report.unlearned_by else ""
         say(f"asked to unlearn {counted(len(report.unlearned), 'update')}{when}")
     if report.bounded:
-        click.echo(
-            f"{len(report.bounded)} updates are in private releases: what these tell of them is bounded, not undone"
-        )
+        number = counted(len(report.bounded), "update")
+        say(f"asked to unlearn {number} in private releases: what these tell is bounded, not undone")
     if report.statistics:
         for line in statistics_lines(report.statistics):
             say(line)
@@ -193,7 +197,7 @@ def sync(directory: Path, machine: bool) -> None:
     say_judgement(told, report.worse, report.dropped, rewound=report.rewound)
     days_off = abs(report.clock_off_s or 0) / 86_400
     if days_off > 1:
-        click.echo(f"this machine's clock is {days_off:.0f} days off: retention dates depend on it")
+        say(f"this machine's clock is {days_off:.0f} days off: retention dates depend on it")
 
 
 def evaluation_lines(outcome: EvaluationOutcome) -> list[str]:
@@ -220,7 +224,7 @@ def statistics_lines(report: StatisticsReport) -> list[str]:
 @click.argument("directory", type=FOLDER)
 @click.argument("document", type=PATH, required=False)
 @as_json
-def policy(directory: Path, document: Path | None, machine: bool) -> None:
+def policy(directory: Path, document: Path | None) -> None:
     """Keep an institution's signed policy from now on; without DOCUMENT, show what holds here.
 
     Example: homeroom device policy classroom/ policy.json
@@ -231,9 +235,7 @@ def policy(directory: Path, document: Path | None, machine: bool) -> None:
         held = device.policy(document)
         scopes = {s.name: s.scope for s in local_layout(device.store, device.bundle.manifest.layout)}
         without = device.status()["without_consent"]
-    if machine:
-        click.echo(json_text({"policy": held and plain(held), "scopes": scopes, "without_consent": without}))
-        return
+    print_record({"policy": held and plain(held), "scopes": scopes, "without_consent": without})
     say(f"{held.institution}, version {held.version}" if held else "no policy: the bundle's own scopes hold")
     for name, scope in scopes.items():
         say(f"  {name}: {scope}")
@@ -246,6 +248,7 @@ def policy(directory: Path, document: Path | None, machine: bool) -> None:
 
 @click.command("rotate-key")
 @click.argument("directory", type=FOLDER)
+@as_json
 def rotate_key(directory: Path) -> None:
     """Give this device a new key with its aggregator; the old one then opens nothing.
 
@@ -253,4 +256,5 @@ def rotate_key(directory: Path) -> None:
     """
     with opened(directory) as device:
         device.rotate_key()
-    click.echo("a new key is in use")
+        print_record({"device": device.status().device_key})
+    say("a new key is in use")

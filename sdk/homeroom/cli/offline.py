@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 
 from homeroom.cli.in_use import lines_on_use, say_judgement
 from homeroom.cli.network import statistics_lines
-from homeroom.cli.options import opened, say
+from homeroom.cli.options import as_json, opened, print_record, say
 from homeroom.cli.parameters import FOLDER, INVITATION
 
 
 @click.command("join")
 @click.argument("directory", type=FOLDER)
 @click.argument("invitation", type=INVITATION)
+@as_json
 def offline_join(directory: Path, invitation: str | Path) -> None:
     """Ask to join with the next message.
 
@@ -23,12 +24,15 @@ def offline_join(directory: Path, invitation: str | Path) -> None:
     """
     with opened(directory) as device:
         device.join_by_hand(invitation)
-    click.echo("the request goes out with the next message")
+        device_key = device.status().device_key
+    print_record({"asked_to_join": True, "device": device_key})
+    say("the request goes out with the next message")
 
 
 @click.command("out")
 @click.argument("directory", type=FOLDER)
 @click.argument("stick", type=FOLDER)
+@as_json
 def offline_out(directory: Path, stick: Path) -> None:
     """Write what waits to STICK, sealed so that only the aggregator can open it. May be repeated.
 
@@ -37,6 +41,7 @@ def offline_out(directory: Path, stick: Path) -> None:
     """
     with opened(directory) as device:
         message = device.carry_out(stick)
+    print_record(message)
     for update_id, reason in message.refused.items():
         say(f"  not carried, {update_id[:8]}: {reason}")
     asks = ", a request to join" if message.joins else ""
@@ -50,6 +55,7 @@ def offline_out(directory: Path, stick: Path) -> None:
 @click.command("in")
 @click.argument("directory", type=FOLDER)
 @click.argument("stick", type=FOLDER)
+@as_json
 def offline_in(directory: Path, stick: Path) -> None:
     """Take in the aggregator's answer from STICK.
 
@@ -59,8 +65,9 @@ def offline_in(directory: Path, stick: Path) -> None:
         answer = device.carry_in(stick)
         version = device.status()["global_version"]
         told = lines_on_use(device, directory) if answer.fetched.in_use == "local" else []
+    print_record({**asdict(answer), "version": version})
     if answer.joined:
-        click.echo("joined")
+        say("joined")
     say(f"{len(answer.sent)} updates have arrived, {len(answer.unlearned)} will be unlearned")
     for update_id, reason in answer.refused.items():
         say(f"  {update_id[:8]}: {reason}")

@@ -1,10 +1,12 @@
-"""What several device commands share: opening the device, options, JSON."""
+"""What several commands share: opening the device, options, and what is printed for whom."""
 
 from __future__ import annotations
 
 import datetime
 import json
+import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,7 +49,39 @@ for_person = click.option("--profile", metavar="PERSON", help="This person's own
 group_option = click.option(
     "--group", default="", metavar="NAME", help="A slot or a column, such as topic, that is held out whole to judge by."
 )
-as_json = click.option("--json", "machine", is_flag=True, help="Print one JSON object.")
+MACHINE, BRIEF, VERBOSE = (f"homeroom.{name}" for name in ("json", "quiet", "verbose"))  # in a context's `meta`
+
+
+def _kept_as(key: str) -> Callable[[click.Context, click.Parameter, bool], bool]:
+    def keep(context: click.Context, _: click.Parameter, value: bool) -> bool:
+        context.meta[key] = value
+        return value
+
+    return keep
+
+
+def json_option(about: str) -> Decorator:
+    """The option `--json`: with it lines for people are not printed (`say`), and `print_record` prints the record."""
+    return click.option("--json", "machine", is_flag=True, expose_value=False, callback=_kept_as(MACHINE), help=about)
+
+
+as_json = json_option("Print one JSON object.")
+VERBOSITY = (  # of every command
+    click.Option(
+        ["-q", "brief"],
+        is_flag=True,
+        expose_value=False,
+        callback=_kept_as(BRIEF),
+        help="Print results, warnings and errors alone: no progress, no next steps.",
+    ),
+    click.Option(
+        ["-v", "verbose"],
+        is_flag=True,
+        expose_value=False,
+        callback=_kept_as(VERBOSE),
+        help="Also print, on stderr, the log, where an error arose, and what it took.",
+    ),
+)
 
 
 def add_options(*options: Decorator) -> Decorator:
@@ -114,7 +148,7 @@ def plain(value: Any) -> Any:
     """A value as JSON has it."""
     import msgspec
 
-    return value.isoformat() if isinstance(value, datetime.date) else msgspec.to_builtins(value)
+    return value.isoformat() if isinstance(value, datetime.date) else msgspec.to_builtins(value, enc_hook=os.fspath)
 
 
 def json_text(document: Any) -> str:
@@ -132,6 +166,31 @@ def one_line(text: str) -> str:
     return printable(text)
 
 
+def asked(key: str) -> bool:
+    """Whether the running command was given the option that is kept under `key`; no, outside of commands."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(key))
+
+
+def print_record(record: Any) -> None:
+    """Print, with `--json` alone, what the command did: a data class, or names with values."""
+    if asked(MACHINE):
+        click.echo(json_text(record))
+
+
 def say(line: str, *, err: bool = False) -> None:
-    """Print one line; see `one_line`. err: on stderr."""
-    click.echo(one_line(line), err=err)
+    """Print one line for people; see `one_line`. err: on stderr, with `--json` too."""
+    if err or not asked(MACHINE):
+        click.echo(one_line(line), err=err)
+
+
+def hint(line: str) -> None:
+    """Print one line for people that is no result, such as the next step: `-q` leaves it out."""
+    if not asked(BRIEF):
+        say(line)
+
+
+def progress(text: str, *, done: bool = False) -> None:
+    """Show on a terminal, in place of what was shown before, how far a command is. done: leave no trace."""
+    if sys.stderr.isatty() and not asked(BRIEF):
+        click.echo(f"\r\033[K{'' if done else one_line(text)}", nl=False, err=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from homeroom.cli.options import as_json, json_text, one_line, opened, readable, say
+from homeroom.cli.options import as_json, opened, print_record, readable, say
 from homeroom.cli.parameters import FOLDER, OUT_FILE
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("person")
 @click.option("--pack", type=OUT_FILE, hidden=True)
 @as_json
-def profile_show(directory: Path, person: str, pack: Path | None, machine: bool) -> None:
+def profile_show(directory: Path, person: str, pack: Path | None) -> None:
     """Show what is known of PERSON's own model.
 
     Example: homeroom device profile show classroom/ p-17
@@ -31,13 +31,15 @@ def profile_show(directory: Path, person: str, pack: Path | None, machine: bool)
         return
     with readable(directory) as device:
         known = device.profile(person)
-    click.echo(json_text(known and asdict(known)) if machine else one_line(profile_line(known)))
+    print_record(known and asdict(known))
+    say(profile_line(known))
 
 
 @click.command("pack")
 @click.argument("directory", type=FOLDER)
 @click.argument("person")
 @click.argument("file", type=OUT_FILE)
+@as_json
 def profile_pack(directory: Path, person: str, file: Path) -> None:
     """Write PERSON's own model to FILE, sealed with a passphrase, for another device of the same school.
 
@@ -49,18 +51,22 @@ def profile_pack(directory: Path, person: str, file: Path) -> None:
 @click.command("import")
 @click.argument("directory", type=FOLDER)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@as_json
 def profile_import(directory: Path, file: Path) -> None:
     """Import the profile in FILE, which another device of the same school packed.
 
     Example: homeroom device profile import classroom/ p-17.profile
     """
     with opened(directory) as device:
-        say(f"the profile of {device.take_profile(file, _passphrase())} is here")
+        person = device.take_profile(file, _passphrase())
+    print_record({"subject": person})
+    say(f"the profile of {person} is here")
 
 
 def _pack(directory: Path, person: str, file: Path) -> None:
     with opened(directory) as device:
         device.pack_profile(person, file, _passphrase(confirm=True))
+    print_record({"subject": person, "file": file})
     say(f"{file}: keep the passphrase apart from it")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from dataclasses import asdict
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from homeroom.cli.options import as_json, json_text, refuse_idle, say
+from homeroom.cli.options import MACHINE, as_json, asked, hint, print_record, refuse_idle, say
 from homeroom.cli.parameters import FILE, OUT_FOLDER
 from homeroom.errors import InputError
 from homeroom.system.installation import quoted
@@ -25,9 +24,7 @@ DEFAULT_FOLDER = "homeroom-quickstart"
 @click.option("--no-page", is_flag=True, help="Do not open the device's page at the end; without a terminal none is.")
 @as_json
 @click.pass_context
-def quickstart(
-    context: click.Context, folder: Path, bundle: Path | None, district: bool, no_page: bool, machine: bool
-) -> None:
+def quickstart(context: click.Context, folder: Path, bundle: Path | None, district: bool, no_page: bool) -> None:
     """Make a device in FOLDER (homeroom-quickstart) that learns forty drawings, words and sounds, and ask it.
 
     Everything is made by this project and stays on this machine. Takes a minute or two, and no torch.
@@ -39,30 +36,28 @@ def quickstart(
     from homeroom.quickstart.starter import find_starter
     from homeroom.system.files import removed_on_failure
 
-    if machine:
+    if asked(MACHINE):
         refuse_idle(context, "--json", ("no_page",))
     if district:
         refuse_idle(context, "--district", ("no_page",))
     if folder.exists():
         raise InputError("is there already", where=str(folder), remedy="name a new folder, or remove it first")
     starter = find_starter(bundle)
-    tell = (lambda _: None) if machine else say
     if district:
-        with removed_on_failure(folder), contextlib.redirect_stdout(sys.stderr if machine else sys.stdout):
-            result = run_district(folder, starter, tell)
-        click.echo(json_text(asdict(result)) if machine else f"all of it is in {folder}: remove the folder to undo it")
+        with removed_on_failure(folder):
+            result = run_district(folder, starter, say)
+        print_record(result)
+        say(f"all of it is in {folder}: remove the folder to undo it")
         return
     with removed_on_failure(folder):
-        session = run_session(folder, starter, tell)
-    if machine:
-        click.echo(json_text({**asdict(session), "score": session.score}))
-        return
+        session = run_session(folder, starter, say)
+    print_record({**asdict(session), "score": session.score})
     say(f"that took {session.seconds:.0f} s; {folder} has all of it: remove the folder to undo it")
     device = quoted(session.device)
-    say(f'ask it yourself:  homeroom device predict {device} word="a small cat"')
-    say(f"your own lesson:  homeroom device add {device} FOLDER, with pictures in folders animals, plants, …")
-    if no_page or not sys.stdout.isatty():
-        say(f"its page:         homeroom device run {device}, then homeroom device page {device}")
+    hint(f'ask it yourself:  homeroom device predict {device} word="a small cat"')
+    hint(f"your own lesson:  homeroom device add {device} FOLDER, with pictures in folders animals, plants, …")
+    if no_page or asked(MACHINE) or not sys.stdout.isatty():
+        hint(f"its page:         homeroom device run {device}, then homeroom device page {device}")
         return
     _show_page(Path(session.device))
 

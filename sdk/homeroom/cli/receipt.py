@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 LINES_SHOWN = 20
 
 
-def counted(number: int, noun: str) -> str:
-    """A number with its noun, such as 1 sample, 2 samples."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+def counted(number: int, noun: str, several: str = "") -> str:
+    """A number with its noun, such as 1 sample, 2 samples. several: a plural that is not with an s."""
+    return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"
 
 
 def receipt_lines(receipt: AddReceipt, directory: Path) -> Iterator[str]:

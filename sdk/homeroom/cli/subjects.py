@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
-from homeroom.cli.in_use import lines_on_use
-from homeroom.cli.options import as_json, json_text, one_line, opened, say
+from homeroom.cli.in_use import lines_on_use, say_use
+from homeroom.cli.options import as_json, json_text, opened, print_record, say
 from homeroom.cli.parameters import FOLDER, OUT_FOLDER
 from homeroom.cli.receipt import counted
 from homeroom.data.names import near_names
@@ -22,17 +23,19 @@ TEXT_SHOWN = 40  # characters
 @click.argument("directory", type=FOLDER)
 @click.argument("subject")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@as_json
 def forget(directory: Path, subject: str, yes: bool) -> None:
     """Destroy the key of SUBJECT and everything under it. This cannot be undone, not with a backup either.
 
     Example: homeroom device forget classroom/ p-17
     """
     if not yes:
-        click.confirm(f"Forget {subject} for ever?", abort=True)
+        click.confirm(f"Forget {subject} for ever?", abort=True, err=True)
     with opened(directory) as device:
         report = device.forget(subject)
         near, told = near_names(subject, device.store.subjects()), lines_on_use(device, directory)
-    click.echo(
+    print_record({**asdict(report), "also_held": near})
+    say(
         f"forgotten: {report.samples} samples, {report.versions} versions, {report.profiles} profiles, "
         f"{report.unsent_updates} unsent updates; "
         f"{len(report.unlearning)} sent updates will be unlearned at the next sync"
@@ -42,8 +45,11 @@ def forget(directory: Path, subject: str, yes: bool) -> None:
             "  statistics that were sent are taken away with changes of other subjects, at the latest some weeks from "
             "now (docs/statistics.md); until then the last totals stay here, under the device's key"
         )
-    for line in told if report.versions else told[1:-1]:
-        say(f"  {line}")
+    if report.versions:
+        say_use(told)
+    else:
+        for line in told[1:-1]:
+            say(f"  {line}")
     if near:
         say(f"  also held: {', '.join(near)}: forget them too where they are the same person")
 
@@ -52,20 +58,18 @@ def forget(directory: Path, subject: str, yes: bool) -> None:
 @click.argument("directory", type=FOLDER)
 @click.option("--samples", metavar="PERSON", help="List this person's samples with their ids instead.")
 @as_json
-def subjects(directory: Path, samples: str | None, machine: bool) -> None:
+def subjects(directory: Path, samples: str | None) -> None:
     """List who is held, with the number of samples; names that may be the same person's stand together.
 
     Example: homeroom device subjects classroom/
     """
     if samples is not None:
-        return _list_samples(directory, samples, machine)
+        return _list_samples(directory, samples)
     with opened(directory) as device:
         people = [(sample.subject, sample.author) for sample in device.store.each_without_inputs()]
         counts, authored = Counter(subject for subject, _ in people), Counter(author for _, author in people)
         held = {name: counts[name] for name in sorted(device.store.subjects(), key=str.casefold)}
-    if machine:
-        click.echo(json_text(held))
-        return
+    print_record(held)
     width = max(map(len, held), default=0)
     for name, number in held.items():
         near = near_names(name, held)
@@ -73,7 +77,7 @@ def subjects(directory: Path, samples: str | None, machine: bool) -> None:
         say(f"{name:{width}}  {counted(number, 'sample')}{by}" + (f"  also held: {', '.join(near)}" if near else ""))
 
 
-def _list_samples(directory: Path, person: str, machine: bool) -> None:
+def _list_samples(directory: Path, person: str) -> None:
     with opened(directory) as device:
         name = device.store.known(person)
         held = [sample for sample in device.store.each_without_inputs() if name in (sample.subject, sample.author)]
@@ -92,9 +96,7 @@ def _list_samples(directory: Path, person: str, machine: bool) -> None:
         for sample, text in zip(held, texts, strict=True)
         if text is not None
     ]
-    if machine:
-        click.echo(json_text(rows))
-        return
+    print_record(rows)
     for row in rows:
         inputs = ", ".join(f"{slot} {text[:TEXT_SHOWN]!r}" if text else slot for slot, text in row["inputs"].items())
         labels = ", ".join(f"{task}={label}" for task, label in row["labels"].items()) or "no label"
@@ -105,6 +107,7 @@ def _list_samples(directory: Path, person: str, machine: bool) -> None:
 @click.argument("directory", type=FOLDER)
 @click.argument("subject")
 @click.option("--out", type=OUT_FOLDER, help="Write it into this folder, with media; else print JSON without them.")
+@as_json
 def hand_over(directory: Path, subject: str, out: Path | None) -> None:
     """Show all that is held about SUBJECT.
 
@@ -116,8 +119,10 @@ def hand_over(directory: Path, subject: str, out: Path | None) -> None:
         held = device.export(subject)
         near = near_names(held.subject, device.store.subjects())
     if out is None:
-        click.echo(json_text(describe(held)))
+        click.echo(json_text(describe(held)))  # as JSON in any case
     else:
-        click.echo(f"{write_export(held, out)} files in {out}")
+        count = write_export(held, out)
+        print_record({"folder": out, "files": count})
+        say(f"{counted(count, 'file')} in {out}")
     if near:
-        click.echo(one_line(f"also held: {', '.join(near)}"), err=True)
+        say(f"also held: {', '.join(near)}", err=True)

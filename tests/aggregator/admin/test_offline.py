@@ -399,7 +399,7 @@ def test_the_command_line_carries_both_ways(tmp_path: Path, district: Path, stic
     run("device", "init", tmp_path / "c", "--bundle", tmp_path / "bundle")
     run("device", "offline", "join", tmp_path / "c", tmp_path / "i.json")
     assert "a request to join" in run("device", "offline", "out", tmp_path / "c", stick)
-    assert "1 messages, 1 to join" in run("district", "offline", "in", district, stick)
+    assert "1 message, 1 to join" in run("district", "offline", "in", district, stick)
     assert "joined" in run("device", "offline", "in", tmp_path / "c", stick)
 
 

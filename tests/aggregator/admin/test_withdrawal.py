@@ -137,7 +137,7 @@ def test_the_command_names_a_task(rounds: Rounds, tmp_path: Path) -> None:
     words = ["district", "withdraw", str(tmp_path / "district"), "--school", "Hill", "--task", "grade"]
     done = CliRunner().invoke(homeroom, [*words, "--by", "Ms Lee", "--why", "a family asked", "--yes"])
     assert done.exit_code == 0, done.output
-    assert "1 updates of 1 devices are taken out" in done.output
+    assert "taken out: 1 update of 1 device" in done.output
     assert "2 updates hold nothing of task grade and stay" in done.output
     with closing(open_rounds(tmp_path / "district")) as opened_again:
         assert opened_again.to_unlearn() is not None

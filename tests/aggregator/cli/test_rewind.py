@@ -34,7 +34,7 @@ def test_an_officer_takes_updates_back_sees_what_a_rewind_costs_and_does_it(tmp_
                 rounds.update(school.update(rounds.configuration, 0.5, version), school.name)
     code, said = run("withdraw", str(folder), A.name[:10], *SAID, "--yes")
     assert code == 0
-    assert "2 updates of 1 devices are taken out" in said
+    assert "taken out: 2 updates of 1 device" in said
     assert f"`homeroom district rewind {folder}` does it now" in said
     code, said = run("rewind", str(folder), *SAID, typed="n\n")
     assert code == 1
