@@ -318,9 +318,9 @@ def mistake(words: list[str]) -> str | None:
         name = word.strip("[]").partition("=")[0]
         if values:
             values -= 1
-        elif name == "--help":
+        elif name in ("--help", "-h"):
             pass
-        elif name.startswith("--"):
+        elif name.startswith("--") or re.fullmatch("-[a-z]", name):
             if name not in known:
                 return f"no option {name}"
             values = 0 if known[name].is_flag or "=" in word else known[name].nargs
