@@ -52,7 +52,7 @@ def test_a_devices_updates_are_out_of_the_next_version(folder: Path, capsys: pyt
     with closing(open_rounds(folder)) as rounds:
         rounds.members.revoke(A.name, "Ms Lee")
     assert run(folder, A.name[:10], *SAID, "--yes") == 0
-    assert "1 updates of 1 devices" in capsys.readouterr().out
+    assert "1 update of 1 device" in capsys.readouterr().out
     with closing(open_rounds(folder)) as rounds:
         assert rounds.state.pending == 1
         send(rounds, B, 0.0)
