@@ -97,4 +97,12 @@ def kinds() -> list[Kind]:
             "no person answers so fast",
         ),
         kind("an answer of nobody", "refused", ",addition,1,0\n", None, "subject"),
+        sheet(
+            "one row that withdraws consent, others that give it",
+            HEAD[:-1] + ",consent\np-1,addition,1,0,given\np-1,fractions,0,60,withdrawn\np-1,addition,1,120,given\n",
+            "the whole history is not trained on",
+            lambda outcome: right_if([one["trainable"] for one in outcome.samples] == [False]),
+            group="history",
+            tracing=True,
+        ),
     ]

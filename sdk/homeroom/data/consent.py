@@ -78,6 +78,25 @@ def check_day(consent: Consent, today: str) -> None:
         raise InputError(what, where="consent_on", remedy="write the day on which it was said")
 
 
+def newer_consent(held: Consent | str | None, new: Consent | str | None) -> Consent | None:
+    """What holds after a newer word. A text is of a store from before the vocabulary, and says nothing.
+
+    Consent that was refused or withdrawn stays so, unless the newer word is dated after it. An older word changes
+    nothing, and who, when and why stay where the newer one does not say it.
+    """
+    if not isinstance(held, Consent) or not isinstance(new, Consent):
+        return new if isinstance(new, Consent) else held if isinstance(held, Consent) else None
+    is_older = bool(new.on) and new.on < held.on
+    is_undone = held.state in FORBIDDING and new.state not in FORBIDDING and not (held.on and held.on < new.on)
+    if is_undone or (held.state != "unstated" and (is_older or new.state == "unstated")):
+        return held
+    if new.state != held.state:
+        return msgspec.structs.replace(new, text=new.text or held.text)
+    day = new.on if held.state in FORBIDDING else new.on or held.on  # a "no" without a day: no older yes undoes it
+    said = {name: getattr(new, name) or getattr(held, name) for name in ("by", "basis", "text")}
+    return msgspec.structs.replace(new, on=day, **said)
+
+
 def gather_consent(fields: dict[str, Any]) -> dict[str, Any]:
     """The reserved fields of a row, `consent_by` and the like gathered with `consent` into one mapping."""
     parts = {name.removeprefix("consent_"): fields.pop(name) for name in CONSENT_FIELDS if name in fields}

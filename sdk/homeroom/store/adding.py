@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from homeroom.data.consent import FORBIDDING, Consent
+from homeroom.data.consent import FORBIDDING, Consent, newer_consent
 from homeroom.data.histories import join_histories
 from homeroom.data.preprocess.sequence import Interaction
 from homeroom.data.samples import DEFAULT_SUBJECT, INTERACTION_LIMIT, StoredSample
@@ -228,27 +228,13 @@ def corrected(held: SampleFacts, new: SampleFacts) -> dict[str, Any]:
     ends = [day for day in (held.retain_until, new.retain_until) if day]
     return {
         "labels": held.labels | new.labels,
-        "consent": _newer_consent(held.consent, new.consent),
+        "consent": newer_consent(held.consent, new.consent),
         "source": new.source or held.source,
         "retain_until": min(ends, default=None),
         "language": new.language or held.language,
         "author": new.author or held.author,
         "group": new.group or held.group,
     }
-
-
-def _newer_consent(held: Consent | str | None, new: Consent | str | None) -> Consent | None:
-    if not isinstance(held, Consent) or not isinstance(new, Consent):
-        return new if isinstance(new, Consent) else held if isinstance(held, Consent) else None
-    is_older = bool(new.on) and new.on < held.on
-    is_undone = held.state in FORBIDDING and new.state not in FORBIDDING and not (held.on and held.on < new.on)
-    if is_undone or (held.state != "unstated" and (is_older or new.state == "unstated")):
-        return held
-    if new.state != held.state:
-        return msgspec.structs.replace(new, text=new.text or held.text)
-    day = new.on if held.state in FORBIDDING else new.on or held.on  # a "no" without a day: no older yes undoes it
-    said = {name: getattr(new, name) or getattr(held, name) for name in ("by", "basis", "text")}
-    return msgspec.structs.replace(new, on=day, **said)
 
 
 def _stated(facts: SampleFacts) -> dict[str, Any]:

@@ -216,3 +216,22 @@ def test_a_row_without_a_skill_is_one_problem(tmp_path: Path) -> None:
     one, two = read([sheet], manifest(), intake)
     assert one.inputs["history"] == [[("addition", True, 0.0), ("fractions", True, 120.0)]]
     assert (two.subject, len(intake.problems)) == ("p-2", 3)
+
+
+def test_what_any_row_says_of_consent_and_retention_holds_of_the_history(tmp_path: Path) -> None:
+    sheet = tmp_path / "week.csv"
+    sheet.write_text(
+        "subject,history.skill,history.correct,consent,consent_on,retain_until,source\n"
+        "p-1,addition,1,given,2026-05-03,2999-07-31,week 1\np-1 ,fractions,0,withdrawn,2026-06-03,2999-02-01,\n"
+        "p-1,addition,1,,,,\np-2,addition,1,given,,,\np-2,no such skill,1,refused,,,\n"
+        "p-3,addition,1,refused,2026-05-03,,\np-3,addition,1,given,2026-06-03,,\n"
+        "p-4,addition,1,given,,,week 1\np-4,addition,1,no,,,\np-4,addition,1,,,,week 2\n"
+    )
+    intake = Intake(ReadOptions(skip_bad=True))
+    one, two, three, four = read([sheet], manifest(), intake)
+    assert len(one.inputs["history"][0]) == 3, "a name's blank makes no other history"  # type: ignore[arg-type]
+    assert (one.consent_state, one.retain_until, one.source) == ("withdrawn", "2999-02-01", "week 1")
+    assert [sample.consent_state for sample in (two, three, four)] == ["refused", "given", "given"]
+    problems = "\n".join(map(str, intake.problems))
+    assert "week.csv line 10 consent: 'no' is no state" in problems
+    assert "week.csv line 11: says 'week 2' of source, an earlier row 'week 1'" in problems
