@@ -239,24 +239,45 @@ def _do_phase(context: SecureRoundContext, part: Contribution, announced: Announ
     phase, store, shape = announced.status.phase, context.store, part.shape(announced)
     if phase == "keys":
         return _send(context, part, announced, "keys", secagg.pack(state.advertisement))
-    path = f"{part.path}/{announced.notice.round_id}"
-    body = context.client.send("GET", path, limit_bytes=secagg.MESSAGE_LIMIT_BYTES)
     if phase == "shares":
-        cohort = secagg.unpack(body, secagg.SecureCohort, where="cohort", error=TrustError)
+        cohort = _message(context, part, announced, secagg.SecureCohort, where="cohort")
         state = _save(store, part.records, share(state, cohort, announced.roster, shape))
         assert state.shares is not None
         return _send(context, part, announced, "shares", secagg.pack(state.shares))
     if phase == "input":
-        inbox = secagg.unpack(body, secagg.Inbox, where="shares", error=TrustError)
+        inbox = _message(context, part, announced, secagg.Inbox, where="shares")
         state = _save(store, part.records, mask(state, inbox, shape, partial(part.encode, announced, state)))
         return _send(context, part, announced, "input", state.masked or b"")
     if phase == "consent":
-        survivors = secagg.unpack(body, secagg.Survivors, where="survivors", error=TrustError)
+        survivors = _message(context, part, announced, secagg.Survivors, where="survivors")
         return _consent(context, part, announced, state, survivors)
-    consents = secagg.unpack(body, secagg.Consents, where="survivors", error=TrustError)
+    consents = _message(context, part, announced, secagg.Consents, where="survivors")
     if state.consent is None:  # this device is late: a quorum agreed before
         return _consent(context, part, announced, state, consents.survivors)
     return _send(context, part, announced, "reveal", secagg.pack(reveal(state, consents, shape)))
+
+
+def _message(
+    context: SecureRoundContext,
+    part: Contribution,
+    announced: Announcement,
+    into: type[secagg.MessageT],
+    *,
+    where: str,
+) -> secagg.MessageT:
+    """The message of the announced phase; UpdateError where the round went on between announcement and message.
+
+    Others' messages may end a phase at any moment, and the next phase's message is of another structure.
+    """
+    path = f"{part.path}/{announced.notice.round_id}"
+    body = context.client.send("GET", path, limit_bytes=secagg.MESSAGE_LIMIT_BYTES)
+    try:
+        return secagg.unpack(body, into, where=where, error=TrustError)
+    except TrustError:
+        again = read_announcement(context, part.path)
+        if again and (again.notice, again.status.phase) != (announced.notice, announced.status.phase):
+            raise UpdateError("the round went on meanwhile", code="past_phase") from None
+        raise
 
 
 def _consent(
