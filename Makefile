@@ -10,6 +10,7 @@ OLDEST_RUNTIME := 1.22.0
 FLOWER_ENV := .venv-flower
 LITERT := .venv-litert
 RELEASE := .venv-release
+DOCS := .venv-docs
 TRY := .venv-try
 BIN := $(VENV)/bin
 PACKAGE := $(shell find sdk exporter aggregator -name '*.py')
@@ -37,6 +38,10 @@ help: ## this list
 .PHONY: pictures
 pictures: $(VENV)/.ready ## the dashboard's pictures in docs/images, drawn by Debian's Chromium
 	cd tests && ../$(BIN)/python -m browser.pictures
+
+.PHONY: docs freeze-docs
+docs: $(DOCS)/.ready ## the documentation as a site in build/site; any link that leads nowhere, or load from elsewhere, is an error
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 
 .PHONY: quickstart starter
 quickstart: dist/starter.homeroom $(DEVICE)/.ready ## a first lesson: a device without torch learns forty drawings, is asked, explains (OUT=…; DISTRICT=1: three schools)
@@ -157,6 +162,13 @@ freeze: ## write constraints.txt from a clean install of the newest versions
 freeze-pi: $(VENV)/.ready ## write the Raspberry Pi's pins from constraints.txt
 	$(BIN)/python examples/raspberry_pi/pin.py
 
+freeze-docs: ## write constraints-docs.txt, the pins of the environment that the site is made in
+	rm -rf .venv-freeze
+	.ci/environment .venv-freeze -c constraints.txt '.[docs]'
+	{ sed -n '/^#/p' constraints-docs.txt; .venv-freeze/bin/python -m pip freeze | sed -n '/^homeroom/d; /==/p' | LC_ALL=C sort -f; } > constraints.new
+	mv constraints.new constraints-docs.txt
+	rm -rf .venv-freeze
+
 freeze-flower: ## write constraints-flower.txt, the pins of Flower's environment
 	rm -rf .venv-freeze
 	.ci/environment .venv-freeze '.[flower]' pytest pytest-timeout hypothesis
@@ -201,6 +213,10 @@ $(LITERT)/.ready: $(LITERT)/.dependencies $(PACKAGE)
 
 $(FLOWER_ENV)/.dependencies: pyproject.toml constraints-flower.txt .ci/environment
 	.ci/environment $(FLOWER_ENV) -c constraints-flower.txt '.[flower]' pytest pytest-timeout hypothesis
+	touch $@
+
+$(DOCS)/.ready: pyproject.toml constraints-docs.txt .ci/environment
+	.ci/environment $(DOCS) -c constraints-docs.txt -e '.[docs]'
 	touch $@
 
 $(FLOWER_ENV)/.ready: $(FLOWER_ENV)/.dependencies $(PACKAGE)

@@ -78,7 +78,7 @@ def serve(folder: Path, **options: Any) -> None:
     To other machines it speaks TLS: by a certificate of its own, whose key stands in invitations, or by --tls-cert and
     --tls-key; by default it listens for a proxy on this machine. HOMEROOM_OPERATOR_TOKEN, if set, opens /v1/metrics
     from elsewhere.
-    Example: homeroom district serve district/ --bundle vocabulary.homeroom --root-key root.pem
+    Example: homeroom district serve district/ --bundle starter.homeroom --root-key root.pem
     Private rounds: --epsilon 8 --clip-norm 0.5 --noise-multiplier 1.2
     """
     from homeroom_aggregator.admin.configuration_file import (

@@ -82,7 +82,7 @@ def unlearning_test(bundle: Path, before: str, after: str, withdrawn: Path, othe
 
     A version is its signed file, or FOLDER:NUMBER of an aggregator's folder or of a backup. The samples stay on this
     machine. OTHERS must be like the withdrawn ones, such as ones of the same class that no device ever had.
-    Example: homeroom district unlearning test vocabulary.homeroom backup-monday/:12 district/:15
+    Example: homeroom district unlearning test starter.homeroom backup-monday/:12 district/:15
     --withdrawn gone.jsonl --others never.jsonl
     """
     import tempfile

@@ -50,7 +50,7 @@ def init(
 ) -> None:
     """Make the device DIRECTORY with a bundle, or install a newer bundle in it.
 
-    Example: homeroom device init classroom/ --bundle vocabulary.homeroom
+    Example: homeroom device init classroom/ --bundle starter.homeroom
     """
     with opened(directory, bundle, root, anew=anew, tier=tier, runtime=runtime) as device:
         print_record(installed(device, directory))
@@ -85,7 +85,7 @@ def add(
 ) -> None:
     """Add SAMPLES: sheets, .jsonl files, or folders with pictures, sounds and texts. All of them, or none.
 
-    Example: homeroom device add classroom/ lesson.csv --bundle vocabulary.homeroom
+    Example: homeroom device add classroom/ lesson.csv --bundle starter.homeroom
     """
     from homeroom.data.ingest import ReadOptions
 

@@ -29,7 +29,7 @@ def inspect(bundle: Path, root: str | None, golden: bool) -> None:
 
     Graphs, taps, segments, licences, where it comes from, and the SHA-256 of each file.
 
-    Example: homeroom bundle inspect vocabulary.homeroom --golden
+    Example: homeroom bundle inspect starter.homeroom --golden
     """
     from homeroom.runtime.bundle import install, open_bundle
 
