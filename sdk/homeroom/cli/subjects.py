@@ -13,7 +13,7 @@ from homeroom.cli.in_use import lines_on_use, say_use
 from homeroom.cli.options import as_json, json_text, opened, print_record, say
 from homeroom.cli.parameters import FOLDER, OUT_FOLDER
 from homeroom.cli.receipt import counted
-from homeroom.data.names import near_names
+from homeroom.data.names import all_near_names, near_names
 
 TEXTS: tuple[Literal["text"], ...] = ("text",)
 TEXT_SHOWN = 40  # characters
@@ -70,9 +70,9 @@ def subjects(directory: Path, samples: str | None) -> None:
         counts, authored = Counter(subject for subject, _ in people), Counter(author for _, author in people)
         held = {name: counts[name] for name in sorted(device.store.subjects(), key=str.casefold)}
     print_record(held)
-    width = max(map(len, held), default=0)
+    width, all_near = max(map(len, held), default=0), all_near_names(held)
     for name, number in held.items():
-        near = near_names(name, held)
+        near = all_near.get(name)
         by = f", author of {counted(authored[name], 'sample')}" if authored[name] else ""
         say(f"{name:{width}}  {counted(number, 'sample')}{by}" + (f"  also held: {', '.join(near)}" if near else ""))
 

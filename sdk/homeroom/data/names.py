@@ -10,7 +10,11 @@ from typing import Any
 from homeroom.errors import InputError
 
 NAME_LIMIT_CHARACTERS = 256
-APOSTROPHES = str.maketrans("\u2018\u2019\u02bc", "'''")
+MARKS = re.compile("[\u0300-\u036f]")  # of Latin, Greek and Cyrillic letters
+WHOLE = re.compile(r"(\d+)[.,]0*")  # 7.0
+JOINED = re.compile(r"(?<!\d)-+|-+(?!\d)")  # but 1-11 is not 11-1
+ZEROS = re.compile(r"(?<!\d)0+(?=\d)")  # 07
+UMLAUT = re.compile("([aou])e")  # Mueller for Müller
 # Control characters that are no blanks, and halves of surrogate pairs.
 CONTROL = re.compile("[\0-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff]")
 
@@ -22,16 +26,30 @@ def normal_name(name: str) -> str:
 
 
 def near_names(name: str, known: Iterable[str]) -> list[str]:
-    """Other known names that differ in case, blanks, signs' forms or a number's zeros alone: P-1, p-1; 7.0, 07, 7."""
+    """Other known names that may be the same person's: P-1, p1, p_01; 7.0, 07, 7; José, Jose; Ray, Ann and Ann Ray."""
     key = _near_key(name)
     return [other for other in known if other != name and _near_key(other) == key]
 
 
+def all_near_names(known: Iterable[str]) -> dict[str, list[str]]:
+    """Of each known name that has any, the others that are near it, in their order."""
+    by_key: dict[str, list[str]] = {}
+    for name in known:
+        by_key.setdefault(_near_key(name), []).append(name)
+    groups = (group for group in by_key.values() if len(group) > 1)
+    return {name: [other for other in group if other != name] for group in groups for name in group}
+
+
 def _near_key(name: str) -> str:
-    key = unicodedata.normalize("NFKC", normal_name(name)).casefold().replace(" ", "")
-    key = "".join("-" if unicodedata.category(c) == "Pd" else c for c in key).translate(APOSTROPHES)
-    number, _, decimals = key.partition(".")
-    return number.lstrip("0") or "0" if number.isdecimal() and not decimals.strip("0") else key
+    """Equal for names that differ in case, accents, blanks and signs, zeros before a number or the order of a comma."""
+    seen = normal_name(name)
+    if whole := WHOLE.fullmatch(seen):
+        seen = whole[1]
+    last, comma, first = seen.partition(",")
+    key = unicodedata.normalize("NFKD", f"{first} {last}" if comma else last).casefold()
+    key = MARKS.sub("", unicodedata.normalize("NFKD", key)).replace("\u0131", "i")
+    key = JOINED.sub("", "".join(c if unicodedata.category(c)[0] in "LMN" else "-" for c in key)) or key
+    return UMLAUT.sub(r"\1", ZEROS.sub("", key))
 
 
 def check_person(field: str, value: Any) -> str | None:

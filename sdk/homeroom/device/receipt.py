@@ -10,16 +10,19 @@ from homeroom.contract.manifest import AudioPreprocess, SequencePreprocess, Text
 from homeroom.data.consent import FORBIDDING
 from homeroom.data.decoder import client
 from homeroom.data.ingest import Intake, Problem
-from homeroom.data.names import near_names
+from homeroom.data.names import all_near_names
 from homeroom.data.preprocess.media import heard_s
 from homeroom.data.samples import DEFAULT_SUBJECT, StoredSample, group_key
 from homeroom.runtime.bundle import Bundle
 from homeroom.store.records import AddReport
 from homeroom.store.store import Store
+from homeroom.system.installation import quoted
 
 APART = "histories do not go on from the one that is held, by times or as its beginning: kept beside it"
 STALE_LABELS = "with labels that were corrected since: the corrected ones stay (`homeroom device page` changes them)"
 OTHER_LABELS = "as samples held, with other labels: nobody is named, so both are kept (`homeroom device remove`)"
+
+UNDECIDED = "with words on consent that nobody has decided: trained on until then (`homeroom device consent DIR`)"
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Tally:
     subjects: set[str] = field(default_factory=set)
     nobody: int = 0  # samples that name no subject
     without_consent: Counter[str] = field(default_factory=Counter)
+    undecided: int = 0  # samples with words on consent alone
+    unstated: set[str] = field(default_factory=set)  # people of whom a sample says nothing of it
     grouped: Counter[str] = field(default_factory=Counter)  # samples by their group
 
     def of(self, samples: Iterable[StoredSample]) -> Iterator[StoredSample]:
@@ -77,6 +82,8 @@ class Tally:
             self.subjects |= {sample.subject, *([sample.author] if sample.author else [])}
             self.grouped.update(filter(None, [group_key(sample)]))
             self.without_consent.update([sample.consent_state] * (sample.consent_state in FORBIDDING))
+            self.undecided += bool(sample.consent and sample.consent.is_undecided)
+            self.unstated |= {sample.subject} if sample.consent_state == "unstated" else set()
             pairs = [(slot, value) for slot, values in sample.inputs.items() for value in values]
             self.longer.update(slot for slot, value in pairs if self._is_longer(slot, value))
             self.unknown.update(filter(None, (self._unknown(slot, value) for slot, value in pairs)))
@@ -126,11 +133,18 @@ def write_receipt(
         intake.note(f"{changes.stale_labels:,} {STALE_LABELS}")
     if changes.other_labels:
         intake.note(f"{changes.other_labels:,} {OTHER_LABELS}")
+    if tally.undecided:
+        intake.note(f"{tally.undecided:,} {UNDECIDED}")
+    for name, states in store.consent_states(sorted(tally.unstated - {DEFAULT_SUBJECT})).items():
+        denied = " and ".join(f"{state} for {states[state]:,}" for state in FORBIDDING if states[state])
+        if denied and states["unstated"]:
+            what = f"{name}: consent is {denied}, unstated for {states['unstated']:,}, which are trained on"
+            intake.note(f"{what}: `homeroom device consent DIR --subject {quoted(name)}` decides for all")
     for said, number in tally.unknown.items():
         intake.note(f"{number:,} of {said}")
-    for name in sorted(tally.subjects):
-        if near := near_names(name, held):
-            intake.note(f"{name}: also held: {', '.join(near)}")
+    all_near = all_near_names(held)
+    for name in sorted(tally.subjects & all_near.keys()):
+        intake.note(f"{name}: also held: {', '.join(all_near[name])}")
     aside = Counter(sample.aside for sample in store.quarantined() if sample.sample_id in ids)
     return AddReceipt(
         sample_ids=sample_ids,

@@ -5,13 +5,14 @@ The column `aside` is 0 for a sample that is trained on, 1 for one that is quara
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from homeroom.data.consent import FORBIDDING, Consent
+from homeroom.data.consent import FORBIDDING, Consent, ConsentState
 from homeroom.data.samples import StoredSample
 from homeroom.errors import InputError
 from homeroom.store import sealed_rows
@@ -128,6 +129,15 @@ def relabel(context: StoreContext, sample_id: str, labels: Mapping[str, Any]) ->
             new_id = sealed_rows.insert_sample(context.database, subject, content, facts, aside)
     context.back_up()
     return new_id
+
+
+def consent_states(context: StoreContext, name: str) -> Counter[ConsentState]:
+    """How many samples of a subject are in which state of consent; none of one that is not held."""
+    subject = context.keys.find(name)
+    if subject is None:
+        return Counter()
+    found = context.open_samples({subject.subject_id: subject}, "WHERE subject_id = ?", (subject.subject_id,))
+    return Counter(sample.consent_state for sample in found)
 
 
 def set_consent(context: StoreContext, consent: Consent, chosen: Callable[[StoredSample], bool]) -> ConsentReport:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from homeroom.contract.statistics.sums import Statistics
-from homeroom.data.consent import Consent
+from homeroom.data.consent import Consent, ConsentState
 from homeroom.data.names import normal_name
 from homeroom.data.samples import INPUT_KINDS, InputKind, InputReference, StoredInput, StoredSample
 from homeroom.store import edit_detection, statistics
@@ -167,6 +168,10 @@ class Store:
     def each_sample(self, subject: str | None = None) -> Iterator[StoredSample]:
         """Every sample, or one subject's, with its inputs, in the order they were added, one in memory at a time."""
         return self._context.read_samples(subject)
+
+    def consent_states(self, subjects: Iterable[str]) -> dict[str, Counter[ConsentState]]:
+        """Of each subject that is held, how many samples are in which state of consent."""
+        return {subject: stored_samples.consent_states(self._context, subject) for subject in subjects}
 
     def count(self) -> int:
         """How many samples there are."""

@@ -68,6 +68,21 @@ def test_refused_and_withdrawn_samples_are_kept_never_trained_on_and_said(
         assert [one.trainable for one in opened.store.samples()] == [True, False, False]
 
 
+def test_samples_that_say_nothing_of_a_consent_that_was_refused_are_named(
+    say: Say, device: Path, tmp_path: Path
+) -> None:
+    say("add", sheet(tmp_path, HEAD + "a cat,cat,p-1,refused,,\na dog,dog,p-2,given,,\n"))
+    told = say("add", sheet(tmp_path, HEAD + "a bird,bird,p-1,,,\na fish,fish,p-2,,,\na cow,cat,,,,\n"))
+    assert "p-1: consent is refused for 1, unstated for 1, which are trained on" in told
+    assert "p-2: consent" not in told
+    say("consent", "--subject", "p-1", "--state", "refused", "--by", "Ms Ray")
+    assert "p-1: consent" not in say("add", sheet(tmp_path, HEAD + "a bird,bird,p-1,,,\na cat,cat,p-1,,,\n"))
+    words = "word,label.category,subject,consent_text\na cow,cat,p-3,refused by the mother\n"
+    assert "1 with words on consent that nobody has decided: trained on until then" in say(
+        "add", sheet(tmp_path, words)
+    )
+
+
 def test_under_a_policy_that_asks_for_it_only_given_is_consent(say: Say, device: Path, tmp_path: Path) -> None:
     with Device.open(device) as opened:
         POLICY.write(opened.store, Policy(institution="School 1", version=1, consent=True))
