@@ -20,7 +20,14 @@ from homeroom_exporter.model.heads import FUSED, PAIR
 from homeroom_exporter.model.lora.plan import AdapterPlan
 from homeroom_exporter.model.tasks import HEADS, KINDS
 from homeroom_exporter.recipe.document import Document
-from homeroom_exporter.recipe.tables import EncoderTable, ObjectiveTable, RecipeHeader, TaskTable, TrainingTable
+from homeroom_exporter.recipe.tables import (
+    EncoderTable,
+    ObjectiveTable,
+    RecipeHeader,
+    SlotTable,
+    TaskTable,
+    TrainingTable,
+)
 
 TABLE_NAMES = ("encoders", "slots", "tasks", "objectives", "training", "adapter", "scopes")
 SLOT = re.compile(r"^(?P<modality>text|image|audio|table|sequence)(\[(?P<count>\d{1,2})\])?$")
@@ -105,13 +112,18 @@ def _slot(document: Document, name: str, value: Any, encoders: tuple[EncoderSpec
     if name in (*RESERVED_FIELDS, *OTHER_RESERVED):
         what = f"{name!r} means something else beside the inputs of a sample, in sheets and JSON"
         raise document.refusal(what, *path, remedy=f"give it another name, such as my_{name}")
+    title = {}
+    if isinstance(value, dict):
+        table = document.convert(value, SlotTable, *path)
+        value, title = table.input, {"title": table.title}
     match = SLOT.match(value) if isinstance(value, str) else None
     if match is None:
         raise document.refusal(f"{value!r} is no kind of input", *path, remedy='"text", "image[4]" and the like')
     modality = match["modality"]
     if modality not in {encoder.modality for encoder in encoders}:
         raise document.refusal(f"there is no encoder for {modality}", *path, remedy=f"add [encoders.{modality}]")
-    return document.convert({"name": name, "modality": modality, "count": int(match["count"] or 1)}, Slot, *path)
+    fields = {"name": name, "modality": modality, "count": int(match["count"] or 1)}
+    return document.convert(fields | title, Slot, *path)
 
 
 def read_task_tables(document: Document) -> dict[str, TaskTable]:
@@ -164,6 +176,12 @@ def _task(document: Document, name: str, table: TaskTable, slots: Mapping[str, S
     labels = skills if kind.labels_are_skills else table.labels
     width = kind.width(labels, [slots[read] for read in table.reads])
     fields = {field: value for field, value in msgspec.structs.asdict(table).items() if value is not None}
+    if unknown := [label for label in table.titles if label not in table.labels]:
+        raise document.refusal(
+            f"{unknown[0]!r} is none of its labels", *path, "titles", remedy=f"one of {list(labels)}"
+        )
+    if table.titles:
+        fields["label_titles"] = [table.titles.get(label, label) for label in labels]
     return document.convert({**fields, "name": name, "labels": labels, "width": width}, Task, *path)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from homeroom.contract.manifest import PREPROCESS_VERSION, Column, Count, Name, PreprocessVersion, Runtime
+from homeroom.contract.manifest import PREPROCESS_VERSION, Column, Count, Name, PreprocessVersion, Runtime, Title
 from homeroom.contract.statistics.section import Components
 from homeroom_exporter.model.losses import Weighting
 from homeroom_exporter.model.tiers import TierName
@@ -57,6 +57,13 @@ class EncoderTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     preprocessing: PreprocessVersion = PREPROCESS_VERSION
 
 
+class SlotTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One line of `[slots]` that has a title too."""
+
+    input: str
+    title: Title
+
+
 class TaskTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One `[tasks.<name>]`."""
 
@@ -69,6 +76,8 @@ class TaskTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     unit: str | None = None
     unreadable: str | None = None
     group: Name | None = None
+    title: Title | None = None
+    titles: dict[str, Title] = {}
     weight: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     letters: bool | Literal["alone"] = False
     components: Components | None = None

@@ -210,7 +210,7 @@ def predict(directory: Path, inputs: tuple[str, ...], profile: str | None) -> No
         if answer.best is not None and not isinstance(answer.best, list) and answer.probabilities:
             shown += f" ({answer.probabilities[kind.own_label(task, answer)]:.0%})"
         told = f"  ({answer.reason})" if answer.reason else ""
-        say(f"{task.name}: {shown}" + (told if answer.sure else f"  not sure: {answer.reason}"))
+        say(f"{task.said}: {shown}" + (told if answer.sure else f"  not sure: {answer.reason}"))
 
 
 @click.command()

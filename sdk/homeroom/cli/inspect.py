@@ -13,7 +13,7 @@ from homeroom.cli.options import as_json, print_record, say
 from homeroom.cli.parameters import PATH
 
 if TYPE_CHECKING:
-    from homeroom.contract.manifest import Graph, Manifest, Modality
+    from homeroom.contract.manifest import Graph, Manifest, Modality, Slot, Task
     from homeroom.runtime.bundle import Bundle
 
 KIND_WIDTH = 13  # characters
@@ -88,9 +88,9 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for modality in manifest.modalities:
         yield from _backbone(modality, manifest.provenance.get(f"taps.{modality.name}"))
     for slot in manifest.slots:
-        yield "input", f"{slot.name}: {slot.modality}{f' x {slot.count}' if slot.count > 1 else ''}"
+        yield "input", f"{_titled(slot)}: {slot.modality}{f' x {slot.count}' if slot.count > 1 else ''}"
     for task in manifest.tasks:
-        yield "task", f"{task.name}: {task.described}"
+        yield "task", f"{_titled(task)}: {task.described}"
     for objective in manifest.objectives:
         yield "objective", f"{objective.name}: {objective.kind} of {', '.join(objective.reads)}, without labels"
     yield "theta", f"{manifest.layout.size:,} values in {len(manifest.segments)} segments"
@@ -115,6 +115,10 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for path, file in sorted(manifest.every_file.items()):
         apart = " (in the second file)" if path in manifest.fallback_files else ""
         yield "file", f"{file.sha256} {file.bytes:>11,} {path}{apart}"
+
+
+def _titled(named: Slot | Task) -> str:
+    return named.name if named.said == named.name else f"{named.name} ({named.said})"
 
 
 def _backbone(modality: Modality, why: str | None) -> Iterator[tuple[str, str]]:

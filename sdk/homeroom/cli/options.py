@@ -191,6 +191,12 @@ def hint(line: str) -> None:
 
 
 def progress(text: str, *, done: bool = False) -> None:
-    """Show on a terminal, in place of what was shown before, how far a command is. done: leave no trace."""
-    if sys.stderr.isatty() and not asked(BRIEF):
+    """Show on a terminal, in place of what was shown before, how far a command is; with `-v` on a line of its own.
+
+    done: leave no trace.
+    """
+    if asked(VERBOSE):
+        if not done:
+            say(f"... {text}", err=True)
+    elif sys.stderr.isatty() and not asked(BRIEF):
         click.echo(f"\r\033[K{'' if done else one_line(text)}", nl=False, err=True)

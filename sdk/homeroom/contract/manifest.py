@@ -23,6 +23,7 @@ ModalityName = Literal["text", "image", "audio", "table", "sequence"]
 Precision = Literal["int4", "int8", "float32"]  # of a backbone's weights, lowest first
 Runtime = Literal["onnx", "litert"]
 Unit = Annotated[str, msgspec.Meta(min_length=1, max_length=24)]
+Title = Annotated[str, msgspec.Meta(min_length=1, max_length=120)]
 Language = Annotated[str, msgspec.Meta(pattern=r"^[a-z]{2,3}$")]
 PreprocessVersion = Literal[1, 2]
 PREPROCESS_VERSION: PreprocessVersion = 2  # of new exports: what a model sees of a text, a picture or a sound
@@ -199,18 +200,28 @@ class Modality(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Slot(msgspec.Struct, frozen=True):
-    """A named input of one modality; `count` > 1 for a list such as the options of a choice."""
+    """A named input of one modality; `count` > 1 for a list such as the options of a choice.
+
+    title: what people see in place of the name; a later field, absent where not given.
+    """
 
     name: Name
     modality: ModalityName
     count: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+    title: Title | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def said(self) -> str:
+        """The slot's title, or its name where it has none."""
+        return self.name if self.title is msgspec.UNSET else self.title
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """One head. `reads` are slot names; the output of `predict` is `{name}.output` float32 [batch, width].
 
     kind: one that `homeroom.data.tasks` knows. Later fields, absent where not given: unit: of a number, such as "kg";
-    unreadable: the label of what cannot be read; group: the slot whose content is held out whole to judge by.
+    unreadable: the label of what cannot be read; group: the slot whose content is held out whole to judge by;
+    title: what people see in place of the name; label_titles: the same of each of `labels`, in their order.
 
     classification: logits over `labels`. ordinal: one logit for each of `labels` but the first (is it at least this?).
     multilabel: one logit a label. regression: (value - offset) / scale. choice: `reads` is (query, options), one logit
@@ -229,6 +240,18 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     unit: Unit | msgspec.UnsetType = msgspec.UNSET
     unreadable: str | msgspec.UnsetType = msgspec.UNSET
     group: Name | msgspec.UnsetType = msgspec.UNSET
+    title: Title | msgspec.UnsetType = msgspec.UNSET
+    label_titles: tuple[Title, ...] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def said(self) -> str:
+        """The task's title, or its name where it has none."""
+        return self.name if self.title is msgspec.UNSET else self.title
+
+    def said_label(self, label: object) -> str:
+        """The title of a label, or the label where it has none."""
+        titles = () if self.label_titles is msgspec.UNSET else self.label_titles
+        return dict(zip(self.labels, titles, strict=False)).get(str(label), str(label))
 
     @property
     def described(self) -> str:

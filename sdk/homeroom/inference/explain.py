@@ -52,6 +52,7 @@ class Explanation:
     parts: regions, the strongest first. pull: the sum of their attributions, in the output's own unit (logits, or the
     value of a regression in its unit).
     covers: a sentence on what the shares leave out; empty where they are of the whole answer.
+    task_title, label_title: what people see in place of `task` and `label`; the same where the bundle has no titles.
     """
 
     task: str
@@ -60,6 +61,8 @@ class Explanation:
     parts: tuple[RegionAttribution, ...]
     pull: float
     covers: str = ""
+    task_title: str = ""
+    label_title: str = ""
 
     @property
     def shares(self) -> dict[str, float]:
@@ -71,7 +74,9 @@ class Explanation:
 
     def sentences(self) -> list[str]:
         """The explanation in plain words."""
-        sentences = [f"{self.task}: {self.label}{_probability(self.answer, self.label)}."]
+        sentences = [
+            f"{self.task_title or self.task}: {self.label_title or self.label}{_probability(self.answer, self.label)}."
+        ]
         if not self.answer.sure:
             sentences.append(f"Not sure: {self.answer.reason}.")
         number = not self.answer.probabilities
@@ -147,6 +152,8 @@ def explain(
         ),
         pull=sum(attribution for *_, attribution in attributed),
         covers=_covers(solved),
+        task_title=task.said,
+        label_title=task.said_label(chosen),
     )
 
 

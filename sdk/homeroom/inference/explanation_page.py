@@ -42,7 +42,8 @@ def _inputs(why: Explanation, sample: StoredSample, manifest: Manifest) -> Itera
             parts = [part for part in why.parts if (part.slot, part.place) == (slot, index)]
             if value is None or not parts:
                 continue
-            name = f"{slot} {index + 1}" if len(values) > 1 else slot
+            said = manifest.slot(slot).said
+            name = f"{said} {index + 1}" if len(values) > 1 else said
             share = sum(abs(part.share) for part in parts)
             yield {"name": name, "share": share, "parts": parts, **_drawing(value, parts, spec)}
 

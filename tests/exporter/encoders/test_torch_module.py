@@ -199,8 +199,9 @@ def test_a_recipe_names_the_file_and_a_device_learns_on_the_module(
     samples = tiny.write_samples(tmp_path / "samples", rows("image"))
     (net / "own.toml").write_text(RECIPE.format(modality="image", slot="picture", source="net.py:build"))
     monkeypatch.chdir(net)
-    main(["bundle", "export", "own.toml", str(tmp_path / "out"), "--calibration", str(samples), "--threads", "1"])
-    assert "building the image backbone from torch:net.py:build" in capsys.readouterr().err
+    out = str(tmp_path / "out")
+    main(["bundle", "export", "own.toml", out, "--calibration", str(samples), "--threads", "1", "-v"])
+    assert "... building the image backbone from torch:net.py:build" in capsys.readouterr().err
     assert open_bundle(tmp_path / "out", root=None).manifest.modalities[0].encoder == "net.build"
     assert learns(tmp_path / "device", tmp_path / "out", samples)
 

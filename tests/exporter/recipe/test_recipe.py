@@ -180,6 +180,22 @@ def test_a_task_names_the_label_of_what_cannot_be_read_and_the_slot_that_is_held
         parse_recipe(TABLE.replace("classification", "multilabel") + 'unreadable = "no"')
 
 
+def test_a_recipe_gives_titles_to_slots_tasks_and_labels() -> None:
+    named = TABLE.replace('facts = "table"', 'facts = {input = "table", title = "What is known"}')
+    recipe = parse_recipe(named + 'title = "Is it so?"\ntitles = {no = "It is not"}\n')
+    (slot,), (task,) = recipe.slots, recipe.tasks
+    assert (slot.said, task.said) == ("What is known", "Is it so?")
+    assert [task.said_label(label) for label in task.labels] == [
+        "It is not" if label == "no" else label for label in task.labels
+    ]
+    (task,) = parse_recipe(TABLE).tasks
+    assert (task.title, task.label_titles, task.said, task.said_label("no")) == (UNSET, UNSET, task.name, "no")
+    with pytest.raises(RecipeError, match="'maybe' is none of its labels"):
+        parse_recipe(TABLE + 'titles = {maybe = "Perhaps"}')
+    with pytest.raises(RecipeError, match="title"):
+        parse_recipe(TABLE + f'title = "{"x" * 121}"')
+
+
 def test_a_recipe_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="cannot be read"):
         read_recipe(tmp_path / "absent.toml")

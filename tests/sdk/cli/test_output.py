@@ -138,3 +138,6 @@ def test_progress_is_for_terminals(device: Path, run: Run, monkeypatch: pytest.M
     assert " of " in shown
     assert shown.endswith("\r\033[K"), "and it leaves no trace"
     assert run("device", "train", device, "--epochs", 1, "--minutes", 1, "-q")[1] == ""
+    shown = run("device", "train", device, "--epochs", 1, "--minutes", 1, "-v")[1]
+    assert "\r" not in shown, "lines for a log"
+    assert "... training: 1 of 1" in shown

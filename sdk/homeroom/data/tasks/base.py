@@ -69,8 +69,8 @@ def own_label(task: Task, answer: Answer) -> str:
 
 
 def shown(task: Task, best: Best) -> str:
-    """An answer's best for a person."""
-    return ", ".join(map(str, best)) or "none" if isinstance(best, list) else str(best)
+    """An answer's best for a person, labels by their titles."""
+    return ", ".join(map(task.said_label, best)) or "none" if isinstance(best, list) else task.said_label(best)
 
 
 @dataclass(frozen=True, kw_only=True)
