@@ -1,24 +1,22 @@
 """What unlearning costs and whether it is one: beside a federation that never had what is withdrawn.
 
-    python benchmarks/unlearning.py --json unlearning.json     5 seeds
-    python benchmarks/unlearning.py --quick                    1 seed
+    python benchmarks/unlearning.py --data DATA --json unlearning.json     5 seeds
+    python benchmarks/unlearning.py --quick --only digits                  1 seed; digits need no data
 
-Handwritten digits (scikit-learn's) through the true rounds. Twenty devices learn for five rounds. Then one more comes,
-for five rounds: a device with a twentieth of the pictures, or a school with 44 % of them and a digit that nobody else
-has (by the rule of new districts, one weight a device, and by the mean). It is withdrawn, and the others go on.
-Compared, by rounds since then:
+The lessons of `unlearning_lessons` through the true rounds. All devices but one learn for five rounds. Then the last
+one comes, for five rounds; it is withdrawn, and the others go on. Compared, by rounds since then:
 
     rewind      what Homeroom does: the version of before it came goes on
-    hard        the same, but a third of the devices does not come back, and a third of the others' pictures has expired
+    hard        the same, but a third of the devices does not come back, and a third of the others' samples has expired
     replay      its updates are left out of the sums (the rule of 0.1.0)
     again       all start over from the bundle
     never       it never came: as many rounds, by another seed of local training
 
-Accuracy is on pictures that no device has, without the withdrawn digit. Distance: the norm of the difference of theta
-to the federation that never had it, in units of that between two such federations. Membership: the area under the
-curve of an attack by the loss (Yeom et al. 2018), which tells withdrawn pictures from ones that nobody has. Solved: how
-far the estimate of three least-squares attackers (`unlearning_attack`) is from the sum of the withdrawn updates, at its
-best scale, from every version that is served ten rounds later: 0 is exact, 1 knows nothing.
+Accuracy is on samples that no device has, of what the others taught. Distance: the norm of the difference of theta to
+the federation that never had it, in units of that between two such federations. Membership: the area under the curve of
+an attack by the loss (Yeom et al. 2018), which tells withdrawn samples from ones that nobody has. Solved: how far the
+estimate of three least-squares attackers (`unlearning_attack`) is from the sum of the withdrawn updates, at its best
+scale, from every version that is served ten rounds later: 0 is exact, 1 knows nothing.
 """
 
 from __future__ import annotations
@@ -28,41 +26,32 @@ import tempfile
 import time
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import privacy_digits as digits
-from homeroom import Sample
 from homeroom.contract.delta import values_of
 from homeroom.contract.round import RoundConfiguration, UnlearningRules
 from homeroom.contract.signing import certify, new_key
 from homeroom.contract.update_checks import read_admitted
-from homeroom.data.validation import resolve
-from homeroom.runtime.bundle import Bundle
-from homeroom.runtime.graphs import Graphs
+from homeroom.data.tasks import losses
 from homeroom.train.evaluate import labelled_outputs
 from homeroom.train.features.dataset import Dataset
-from homeroom.train.features.examples import examples
-from homeroom.train.settings import Settings
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.simulation.engine import LocalEngine, SchoolData, TrainedUpdate, TrainingTask
 from homeroom_aggregator.simulation.round import Federation
 from peers.verdict import finish, limited, target
 from unlearning_attack import Column, Observation, error, solve
+from unlearning_lessons import Case, Lesson, answers_cases, digits_cases, vocabulary_cases
 
-DEVICES, BEFORE, WITH = 20, 5, 5
+ROOT = Path(__file__).resolve().parents[1]
+
+BEFORE, WITH = 5, 5  # rounds
 SINCE = (1, 2, 5, 10)  # rounds
-LOCAL = Settings(epochs=2, learning_rate=1e-2, weight_decay=0.0, constant_rate=True, balance=0.0)
-CASES = {  # what is withdrawn: its share of the pictures, and how updates are merged
-    "a device": (0.05, "bounded"),
-    "a school of 44 %": (0.44, "bounded"),
-    "the same, by the mean": (0.44, "mean"),  # there its digit is learned, since its pictures weigh more
-}
+LESSONS = {"digits": digits_cases, "answers": answers_cases, "vocabulary": vocabulary_cases}
 WAYS = ("rewind", "hard", "replay", "again", "never")
-ATTACKERS = {"member": range(1), "school": range(5), "audit": range(0)}  # the devices whose updates each knows
+ATTACKERS = {"member": "one device", "school": "a quarter of the devices", "audit": "none"}  # whose updates each knows
 KNOWS_NOTHING = 0.999
 
 
@@ -70,7 +59,7 @@ class Wiretap:
     """What three attackers see of a federation: each update as it came, and the versions that are served."""
 
     def __init__(self, rounds: Rounds, engine: LocalEngine, weights: Sequence[float]) -> None:
-        self.rounds, self.weights, self._last = rounds, weights, 0
+        self.rounds, self.weights, self._last, self.gone = rounds, weights, 0, len(engine.devices) - 1
         self._member = {one.key.public_key().public_bytes_raw().hex(): n for n, one in enumerate(engine.devices)}
         self.updates = dict[Column, np.ndarray]()
         self.releases: dict[int, list[int]] = {0: []}  # by version, the releases on its way
@@ -96,48 +85,21 @@ class Wiretap:
             if number and (body := self.rounds.version(number)) is not None:
                 theta = values_of(body, len(start)).astype(np.float64)
                 seen.append(Observation(theta - start, self._shares(number, releases, without)))
-        gone = [column for column in self.updates if column[0] == DEVICES]
+        gone = [column for column in self.updates if column[0] == self.gone]
         truth = np.sum([self.updates[column] for column in gone], 0)
-        return {name: error(solve(seen, self._known(own), gone), truth) for name, own in ATTACKERS.items()}
+        known = {"member": range(1), "school": range(self.gone // 4), "audit": range(0)}
+        return {name: error(solve(seen, self._known(known[name]), gone), truth) for name in ATTACKERS}
 
     def _shares(self, number: int, releases: Sequence[int], without: int) -> dict[Column, float]:
         shares = dict[Column, float]()
         for release in releases:
-            members = [m for m, r in self.updates if r == release and not (number >= without and m == DEVICES)]
+            members = [m for m, r in self.updates if r == release and not (number >= without and m == self.gone)]
             whole = sum(self.weights[member] for member in members)
             shares |= {(member, release): self.weights[member] / whole for member in members}
         return shares
 
     def _known(self, own: Collection[int]) -> dict[Column, np.ndarray]:
         return {column: update for column, update in self.updates.items() if column[0] in own}
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """Pictures by device, the withdrawn one's last; `test` without its own digit; `fresh`: as its own, of nobody."""
-
-    devices: list[Dataset]
-    test: Dataset
-    fresh: Dataset
-
-
-def lesson(bundle: Bundle, graphs: Graphs, case: str, seed: int) -> Lesson:
-    order = np.random.default_rng([seed, 26]).permutation(len(digits.DIGITS.target))
-    labels = digits.DIGITS.target[order]
-    stored = [resolve(Sample(**row), bundle.manifest) for row in digits.rows(order)]  # type: ignore[arg-type]
-    every = examples(None, bundle, graphs, stored)
-    train, test = np.arange(digits.TEST, len(order)), np.arange(digits.TEST)
-    share, _ = CASES[case]
-    own = train[labels[train] == 9] if share > 0.1 else train[:0]
-    rest = np.setdiff1d(train, own)
-    count = round(share * len(train)) - len(own)
-    mine, theirs = np.concatenate([own, rest[:count]]), rest[count:]
-
-    def taken(some: Sequence[int] | np.ndarray) -> Dataset:
-        return Dataset(bundle.manifest, [every[n] for n in some])
-
-    others = test[labels[test] != 9] if len(own) else test
-    return Lesson([*map(taken, np.array_split(theirs, DEVICES)), taken(mine)], taken(others), taken(test))
 
 
 class PartEngine(LocalEngine):
@@ -149,29 +111,28 @@ class PartEngine(LocalEngine):
         return super().train([task for task in tasks if task.index not in self.away], thetas)
 
 
-def federation(work: Path, bundle: Bundle, case: str, unlearns: str, seed: int) -> Federation:
+def federation(work: Path, data: Lesson, rule: str, unlearns: str, seed: int) -> Federation:
     """A new one, whose log is a file. unlearns: by `rewind` or `replay`."""
-    _, rule = CASES[case]
     asked = RoundConfiguration(
-        bundle_id=bundle.bundle_id,
-        buffer_size=DEVICES + 1,
+        bundle_id=data.bundle.bundle_id,
+        buffer_size=len(data.devices),
         rule=rule,  # type: ignore[arg-type]
         k_of="schools",
         unlearning=UnlearningRules(rule=unlearns, within_days=0),  # type: ignore[arg-type]
     )
     key, root = new_key(), new_key()
     log = Path(tempfile.mkdtemp(dir=work)) / "log.db"
-    rounds = Rounds(log, bundle, asked, key, certify(root, "aggregator", key, "benchmark"))
-    names = [str(number) for number in range(DEVICES + 1)]
-    return Federation(rounds, names, lambda _: LOCAL, seed=seed, participation=1.0, lag=0.0)
+    rounds = Rounds(log, data.bundle, asked, key, certify(root, "aggregator", key, "benchmark"))
+    names = [str(number) for number in range(len(data.devices))]
+    return Federation(rounds, names, lambda _: data.settings, seed=seed, participation=1.0, lag=0.0)
 
 
-def run(work: Path, bundle: Bundle, graphs: Graphs, data: Lesson, case: str, way: str, seed: int) -> dict[str, Any]:
+def run(work: Path, data: Lesson, rule: str, way: str, seed: int) -> dict[str, Any]:
     """One federation: theta by rounds since the withdrawal, that of before it, and what is left of it."""
     schools = [SchoolData(str(number), one) for number, one in enumerate(data.devices)]
-    engine = PartEngine(schools, graphs)
+    engine, gone = PartEngine(schools, data.graphs), data.others
     unlearns, other = "replay" if way == "replay" else "rewind", 1000 * (way in ("never", "again"))
-    fed = federation(work, bundle, case, unlearns, seed + other)
+    fed = federation(work, data, rule, unlearns, seed + other)
     number, found = 0, dict[str, Any](thetas={})
     rules = fed.aggregator.configuration
     weights = [min(len(one), rules.cap_examples) if rules.rule == "mean" else 1 for one in data.devices]
@@ -186,15 +147,15 @@ def run(work: Path, bundle: Bundle, graphs: Graphs, data: Lesson, case: str, way
         return fed.thetas[-1]
 
     with closing(fed.aggregator) as rounds:
-        engine.away = {DEVICES}
+        engine.away = {gone}
         if way != "again":
             learn(BEFORE)
         if way in ("rewind", "hard", "replay"):
             engine.away = ()
             found["before"] = learn(WITH)
-            engine.away, withdrawn = {DEVICES}, rounds.state.version
+            engine.away, withdrawn = {gone}, rounds.state.version
             found["solved_before"] = wiretap.errors()
-            sender = engine.devices[DEVICES].key.public_key().public_bytes_raw().hex()
+            sender = engine.devices[gone].key.public_key().public_bytes_raw().hex()
             updates = rounds.withdrawable(sender)
             bodies = [rounds.log.entry(rounds.log.number(one) or 0).body for one in updates]
             for update_id in updates:
@@ -206,7 +167,7 @@ def run(work: Path, bundle: Bundle, graphs: Graphs, data: Lesson, case: str, way
                 wiretap.releases[rounds.state.version] = wiretap.releases[BEFORE]
             files = b"".join(path.read_bytes() for path in rounds.log.database.path.parent.iterdir())
             if way == "hard":
-                engine, found["lost"] = without_a_third(data, graphs)
+                engine, found["lost"] = without_a_third(data)
             found["left"] = sum(body[-64:] in files for body in bodies)
         for last, since in zip((0, *SINCE), SINCE, strict=False):
             found["thetas"][since] = learn(since - last)
@@ -215,27 +176,25 @@ def run(work: Path, bundle: Bundle, graphs: Graphs, data: Lesson, case: str, way
     return found
 
 
-def without_a_third(data: Lesson, graphs: Graphs) -> tuple[PartEngine, dict[str, int]]:
-    """The devices that come back, with what has not expired there; how many devices and pictures do not."""
+def without_a_third(data: Lesson) -> tuple[PartEngine, dict[str, int]]:
+    """The devices that come back, with what has not expired there; how many devices and samples do not."""
     kept = [one.subset(np.flatnonzero(np.arange(len(one)) % 3)) for one in data.devices]
-    engine = PartEngine([SchoolData(str(number), one) for number, one in enumerate(kept)], graphs)
-    engine.away = {DEVICES, *range(DEVICES // 3)}
-    whole = sum(len(one) for one in data.devices[:DEVICES])
+    engine, away = PartEngine([SchoolData(str(n), one) for n, one in enumerate(kept)], data.graphs), data.others // 3
+    engine.away = {data.others, *range(away)}
+    whole = sum(map(len, data.devices[:-1]))
     here = sum(len(one) for number, one in enumerate(kept) if number not in engine.away)
-    return engine, {"devices": DEVICES // 3, "of_devices": DEVICES, "pictures": whole - here, "of_pictures": whole}
+    return engine, {"devices": away, "of_devices": data.others, "samples": whole - here, "of_samples": whole}
 
 
-def losses(graphs: Graphs, data: Dataset, theta: np.ndarray) -> np.ndarray:
-    """Cross-entropy of each picture, float64 [samples]."""
-    outputs, targets = labelled_outputs(graphs, data, theta)["digit"]
-    logits, wanted = outputs.astype(np.float64), targets.argmax(1)
-    logits -= logits.max(1, keepdims=True)
-    return np.log(np.exp(logits).sum(1)) - logits[np.arange(len(wanted)), wanted]
+def losses_of(data: Lesson, some: Dataset, theta: np.ndarray) -> np.ndarray:
+    """Loss of each sample by the task that is attacked, float64 [samples]."""
+    outputs, targets = labelled_outputs(data.graphs, some, theta)[data.task]
+    return losses(data.bundle.manifest.task(data.task), outputs, targets).astype(np.float64)
 
 
-def attack(graphs: Graphs, data: Lesson, theta: np.ndarray) -> float:
-    """Area under the curve: how often a withdrawn picture's loss is below that of one of nobody."""
-    members, others = losses(graphs, data.devices[-1], theta), losses(graphs, data.fresh, theta)
+def attack(data: Lesson, theta: np.ndarray) -> float:
+    """Area under the curve: how often a withdrawn sample's loss is below that of one of nobody."""
+    members, others = losses_of(data, data.devices[-1], theta), losses_of(data, data.fresh, theta)
     order = np.concatenate([members, others]).argsort().argsort() + 1.0
     ranks = order[: len(members)].sum() - len(members) * (len(members) + 1) / 2
     return float(1 - ranks / (len(members) * len(others)))
@@ -248,21 +207,24 @@ def half_width(area: float, members: int, others: int) -> float:
     return float(1.96 * (spread / (members * others)) ** 0.5)
 
 
-def measure(work: Path, bundle: Bundle, graphs: Graphs, case: str, seed: int) -> dict[str, Any]:
-    data = lesson(bundle, graphs, case, seed)
-    found = {way: run(work, bundle, graphs, data, case, way, seed) for way in WAYS}
-    twin = run(work, bundle, graphs, data, case, "never", seed + 7)["thetas"]
+def measure(work: Path, case: Case, seed: int) -> dict[str, Any]:
+    data = case.lesson(seed)
+    found = {way: run(work, data, case.rule, way, seed) for way in WAYS}
+    twin = run(work, data, case.rule, "never", seed + 7)["thetas"]
     never = found["never"]["thetas"]
-    row: dict[str, Any] = {"case": case, "seed": seed, "accuracy": {}, "distance": {}, "membership": {}}
+    row: dict[str, Any] = {"case": case.name, "seed": seed, "accuracy": {}, "distance": {}, "membership": {}}
     for way in WAYS:
         thetas = found[way]["thetas"]
-        row["accuracy"][way] = [digits.accuracy(graphs, data.test, thetas[since]) for since in SINCE]
-        row["membership"][way] = attack(graphs, data, thetas[SINCE[-1]])
+        row["accuracy"][way] = [data.accuracy(thetas[since]) for since in SINCE]
+        row["membership"][way] = attack(data, thetas[SINCE[-1]])
         if way != "never":
             far = [np.linalg.norm(thetas[s] - never[s]) / np.linalg.norm(twin[s] - never[s]) for s in SINCE]
             row["distance"][way] = [float(one) for one in far]
-    row["membership"]["before"] = attack(graphs, data, found["rewind"]["before"])
-    sizes = len(data.devices[-1].examples), len(data.fresh.examples)
+    row["membership"]["before"] = attack(data, found["rewind"]["before"])
+    sizes = [
+        int(labelled_outputs(data.graphs, some, data.bundle.theta())[data.task][0].shape[0])
+        for some in (data.devices[-1], data.fresh)
+    ]
     row["interval"] = half_width(row["membership"]["never"], *sizes)
     row["solved"] = {way: found[way]["solved"] for way in ("rewind", "replay")}
     row["lost"] = found["hard"]["lost"]
@@ -273,7 +235,7 @@ def measure(work: Path, bundle: Bundle, graphs: Graphs, case: str, seed: int) ->
 
 def targets(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     made = []
-    for case in CASES:
+    for case in dict.fromkeys(row["case"] for row in rows):
         of = [row for row in rows if row["case"] == case]
         mean = {way: np.mean([row["accuracy"][way] for row in of], 0) for way in WAYS}
         behind = float(100 * (mean["never"] - mean["rewind"]).max())
@@ -293,7 +255,7 @@ def targets(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def tell(rows: Sequence[dict[str, Any]]) -> None:
-    for case in CASES:
+    for case in dict.fromkeys(row["case"] for row in rows):
         of = [row for row in rows if row["case"] == case]
         print(f"\n{case}, means of {len(of)} seeds; by rounds since it was withdrawn")
         print(f"{'':8}{'accuracy':>9}{'':{6 * len(SINCE) - 3}}{'distance':>9}")
@@ -305,7 +267,7 @@ def tell(rows: Sequence[dict[str, Any]]) -> None:
             print(f"{way:9}{cells}  {''.join(f'{one:6.2f}' for one in far):24}  membership {area:.3f}")
         lost = of[0]["lost"]
         devices = f"{lost['devices']} of {lost['of_devices']} devices"
-        print(f"  hard: {devices} and {lost['pictures']} of {lost['of_pictures']} pictures could not come back")
+        print(f"  hard: {devices} and {lost['samples']} of {lost['of_samples']} samples could not come back")
         for way in ("before", "replay", "rewind"):
             worst = {name: min(row["solved"][way][name] for row in of) for name in ATTACKERS}
             print(f"  solved {way:8}" + ", ".join(f"{name} {one:.2g}" for name, one in worst.items()))
@@ -315,16 +277,15 @@ def tell(rows: Sequence[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one seed; its targets are not meant to be met")
+    parser.add_argument("--only", choices=LESSONS, action="append", help="some lessons")
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="the folder of data sets")
     parser.add_argument("--json", type=Path, help="write every figure here")
     args = parser.parse_args()
     began, rows = time.monotonic(), []
-    with tempfile.TemporaryDirectory(prefix="homeroom-unlearning-") as folder:
-        work = Path(folder)
-        bundle = digits.make_bundle(work)
-        graphs = digits.open_graphs(bundle)
-        for case in CASES:
-            for seed in range(1 if args.quick else 5):
-                rows.append(measure(work, bundle, graphs, case, seed))
+    for name in args.only or LESSONS:
+        with tempfile.TemporaryDirectory(prefix="homeroom-unlearning-") as work, LESSONS[name](args.data) as cases:
+            for case in cases:
+                rows += [measure(Path(work), case, seed) for seed in range(1 if args.quick else 5)]
     tell(rows)
     document = {"rows": rows, "since": SINCE, "targets": targets(rows)}
     document["minutes"] = round((time.monotonic() - began) / 60, 2)
