@@ -146,8 +146,8 @@ bench-equity: $(VENV)/.ready ## who is served: the worst tenth of schools beside
 bench-robustness: $(VENV)/.ready ## accuracy of plain rounds with liars among the devices, by rule and attack (hours; QUICK=1: minutes)
 	$(BIN)/python benchmarks/robustness.py $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
 
-bench-unlearning: $(VENV)/.ready ## a rewind beside leaving out, starting over and never having had it (10 minutes; QUICK=1: one seed)
-	$(BIN)/python benchmarks/unlearning.py $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
+bench-unlearning: $(VENV)/.ready ## a rewind beside leaving out, starting over and never having had it (an hour; QUICK=1: one seed; ONLY=digits|answers|vocabulary)
+	$(BIN)/python benchmarks/unlearning.py $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(DATA),--data $(DATA)) $(if $(JSON),--json $(JSON))
 
 bench-storage: $(VENV)/.ready ## how often media are decrypted and hashed, against the release before (minutes; QUICK=1: one minute)
 	$(BIN)/python benchmarks/storage.py $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
