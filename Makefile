@@ -122,7 +122,7 @@ bench-personalization: $(VENV)/.ready ## accuracy of personal models on a hundre
 bench-solved: $(VENV)/.ready ## heads solved from sums: exact, robust, private, beside trained heads (an hour; ONLY=sums,cost: a minute)
 	$(BIN)/python benchmarks/solved.py $(if $(ONLY),--only $(ONLY)) $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
 
-bench-languages: $(VENV)/.ready ## texts in sixteen languages: parity, sizes, speed, memory, the vocabulary lesson (half an hour; ONLY=parity,sizes,speed,memory: minutes)
+bench-languages: $(VENV)/.ready ## texts in sixteen languages: parity, sizes, speed, memory, schools, the vocabulary lesson (half an hour; ONLY=parity,sizes,speed,memory,schools: minutes)
 	$(BIN)/python benchmarks/languages.py $(if $(ONLY),--only $(ONLY)) $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
 
 bench-modalities: $(VENV)/.ready ## accuracy with missing senses and wrong labels (over half an hour; QUICK=1: minutes)

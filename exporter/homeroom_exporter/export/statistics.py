@@ -151,7 +151,7 @@ def _numbers(
         pairs = zip(chosen, features_of, strict=True)
         rows = raw_rows(manifest, slots, kind, pairs, lambda _, value: value, spelling)
         raw = np.array([numbers for _, _, numbers in rows])
-        groups = _groups(kind, modality, backbones[modality.name].scale.astype(np.float64))
+        groups = raw_groups(kind, modality, backbones[modality.name].scale.astype(np.float64))
         yield _Numbers(kind, slots, raw, groups, spelling)
 
 
@@ -216,7 +216,8 @@ def fit_projection(raw: NDArray[np.float32], groups: Sequence[Group], most: int 
     return Projection(mean, weight, truncate(basis / max(float(np.quantile(norms, KEPT_QUANTILE)), LEAST_VARIATION)))
 
 
-def _groups(kind: BlockKind, modality: Modality, scale: NDArray[np.float64]) -> list[Group]:
+def raw_groups(kind: BlockKind, modality: Modality, scale: NDArray[np.float64]) -> list[Group]:
+    """The groups of a block's raw numbers, which vary alike before they are projected. scale: of the features."""
     if SENTENCE in modality.taps:  # which says of the text's meaning what a mean over tokens says less well
         scale = scale * (np.array(modality.taps) == SENTENCE)[:, None]
     taps, unit = scale.size, scale.ravel()
