@@ -40,7 +40,7 @@ from homeroom.train.evaluate import count_answers, labelled_outputs
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
 from homeroom.train.settings import Settings
-from homeroom_aggregator.merge.evaluation import sum_of
+from homeroom_aggregator.merge.evaluation_tally import TaskTally
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.simulation.engine import AGGREGATOR_NAME, LocalEngine, SchoolData
 from homeroom_aggregator.simulation.round import Federation
@@ -154,13 +154,15 @@ def worst(shares: np.ndarray) -> float:
 def counted(bundle: Bundle, graphs: Graphs, data: Town, theta: np.ndarray) -> dict[str, Any]:
     """The evaluation's sum over schools beside the pooled counts, and what the bins say beside the exact figures."""
     shape, start = task_shapes(bundle.manifest)["digit"], bundle.theta()
-    parts = {}
+    parts, tally = {}, TaskTally(shape)
     for number, one in enumerate(data.own):
         now, before = (count_answers(graphs, one, each)["digit"] for each in (theta, start))
         parts[f"{number}"] = [
             GroupCounts(*group, tuple(now[group].tolist()), tuple(before[group].tolist())) for group in now
         ]
-    shown = sum_of(shape, parts, 3, len)
+    for name, groups in parts.items():
+        tally.add(name, groups, 0)
+    shown = tally.sum(3, len)
     assert shown is not None
     pooled_set = Dataset(bundle.manifest, [one for part in data.own for one in part.examples])
     equal = True

@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from homeroom.cli.files import read_certificate
 from homeroom.cli.options import MACHINE, as_json, asked, hint, print_record, progress, say
 from homeroom.cli.parameters import OUT_FILE, OUT_FOLDER, PATH, Whole
-from homeroom.cli.receipt import counted
 from homeroom.contract.canonical_json import canonical
 from homeroom.contract.signing import Certificate, certify, fingerprint, new_key, public_hex, read_key, write_key
 from homeroom.errors import InputError, RecipeError, TrustError
 from homeroom.system.files import check_folder_of, removed_on_failure
 from homeroom.system.installation import quoted
+from homeroom.system.printable import counted
 
 if TYPE_CHECKING:
     from homeroom_exporter.export.pipeline import Exported

@@ -10,6 +10,7 @@ from typing import Any
 from homeroom.contract.evaluation_counts import OTHERS, CountsShape, GroupCounts, accuracy, add_counts, worst_tenth
 from homeroom.contract.manifest import Manifest
 from homeroom.federation.evaluation_shape import task_shapes
+from homeroom.system.printable import counted
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin.folder import open_folder_bundle, open_log, read_facts
 from homeroom_aggregator.state.evaluations import TaskSum, read_sums
@@ -85,11 +86,12 @@ def evaluation_lines(figures: list[TaskFigures]) -> Iterator[str]:
     """The figures, a line each."""
     for one in figures:
         since = " to ".join(dict.fromkeys(map(str, one.since))) if one.since else "the one before"
-        yield f"{one.task}: version {one.version} beside {since}, {one.devices} devices, {one.samples:,} samples"
+        of = f"{counted(one.devices, 'device')}, {counted(one.samples, 'sample')}"
+        yield f"{one.task}: version {one.version} beside {since}, {of}"
         yield f"  mean {one.metric}: {percent(one.before)} before, {percent(one.now)} now"
         yield f"  worst tenth of devices: {between(one.worst_before)} before, {between(one.worst_now)} now"
         for group in one.groups if len(one.groups) > 1 else ():
-            of = f"{group.devices} devices, {group.samples:,} samples"
+            of = f"{counted(group.devices, 'device')}, {counted(group.samples, 'sample')}"
             yield f"  {group.name}: {percent(group.before)} before, {percent(group.now)} now ({of})"
 
 

@@ -21,6 +21,7 @@ from homeroom.errors import InputError, StoreError
 from homeroom.inference import golden
 from homeroom.runtime.bundle import Bundle, install
 from homeroom.runtime.graphs import Graphs
+from homeroom.system.printable import counted
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
 from homeroom.train.features.quality_gate import check_quality, training_view
@@ -141,7 +142,7 @@ def _samples(bundle: Bundle, path: Path) -> tuple[list[StoredSample], int]:
 def _refuse_shared(sides: list[list[StoredSample]], where: Path) -> None:
     keys = [{_content(sample) for sample in side} for side in sides]
     if shared := len(keys[0] & keys[1]):
-        what = f"{shared} samples are among the withdrawn ones too, so they tell nothing"
+        what = f"{counted(shared, 'sample')} among the withdrawn ones too, which tells nothing"
         raise InputError(what, where=str(where), remedy="name samples that taught nobody")
 
 
@@ -213,11 +214,11 @@ def lines(result: MembershipResult) -> list[str]:
     """A result in sentences."""
     said = [f"signed under root {result.root}"]
     for side, count in zip(("withdrawn", "other"), result.left_out, strict=True):
-        said += [f"{count} {side} samples are left out: a device would not train on them"] if count else []
+        said += [f"left out, since a device would not train on it: {counted(count, f'{side} sample')}"] if count else []
     for one in result.tasks:
         said.append(
-            f"task {one.task}: {one.withdrawn} withdrawn samples of {one.withdrawn_subjects} subjects, {one.others} "
-            f"others of {one.others_subjects}"
+            f"task {one.task}: {counted(one.withdrawn, 'withdrawn sample')} of "
+            f"{counted(one.withdrawn_subjects, 'subject')}, {counted(one.others, 'other')} of {one.others_subjects}"
         )
         if one.areas:
             names = f"version {result.before}, before", f"version {result.after}, after", "loss that rose between"

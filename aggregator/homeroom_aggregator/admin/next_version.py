@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from homeroom.contract.round import RoundConfiguration
 from homeroom.system.clock import now
+from homeroom.system.printable import counted
 from homeroom_aggregator.merge.segment_sums import SchoolOf, count_fed, no_school
 from homeroom_aggregator.state.members import Members
 
@@ -76,7 +77,7 @@ class NextVersion:
             devices_of = "devices of " if k_of == "schools" else ""
             return f"needs {self.least} different {k_of}, and {devices_of}only {there} came {last}"
         came = f"only {len(devices)} came {last}"
-        return f"needs {self.needed} updates, and {came}" if self.reach < self.needed else ""
+        return f"needs {counted(self.needed, 'update')}, and {came}" if self.reach < self.needed else ""
 
 
 def next_version(

@@ -22,6 +22,7 @@ from homeroom.contract.sealed_box import sealing_key
 from homeroom.contract.signing import fingerprint, sign
 from homeroom.errors import HomeroomError, InputError, StoreError, TrustError, UpdateError
 from homeroom.system.files import read_small, write_durable
+from homeroom.system.printable import counted
 from homeroom_aggregator.admin.folder import SEALING_KEY_FILE, open_rounds, read_secret
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state.members import Member, join_with_code
@@ -74,7 +75,7 @@ def take_in_messages(folder: Path, stick: Path, tell: Callable[[str], None]) -> 
             counts["unlearned"] += len(answer.unlearned)
             for receipt in answer.receipts:
                 counts[receipt.status] += 1
-            done = f"{len(answer.receipts)} updates, {len(answer.unlearned)} to unlearn"
+            done = f"{counted(len(answer.receipts), 'update')}, {len(answer.unlearned)} to unlearn"
             done += ", a change of statistics" if header.statistics else ""
             done += f", which is refused: {answer.statistics_refused}" if answer.statistics_refused else ""
             tell(f"{header.device[:8]}: {answer.refused or done}")

@@ -11,6 +11,7 @@ import msgspec
 
 from homeroom.contract.layout import Layout
 from homeroom.contract.round import RoundConfiguration
+from homeroom.system.printable import counted
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin.folder import LOG_FILE, open_folder_bundle, read_facts
 from homeroom_aggregator.merge.configuration_change import in_force
@@ -82,7 +83,7 @@ def report_lines(figures: dict[str, Any]) -> list[str]:
         unit, one, names = "subject (pupil) of a device", "one subject's samples", "; a pupil under several names"
         cut = f"the part of an update that one subject's samples make is cut to a length of {clip:g}, by the device "
         cut += f"itself, at most {subjects} such parts are in an update,"
-    how = f"The aggregator adds it to the sum of {figures['buffer_size']} updates, and forgets them."
+    how = f"The aggregator adds it to the sum of {counted(figures['buffer_size'], 'update')}, and forgets them."
     server = "the aggregator itself, which sees each update until its release"
     if promise["mechanism"] == "distributed":
         how = "The honest devices of a cohort add at least that, before they mask what they send."
@@ -109,7 +110,8 @@ def report_lines(figures: dict[str, Any]) -> list[str]:
         f"{100 * figures['right_guesses_at_most']:.1f} % of the time; 50 % is a blind guess.",
         f"How: {cut} and each of the {figures['parameters']:,} numbers of a sum gets "
         f"noise of {noise:g} times that. {how}{follows}",
-        f"Spent: {figures['releases']} releases, {figures['devices']} devices. The device that entered most entered "
+        f"Spent: {counted(figures['releases'], 'release')}, {counted(figures['devices'], 'device')}. "
+        f"The device that entered most entered "
         f"{figures['most_entered']} of them: epsilon {spent:.3g}.{least}",
         f"Left: a device may enter {figures['releases_a_device']} releases in all, and its updates are refused after "
         f"that; the one that entered most has {max(0, figures['releases_a_device'] - figures['most_entered'])} left. "

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from homeroom.contract.evaluation_counts import CountsShape, GroupCounts, accuracy, add_counts
 from homeroom.federation.evaluation_shape import task_shapes
 from homeroom.system.clock import now
+from homeroom.system.printable import counted
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin.evaluation_figures import percent
 from homeroom_aggregator.merge.rounds import Rounds
@@ -22,11 +23,12 @@ MOST_NAMED = 8  # keys in a sentence
 def rewind_lines(rounds: Rounds, planned: WaitingRewind) -> list[str]:
     """What a rewind does to whom, in sentences."""
     newest = rounds.state.version
-    sums = f", {planned.sums} secure sums with all that is in them" if planned.sums else ""
+    sums = f", {counted(planned.sums, 'secure sum')} with all that is in it" if planned.sums else ""
     said = f"Version {newest + 1} will be version {planned.to} again, which no update that is to be unlearned is in"
     return [
         f"{said} ({len(planned.update_ids)} wait for it).",
-        f"{planned.versions} versions since then{sums} and {planned.updates} other updates become void: their bytes "
+        f"What came since then becomes void: {counted(planned.versions, 'version')}{sums} and "
+        f"{counted(planned.updates, 'other update')}. Their bytes "
         "are erased, and each device that learned on such a version drops what it learned and trains anew from its "
         "samples.",
         *_accuracy(rounds, planned.to, newest),
@@ -66,21 +68,21 @@ def _share(shape: CountsShape, shown: TaskSum, *, before: bool = False) -> str:
         return group.before if before else group.now
 
     found = accuracy(shape, add_counts(map(of, shown.groups), shape.size))
-    return f"{percent(found.share)} ({found.samples:,} samples of {shown.devices} devices)"
+    return f"{percent(found.share)} ({counted(found.samples, 'sample')} of {counted(shown.devices, 'device')})"
 
 
 def _who_cannot_teach(rounds: Rounds, planned: WaitingRewind) -> Iterator[str]:
     taught = _taught(rounds.log.database, planned.after)
     gone = sorted(taught & rounds.members.gone())
     if gone:
-        said = f"{len(gone)} of the {len(taught)} devices whose updates become void have left and cannot teach again"
+        said = f"Of {counted(len(taught), 'device')} whose updates become void, {len(gone)} left and cannot teach again"
         yield f"{said}: {_named(gone)}."
     oldest = (now().date() - datetime.timedelta(days=AWAY_DAYS)).isoformat()
     days = last_seen.read_days(rounds.log.database)
     seen = {rounds.members.name_of(key) for key, day in days.items() if day >= oldest}
     away = sorted(taught - seen - set(gone)) if days else []
     if away:
-        yield f"{len(away)} more were not here for {AWAY_DAYS} days: {_named(away)}."
+        yield f"Not here for {AWAY_DAYS} days: {len(away)} more, {_named(away)}."
     yield "Samples that expired on a device since cannot teach again; only that device knows how many."
 
 

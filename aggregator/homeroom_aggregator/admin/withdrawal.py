@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from homeroom.contract.layout import Layout
 from homeroom.contract.update_checks import segment_names
 from homeroom.errors import Code, InputError, UpdateError
+from homeroom.system.printable import counted
 from homeroom_aggregator.admin.officers import Officer
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state import audit, secure_sum
@@ -84,7 +85,8 @@ def find(rounds: Rounds, officer: Officer, key: str, school: str, part: Part = P
 
 def _nothing(rounds: Rounds, part: Part, others: int, kept: int) -> str:
     if others:
-        return f"none of its {others} updates here learned from {part}, so nothing of it is in a version"
+        sent = f"none of what it sent ({counted(others, 'update')} here)"
+        return f"{sent} learned from {part}, so nothing of it is in a version"
     why = "has no update here that can be withdrawn: none came, or all were taken out already"
     why += f"; {kept} are older than what is kept (`log.retain`), and stay" if kept else ""
     return why + ("; private releases cannot give one back" if rounds.configuration.privacy else "")
@@ -149,11 +151,12 @@ def lines(found: Found, part: Part) -> list[str]:
     said = []
     if found.others:
         said.append(
-            f"{found.others} updates hold nothing of {part} and stay, until a rewind makes void what came since. "
+            f"Nothing of {part} is in {counted(found.others, 'update')}: what holds nothing of it stays, until a "
+            "rewind makes void what came since. "
             "What is sent from now on counts as ever: remove the samples on the devices too."
         )
     if found.kept:
-        said.append(f"{found.kept} updates are older than what is kept (log.retain): they stay in the model.")
+        said.append(f"Older than what is kept (log.retain), so in the model for good: {counted(found.kept, 'update')}.")
     if found.statistics:
         said.append(
             f"Statistics of {found.statistics} of these devices stay, and solved heads answer from them: remove the "

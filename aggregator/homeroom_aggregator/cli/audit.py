@@ -10,8 +10,8 @@ import msgspec
 
 from homeroom.cli.options import as_json, print_record, say
 from homeroom.cli.parameters import FOLDER
-from homeroom.cli.receipt import counted
 from homeroom.errors import StoreError
+from homeroom.system.printable import counted
 from homeroom_aggregator.cli.tables import Column, as_json_lines, print_rows
 
 

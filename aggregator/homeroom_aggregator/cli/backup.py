@@ -8,8 +8,8 @@ import click
 
 from homeroom.cli.options import as_json, print_record, say
 from homeroom.cli.parameters import FILE, FOLDER, OUT_FOLDER
-from homeroom.cli.receipt import counted
 from homeroom.system.installation import quoted
+from homeroom.system.printable import counted
 
 UNDONE = (
     "what was done after the backup is undone: keys that were revoked, consents that were withdrawn and updates that "

@@ -9,9 +9,9 @@ import click
 
 from homeroom.cli.options import as_json, hint, print_record, say
 from homeroom.cli.parameters import FILE, OUT_FOLDER, PATH, Finite, Whole
-from homeroom.cli.receipt import counted
 from homeroom.errors import InputError
 from homeroom.privacy.forecast import forecast_release
+from homeroom.system.printable import counted
 from homeroom_aggregator.admin.configuration import ServerSection, first_configuration
 from homeroom_aggregator.cli.privacy import privacy_options
 from homeroom_aggregator.cli.round_options import optimizer_options, round_options, secure_options, setting

@@ -12,10 +12,10 @@ import click
 from homeroom.cli.files import read_certificate
 from homeroom.cli.options import as_json, hint, json_option, print_record, refuse_idle, say
 from homeroom.cli.parameters import FILE, FOLDER, NAME, OUT_FOLDER, Finite, Whole
-from homeroom.cli.receipt import counted
 from homeroom.contract.signing import read_key
 from homeroom.errors import InputError
 from homeroom.system.installation import quoted
+from homeroom.system.printable import counted
 from homeroom_aggregator.cli.tables import Column, as_json_lines, day, print_rows
 from homeroom_aggregator.state.members import ROLES, Role
 

@@ -8,7 +8,7 @@ import click
 
 from homeroom.cli.options import as_json, print_record, say
 from homeroom.cli.parameters import FOLDER
-from homeroom.cli.receipt import counted
+from homeroom.system.printable import counted
 
 
 @click.command("in")

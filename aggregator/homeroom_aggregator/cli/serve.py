@@ -18,6 +18,7 @@ from homeroom.contract.address import is_loopback
 from homeroom.contract.signing import fingerprint, public_hex, read_key
 from homeroom.errors import InputError
 from homeroom.privacy.forecast import forecast_release
+from homeroom.system.printable import counted
 from homeroom_aggregator.admin.configuration import (
     DistrictConfiguration,
     first_configuration,
@@ -126,7 +127,9 @@ def serve(folder: Path, **options: Any) -> None:
         click.echo(f"private rounds: {expected.words()}", err=not expected.learns)
     if data is not None:
         roster = replace_roster(folder, data)
-        click.echo(f"roster {roster.serial}: {len(roster.devices)} devices, at least {roster.minimum} in a sum")
+        click.echo(
+            f"roster {roster.serial}: {counted(len(roster.devices), 'device')}, at least {roster.minimum} in a sum"
+        )
     if configuration.round.secure and roster is None:
         click.echo(f"secure rounds begin once `homeroom trust roster` has written {folder / ROSTER_FILE}", err=True)
     _serve(folder, configuration, listen)

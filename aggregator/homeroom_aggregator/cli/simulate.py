@@ -13,6 +13,7 @@ from homeroom.cli.options import Decorator
 from homeroom.cli.parameters import OUT_FILE, PATH, Finite, Whole
 from homeroom.errors import InputError
 from homeroom.system.files import write_durable
+from homeroom.system.printable import counted
 from homeroom_aggregator import flower
 from homeroom_aggregator.admin.configuration import (
     FIELD_OF_OPTION,
@@ -92,7 +93,7 @@ def simulate(bundle: Path, schools: tuple[Path, ...], plot: Path | None, out: Pa
     if out:
         write_durable(out, msgspec.json.format(msgspec.json.encode(virtual.simulation_document(simulated)), indent=1))
     if plot:
-        title = f"{len(schools)} schools, {configuration.rounds} rounds"
+        title = f"{counted(len(schools), 'school')}, {counted(configuration.rounds, 'round')}"
         write_durable(plot, chart.svg(simulated, title).encode())
     virtual.check_finite(simulated)
 
@@ -100,4 +101,4 @@ def simulate(bundle: Path, schools: tuple[Path, ...], plot: Path | None, out: Pa
 def _arrived(done: int, of: int) -> None:
     """On a terminal, a line that says how many schools are done with the round; nothing where no person looks."""
     if sys.stderr.isatty():
-        click.echo(f"\r  {done} of {of} schools" if done < of else "\r\033[K", nl=False, err=True)
+        click.echo(f"\r  {done} of {counted(of, 'school')}" if done < of else "\r\033[K", nl=False, err=True)

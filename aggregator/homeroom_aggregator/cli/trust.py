@@ -12,7 +12,6 @@ import msgspec
 from homeroom.cli.files import read_bytes, read_certificate
 from homeroom.cli.options import as_json, print_record, say
 from homeroom.cli.parameters import FILE, FOLDER, NAME, OUT_FILE, Finite, Whole
-from homeroom.cli.receipt import counted
 from homeroom.contract.roster import LEAST_ROSTER_DEVICES, make_roster, read_roster
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import SecureRules
@@ -20,6 +19,7 @@ from homeroom.contract.signing import Role, certify, fingerprint, new_key, publi
 from homeroom.errors import InputError
 from homeroom.privacy.secagg.cohort_size import check_roster
 from homeroom.system.files import refusal, write_durable
+from homeroom.system.printable import counted
 
 DEFAULT_MINIMUM = 5
 RATES_HELP = "Share of a cohort that may drop out; as the server's."

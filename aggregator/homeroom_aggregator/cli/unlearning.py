@@ -8,9 +8,9 @@ import click
 
 from homeroom.cli.options import as_json, hint, print_record, say
 from homeroom.cli.parameters import FILE, FOLDER, OUT_FILE, PATH
-from homeroom.cli.receipt import counted
 from homeroom.errors import StoreError
 from homeroom.system.installation import quoted
+from homeroom.system.printable import counted
 
 
 @click.command("report")

@@ -8,6 +8,7 @@ import click
 
 from homeroom.cli.options import as_json, print_record, say
 from homeroom.cli.parameters import FOLDER, OUT_FOLDER, PATH
+from homeroom.system.printable import counted
 
 
 @click.command("upgrade-bundle")
@@ -28,12 +29,12 @@ def upgrade_bundle(folder: Path, old: Path, bundle: Path) -> None:
     print_record({"folder": folder, "bundle_id": facts.bundle_id, "root": facts.root, "carried": carried})
     say(f"{folder}: bundle {facts.bundle_id[:12]}, root {facts.root}")
     start = f"goes on from version {carried.version}" if carried.version else "starts from the bundle's own theta"
-    say(f"{start}: {len(carried.same)} segments are the same")
+    say(f"{start}; the same in both: {counted(len(carried.same), 'segment')}")
     if carried.new:
         say(f"new, as the bundle has them: {', '.join(carried.new)}")
     if carried.updates:
-        say(f"{carried.updates} updates that wait for the next version came along")
+        say(f"came along, waiting for the next version: {counted(carried.updates, 'update')}")
     if carried.left:
-        say(f"left behind: {carried.left} updates that waited, of which nothing goes on here")
+        say(f"left behind, since nothing of it goes on here: {counted(carried.left, 'waiting update')}")
     if carried.parts:
         say(f"left behind: parts of earlier updates that waited for more schools, of {', '.join(carried.parts)}")

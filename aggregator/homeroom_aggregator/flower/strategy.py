@@ -20,6 +20,7 @@ from flwr.serverapp.strategy import Strategy
 from homeroom.contract.offline_message import AnswerHeader, MessageHeader, read_message
 from homeroom.contract.sealed_box import sealing_key
 from homeroom.errors import HomeroomError, InputError, NetworkError
+from homeroom.system.printable import counted
 from homeroom_aggregator.admin import offline
 from homeroom_aggregator.admin.configuration_file import round_in_force
 from homeroom_aggregator.admin.folder import open_rounds, read_facts, read_secret
@@ -67,7 +68,7 @@ class AggregatorStrategy(Strategy):  # type: ignore[misc]
 
     def summary(self) -> None:
         """Print the version and how many devices are enrolled."""
-        self.tell(f"version {self.rounds.state.version}, {self.rounds.members.count()} devices enrolled")
+        self.tell(f"version {self.rounds.state.version}, {counted(self.rounds.members.count(), 'device')} enrolled")
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

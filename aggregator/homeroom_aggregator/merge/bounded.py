@@ -119,9 +119,12 @@ def norm_of(values: np.ndarray) -> int:
 
 
 def wait(sums: SegmentSums, number: int, update: WaitingUpdate) -> Undo:
-    """Let a measured update, of entry `number`, wait for a release; return what takes it out again."""
+    """Let a measured update, of entry `number`, wait for a release; return what takes it out again.
+
+    UpdateError, with nothing changed, where as many wait as may.
+    """
     if len(sums.waiting) >= MOST_WAITING:
-        raise OverflowError(f"{MOST_WAITING} updates wait already")
+        raise UpdateError(f"{MOST_WAITING:,} updates wait already", code="full", remedy="sync again later")
     sums.waiting[number] = update
 
     def undo() -> None:

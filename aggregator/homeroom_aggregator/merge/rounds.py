@@ -16,6 +16,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.contract.canonical_json import digest
+from homeroom.contract.evaluation_counts import DeviceCounts
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import Certificate, fingerprint
 from homeroom.contract.statistics.messages import StatisticsStatus, read_change
@@ -196,6 +197,12 @@ class Rounds(Withdrawals):
             taken = self.statistics.take(*change, sender, member or sender, self.configuration.statistics, now())
             self._erased |= taken[1] == "accepted"  # the total before it
             return taken
+
+    def take_counts(self, counts: DeviceCounts, member: str) -> Literal["accepted", "already"]:
+        """Take what a member tells of a version; UpdateError where it is refused."""
+        with self.change():
+            self._undos.append(self.evaluation.look_again)
+            return self.evaluation.take(counts, member, self.configuration.min_devices, self.configuration.k_of)
 
     def statistics_status(self, member: str) -> StatisticsStatus:
         """What is here of a member's statistics, and what is served; releases them first if they may be."""

@@ -16,6 +16,7 @@ import numpy as np
 from homeroom.contract.layout import Layout, segment_of
 from homeroom.contract.round import RoundConfiguration, weight
 from homeroom.contract.update import Update
+from homeroom.errors import UpdateError
 from homeroom_aggregator.merge.server_optimizers import OptimizerState
 
 WEIGHT_LIMIT = 1 << 38  # in one segment; with values below 2**24 no int64 sum can overflow
@@ -90,7 +91,7 @@ class SegmentSums:
 
         staleness: versions between its base and the newest.
         member: whom it counts for, where that is not the key that signed it.
-        Raises OverflowError above `WEIGHT_LIMIT`, with nothing added.
+        Raises UpdateError above `WEIGHT_LIMIT`, with nothing added.
         """
         device, segments = member or update.header.device, update.header.segments
         weights = {
@@ -163,7 +164,8 @@ class SegmentSums:
     def _check_weights(self, weights: Mapping[str, int]) -> None:
         for name, units in weights.items():
             if self.weights.get(name, 0) + units > WEIGHT_LIMIT:
-                raise OverflowError(f"segment {name} holds more than {WEIGHT_LIMIT} units of weight")
+                why = f"segment {tier_slice_of(name)} has {WEIGHT_LIMIT:,} units of weight, and waits for devices"
+                raise UpdateError(why, code="full", remedy="sync again later")
 
     def _add(self, name: str, values: np.ndarray, factor: int, units: int, devices: Iterable[str]) -> None:
         if name not in self.numerators:

@@ -24,6 +24,7 @@ from homeroom.errors import TrustError, UpdateError
 from homeroom.privacy.secagg.client import KEYS_PURPOSE, SURVIVORS_PURPOSE, CohortView
 from homeroom.privacy.secagg.encoding import SumLayout, feeders
 from homeroom.privacy.secagg.primitives import agree
+from homeroom.system.printable import counted
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.secagg.progress import RoundProgress, round_progress
 from homeroom_aggregator.secagg.round_store import SUMMED, ActiveRound, RoundStore
@@ -310,6 +311,7 @@ class SecureRounds:
                 OpenedSum(
                     round_id=live.notice.round_id,
                     roster_id=live.roster.roster_id,
+                    roster=live.roster.serial,
                     view=view,
                     least=self.minimum(live) + view.parameters.drops,
                     terms=terms,
@@ -349,7 +351,9 @@ class SecureRounds:
         self.store.save(live)
         if roster.serial != self._told:
             self._told = roster.serial
-            self.tell(f"roster {roster.serial}: {len(roster.devices)} devices, at least {roster.minimum} in a sum")
+            self.tell(
+                f"roster {roster.serial}: {counted(len(roster.devices), 'device')}, at least {roster.minimum} in a sum"
+            )
         return live
 
     def _next(self, live: ActiveRound, **changes: Any) -> bool:

@@ -96,8 +96,10 @@ class EvaluationSums:
         try:
             sums = _task_sums(shape, values, weights, fed)
         except UpdateError as problem:
+            of = {"roster": opened.roster, "devices": len(opened.members), "keys": sorted(opened.members)}
             with self.rounds.change():
-                audit.record(self.rounds.log.database, "evaluation refused", version=shape.version, why=str(problem))
+                database, why = self.rounds.log.database, str(problem)
+                audit.record(database, "evaluation refused", version=shape.version, why=why, **of)
             raise
         offers = {member: one.update_id.hex() for member, one in opened.members.items()}
         with self.rounds.change():

@@ -27,11 +27,13 @@ class OpenedSum:
 
     view: the cohort. least: devices that feed a segment before drop-outs. terms: the sum's layout.
     total: int64 [terms.count]. members: what each survivor advertised, by its first key.
+    roster: the serial of the roster that the cohort is of.
     fed: by segment, the members that fed it. signatures: by device, its signature over the survivors, if it gave one.
     """
 
     round_id: str
     roster_id: str
+    roster: int
     view: CohortView
     least: int
     terms: SumLayout

@@ -105,16 +105,21 @@ def decode_sum(
     numerators, weights = decode(terms, total)
     if privacy := configuration.privacy:  # every update weighs 1, and noise has no bound but its scale
         limit = max(fed.values(), default=0) * (ENCODED_LIMIT + 12 * privacy.noise_grid(configuration.scale_bits))
-        if weights != fed or any(int(np.abs(values).max(initial=0)) > limit for values in numerators.values()):
+        if weights != fed or any(_largest(values) > limit for values in numerators.values()):
             raise UpdateError("no such sum comes of honest devices", code="too_large")
         return numerators, weights
     squares = 0.0
     for name, values in numerators.items():
         if not fed[name] <= weights[name] <= fed[name] * UNITS_AN_EXAMPLE * configuration.cap_examples:
             raise UpdateError(f"segment {name} has an impossible weight", code="too_large")
-        if int(np.abs(values).max(initial=0)) > weights[name] * ENCODED_LIMIT:
+        if _largest(values) > weights[name] * ENCODED_LIMIT:
             raise UpdateError(f"segment {name} has an impossible sum", code="too_large")
         squares += float(np.square(values / weights[name] * 2.0**-configuration.scale_bits).sum())
     if squares**0.5 > configuration.max_norm * len(numerators) ** 0.5:
         raise UpdateError(f"the mean's norm {squares**0.5:.3g} is beyond an honest one", code="too_large")
     return numerators, weights
+
+
+def _largest(values: np.ndarray) -> int:
+    """The largest magnitude of int64 [n]; `np.abs` has none of -2**63."""
+    return max(int(values.max(initial=0)), -int(values.min(initial=0)))

@@ -24,8 +24,6 @@ def take(service: Service, call: SignedRequest) -> Response:
         counts = msgspec.json.decode(call.body, type=DeviceCounts)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise RefusedError(422, "malformed", f"no counts that can be read: {problem}") from None
-    least, k_of = rounds.configuration.min_devices, rounds.configuration.k_of
-    with rounds.change():
-        status = rounds.evaluation.take(counts, call.who.name, least, k_of)
+    status = rounds.take_counts(counts, call.who.name)
     service.meter.accepted(call.who.name, len(call.body))
     return JsonResponse({"version": counts.version, "status": status})

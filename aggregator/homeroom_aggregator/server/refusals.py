@@ -14,7 +14,7 @@ HTTP_STATUS = {  # of an update's refusal, by its code; else 422
     "bad_signature": 401,
     **dict.fromkeys(("unknown_device", "not_member"), 403),
     **dict.fromkeys(("too_stale", "unknown_version", "not_selected", "once_a_version", "once_a_release"), 409),
-    **dict.fromkeys(("budget_spent", "secure_only", "past_phase"), 409),
+    **dict.fromkeys(("budget_spent", "secure_only", "past_phase", "full"), 409),
     "too_long": 413,
 }
 

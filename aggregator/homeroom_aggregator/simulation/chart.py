@@ -11,6 +11,7 @@ import numpy as np
 
 from homeroom.errors import InputError
 from homeroom.system.html.render import colours, render
+from homeroom.system.printable import counted
 from homeroom_aggregator.simulation.federate import Simulation
 from homeroom_aggregator.simulation.schools import skill_name, skills
 
@@ -35,7 +36,7 @@ def svg(simulation: Simulation, title: str) -> str:
     return render(
         Path(__file__).with_suffix(".svg"),
         title=title,
-        caption=f"{len(measured[-1][1])} schools after round {last}: mean {what} {mean[-1][1]:.3f}, "
+        caption=f"{counted(len(measured[-1][1]), 'school')} after round {last}: mean {what} {mean[-1][1]:.3f}, "
         f"median {mid[-1][1]:.3f}",
         band=high + low[::-1],
         mean=mean,

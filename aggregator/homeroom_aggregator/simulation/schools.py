@@ -22,6 +22,7 @@ from homeroom.inference import golden
 from homeroom.runtime.bundle import Bundle, install
 from homeroom.runtime.graphs import Graphs
 from homeroom.system import clock
+from homeroom.system.printable import counted
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
 from homeroom.train.features.quality_gate import check_quality, training_view
@@ -116,7 +117,7 @@ def run(
         for path, name in zip(paths, names, strict=True)
     ]
     for school in schools:
-        tell(f"{school.name}: {len(school.train)} samples, {len(school.validation or ())} for validation")
+        tell(f"{school.name}: {counted(len(school.train), 'sample')}, {len(school.validation or ())} for validation")
     arguments |= {"schools": schools, "on_statistics": lambda facts: _statistics_lines(facts, tell)}
     return federate(bundle, names, engine=LocalEngine(schools, graphs, on_trained), **arguments)
 
@@ -131,7 +132,8 @@ def _line(facts: RoundFacts, tell: Callable[[str], None]) -> None:
     if len(means) > MOST_SCORE_LINES:
         worst = min(means, key=lambda name: means[name])
         mean = sum(means.values()) / len(means)
-        tell(f"  {len(means)} schools: mean {skill_name(facts.scores)} {mean:.3f}, worst {means[worst]:.3f} ({worst})")
+        figures = f"mean {skill_name(facts.scores)} {mean:.3f}, worst {means[worst]:.3f} ({worst})"
+        tell(f"  {counted(len(means), 'school')}: {figures}")
         return
     for name, scores in facts.scores.items():
         parts = ", ".join(f"{task} {_figures(score)} (n {score.n})" for task, score in scores.items() if score.n)
@@ -152,7 +154,8 @@ def _statistics_lines(facts: StatisticsFacts, tell: Callable[[str], None]) -> No
         for whose in ("alone", "others", "together"):
             means = skills({name: one.scores[whose] for name, one in facts.schools.items() if whose in one.scores})
             if means:
-                tell(f"  {len(means)} schools, solved {whose}: mean {sum(means.values()) / len(means):.3f}")
+                mean = sum(means.values()) / len(means)
+                tell(f"  {counted(len(means), 'school')}, solved {whose}: mean {mean:.3f}")
         return
     for name, one in facts.schools.items():
         for whose, scores in one.scores.items():

@@ -72,18 +72,27 @@ class Evaluations:
     def put(self, member: str, counts: DeviceCounts) -> None:
         """Stores what a member told, and erases what is of versions that are not among the newest any more."""
         row = (counts.version, member, msgspec.json.encode(counts))
+        first = self.database.one("SELECT 1 FROM evaluation_counts WHERE version = ? LIMIT 1", row[:1]) is None
         self.database.write("INSERT OR REPLACE INTO evaluation_counts VALUES (?, ?, ?)", row)
-        self._forget_old()
+        if first:
+            self._forget_old()
 
     def sums(self) -> dict[int, dict[str, TaskSum]]:
         """The sums that are shown, by version, the newest first, and task."""
         return read_sums(self.database)
 
+    def sums_of(self, version: int) -> dict[str, TaskSum]:
+        """The sums of a version that are shown, by task."""
+        rows = self.database.rows("SELECT task, body FROM evaluation_sums WHERE version = ?", (version,))
+        return {task: msgspec.json.decode(body, type=TaskSum) for task, body in rows}
+
     def put_sum(self, version: int, task: str, shown: TaskSum) -> None:
         """Stores a sum in place of the one before."""
         row = (version, task, msgspec.json.encode(shown))
+        first = self.database.one("SELECT 1 FROM evaluation_sums WHERE version = ? LIMIT 1", row[:1]) is None
         self.database.write("INSERT OR REPLACE INTO evaluation_sums VALUES (?, ?, ?)", row)
-        self._forget_old()
+        if first:
+            self._forget_old()
 
     def summed(self, version: int) -> bool:
         """Whether a secure round summed a version's counts."""

@@ -15,6 +15,7 @@ from homeroom.data.consent import FORBIDDING, Consent, check_consent
 from homeroom.device.consents import consent_holders, undecided_consents
 from homeroom.device.device import Device
 from homeroom.errors import InputError
+from homeroom.system.printable import counted
 
 log = logging.getLogger("homeroom.agent")
 PERSONS_SHOWN = 12
@@ -57,7 +58,7 @@ def set_consent(device: Device, fields: Mapping[str, str], seen: str) -> str:
     require_seen(seen, seen_of(consent_holders(device.store, subject, text)))
     report = device.set_consent(consent, subject=subject, text=text)
     log.info("page: consent of %d samples is %s", report.samples, consent.state)
-    return f"The consent of {report.samples} samples is {consent.state} now."
+    return f"The consent of {counted(report.samples, 'sample')} is {consent.state} now."
 
 
 def read_consent(fields: Mapping[str, str]) -> Consent:
@@ -103,8 +104,9 @@ def remove_sample(device: Device, sample_id: str, seen: str) -> str:
     report = device.remove(sample_id)
     log.info("page: %d sample removed, %d updates to be unlearned", report.samples, len(report.unlearning))
     return (
-        f"Removed, with {report.versions} versions, {report.profiles} profiles and {report.unsent_updates} unsent "
-        f"updates that its person entered; {len(report.unlearning)} sent updates will be unlearned at the next sync."
+        f"Removed, with {counted(report.versions, 'version')}, {counted(report.profiles, 'profile')} and "
+        f"{counted(report.unsent_updates, 'unsent update')} that its person entered; "
+        f"{counted(len(report.unlearning), 'sent update')} will be unlearned at the next sync."
     )
 
 

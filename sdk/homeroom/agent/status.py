@@ -12,6 +12,7 @@ import msgspec
 from homeroom import errors
 from homeroom.errors import HomeroomError
 from homeroom.system.files import read_small, write_durable
+from homeroom.system.printable import counted
 
 AGENT_FOLDER = "agent"
 STATUS_FILE = "status.json"
@@ -80,7 +81,7 @@ def status_lines(status: AgentStatus) -> list[tuple[str, str]]:
     if status.training_waits:
         lines.append(("waiting to train", status.training_waits))
     if status.updates_waiting:
-        lines.append(("queued", f"{status.updates_waiting} updates wait to be sent"))
+        lines.append(("queued", f"{counted(status.updates_waiting, 'update')} to be sent"))
     if not status.joined:
         lines.append(("not joined", "what is learned stays here; to share it, join with an invitation"))
     elif status.last_seen is None:
@@ -93,7 +94,7 @@ def status_lines(status: AgentStatus) -> list[tuple[str, str]]:
     lines += [("answers", line) for line in status.solved] + [("worse here", line) for line in status.worse]
     lines += _waiting_lines(status)
     if status.rolled_back:
-        lines.append(("rolled back", f"{status.rolled_back} models that were clearly worse are not in use"))
+        lines.append(("rolled back", f"{counted(status.rolled_back, 'model')} left out of use, being clearly worse"))
     told = DISK_CODES | BUNDLE_CODES  # by lines of their own
     return lines + [(f"{area} trouble", text) for area, text in status.problems.items() if codes.get(area) not in told]
 
@@ -106,13 +107,11 @@ def _waiting_lines(status: AgentStatus) -> list[tuple[str, str]]:
         lines.append(("waits for a yes", f"{status.waiting_entries} in the inbox, an invitation or a policy: {how}"))
     if status.consent_to_decide:
         told_once = "the page and `homeroom device consent DIR` list their words once, to be decided"
-        lines.append(("consent", f"of {status.consent_to_decide} samples is in words alone: {told_once}"))
+        lines.append(("consent", f"of {counted(status.consent_to_decide, 'sample')} is in words alone: {told_once}"))
     if status.unread_entries:
         lines.append(("not read", f"{status.unread_entries} in the inbox: the page names them, and why"))
     if status.refused_entries:
-        lines.append(
-            ("refused", f"{status.refused_entries} entries of the inbox: the reasons lie in its folder refused/")
-        )
+        lines.append(("refused", f"{status.refused_entries} of the inbox: the reasons lie in its folder refused/"))
     return lines
 
 

@@ -10,8 +10,8 @@ import click
 from homeroom.cli.in_use import lines_on_use, say_use
 from homeroom.cli.options import as_json, hint, opened, print_record, say
 from homeroom.cli.parameters import FOLDER
-from homeroom.cli.receipt import counted
 from homeroom.errors import InputError
+from homeroom.system.printable import counted
 
 STAYS = "what was learned from them before stays in the model, and with who has it, until `forget` or `remove`"
 
@@ -82,10 +82,11 @@ def remove(directory: Path, samples: tuple[str, ...], yes: bool) -> None:
         report = device.remove(*samples)
         told = lines_on_use(device, directory) if report.versions else []
     print_record(asdict(report))
-    say(
-        f"removed: {counted(report.samples, 'sample')}; {report.versions} versions, {report.profiles} profiles and "
-        f"{report.unsent_updates} unsent updates that {counted(report.subjects, 'person')} entered: train again"
-    )
-    say(f"  {len(report.unlearning)} sent updates will be unlearned at the next sync, with all that is in them")
+    gone = [(report.versions, "version"), (report.profiles, "profile"), (report.unsent_updates, "unsent update")]
+    what = ", ".join(counted(count, name) for count, name in gone)
+    whose = counted(report.subjects, "person")
+    say(f"removed: {counted(report.samples, 'sample')}; of what {whose} entered: {what}; train again")
+    sent = counted(len(report.unlearning), "sent update")
+    say(f"  {sent} will be unlearned at the next sync, with all that is in it")
     say_use(told)
     say("  not taken back: releases that others hold already, answers that were given, copies outside this directory")

@@ -31,6 +31,7 @@ from homeroom.cli.profile import profile_line
 from homeroom.cli.receipt import receipt_lines, write_refused
 from homeroom.cli.status_lines import status_lines
 from homeroom.errors import InputError
+from homeroom.system.printable import counted
 
 if TYPE_CHECKING:
     from homeroom.data.cells import Decimal
@@ -146,7 +147,7 @@ def train(
     if profile is None:
         _show_training(report)
         return
-    say(f"{report.samples} samples, {report.seconds:.1f} s")
+    say(f"{counted(report.samples, 'sample')}, {report.seconds:.1f} s")
     say(profile_line(report.profile))
     if not report.finished:
         say(f"  {report.stopped}: nothing was changed; give it more")
@@ -154,7 +155,8 @@ def train(
 
 def _show_training(report: TrainReport) -> None:
     frozen = f" (the heads alone after {report.settled_after})" if report.settled_after else ""
-    say(f"{report.samples} samples, {report.epochs} epochs{frozen}, {report.seconds:.1f} s")
+    much = f"{counted(report.samples, 'sample')}, {counted(report.epochs, 'epoch')}"
+    say(f"{much}{frozen}, {report.seconds:.1f} s")
     for task, score in report.scores.items():
         if score.n:
             say(f"  {task}: {score.brief} on {report.judged[task].text}")
@@ -231,7 +233,7 @@ def score(directory: Path, samples: tuple[Path, ...], group: str) -> None:
     for task, value in scores.items():
         if value.n:
             learned = f", {value.learned:,} of them held here to learn from" if value.learned else ""
-            say(f"{task}: {value.detail}, {value.n} samples{learned}")
+            say(f"{task}: {value.detail}, {counted(value.n, 'sample')}{learned}")
             if value.by_part:
                 say(f"  {value.by_part}")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from homeroom.cli.options import hint, say
-from homeroom.cli.receipt import counted
 from homeroom.system.installation import quoted
+from homeroom.system.printable import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,5 +86,5 @@ def _next(status: Status, directory: Path) -> str:
     if not status.samples:
         return "no sample is held: add labelled ones with `homeroom device add`, then train"
     if isinstance(status.in_use, str):
-        return f"{train} teaches it from the {status.samples} samples that are held"
+        return f"{train} teaches it from the {counted(status.samples, 'sample')} held"
     return f"{train} goes on from it; `homeroom device undo {quoted(directory)}` goes back to the one before"

@@ -11,6 +11,7 @@ import click
 
 from homeroom.cli.options import as_json, print_record, say
 from homeroom.cli.parameters import PATH
+from homeroom.system.printable import counted
 
 if TYPE_CHECKING:
     from homeroom.contract.manifest import Graph, Manifest, Modality, Slot, Task
@@ -93,7 +94,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "task", f"{_titled(task)}: {task.described}"
     for objective in manifest.objectives:
         yield "objective", f"{objective.name}: {objective.kind} of {', '.join(objective.reads)}, without labels"
-    yield "theta", f"{manifest.layout.size:,} values in {len(manifest.segments)} segments"
+    yield "theta", f"{manifest.layout.size:,} values in {counted(len(manifest.segments), 'segment')}"
     taught = manifest.provenance.get("taught")
     yield "", f"starts from {taught}" if taught else "starts from the seed's values, from no label"
     for segment in manifest.layout.segments:

@@ -10,6 +10,7 @@ import click
 from homeroom.cli.options import as_json, print_record, say
 from homeroom.cli.parameters import FOLDER
 from homeroom.errors import InputError
+from homeroom.system.printable import counted
 
 
 @click.command()
@@ -28,8 +29,8 @@ def migrate(directory: Path, dry_run: bool, back: bool, yes: bool) -> None:
 
     if back:
         found = plan_return(directory)
-        lost = ", ".join(f"{count} {name}" for name, count in found.lost.items() if count) or "nothing"
-        say(f"back to version {found.version}: {lost} of what came since would be lost")
+        lost = ", ".join(f"{name} ({count:,})" for name, count in found.lost.items() if count) or "nothing"
+        say(f"back to version {found.version}; of what came since is lost: {lost}")
         if not dry_run:
             if not yes:
                 click.confirm("Go back?", abort=True, err=True)
@@ -47,7 +48,7 @@ def migrate(directory: Path, dry_run: bool, back: bool, yes: bool) -> None:
     else:
         free = "" if plan.free_bytes is None else f", {plan.free_bytes / 1e6:.0f} MB are free"
         goes = "would go" if dry_run else "went"
-        held = f"{plan.samples} samples, {plan.store_bytes / 1e6:.1f} MB"
+        held = f"{counted(plan.samples, 'sample')}, {plan.store_bytes / 1e6:.1f} MB"
         say(f"{goes} from version {plan.present} to {plan.target}: {held}")
         say(f"  needs {plan.needed_bytes / 1e6:.1f} MB of free space meanwhile{free}")
         say(f"  the copy from before is {plan.copy}, for 30 days or until a `forget`: `--back` puts it in place")

@@ -11,8 +11,8 @@ import click
 from homeroom.cli.in_use import installed, lines_on_use, say_installed, say_judgement, say_use
 from homeroom.cli.options import as_json, hint, opened, plain, print_record, say, with_bundle
 from homeroom.cli.parameters import FOLDER, INVITATION, PATH
-from homeroom.cli.receipt import counted
 from homeroom.system.installation import quoted
+from homeroom.system.printable import counted
 
 if TYPE_CHECKING:
     from homeroom.federation.evaluation import EvaluationOutcome
@@ -171,7 +171,7 @@ def sync(directory: Path) -> None:
         told = lines_on_use(device, directory) if report.in_use == "local" else []
     print_record(asdict(report))
     if report.secure:
-        say(f"secure round: {report.secure}")
+        say(f"secure round: {report.secure}; sent {report.sent_bytes / 1e6:.2f} MB")
     else:
         say(f"sent {counted(len(report.sent), 'update')} ({report.sent_bytes / 1e6:.2f} MB)")
     for update_id, reason in report.refused.items():
@@ -192,7 +192,7 @@ def sync(directory: Path) -> None:
         say(f"updates wait on this device: {report.held}")
     if report.waiting:
         here, needed = report.waiting
-        say(f"{here} of {needed} updates for the next version are here")
+        say(f"for the next version, {here} of {counted(needed, 'update')} here")
     say(f"global version {report.version or 0}; in use: {report.in_use}")
     say_judgement(told, report.worse, report.dropped, rewound=report.rewound)
     days_off = abs(report.clock_off_s or 0) / 86_400
@@ -240,10 +240,11 @@ def policy(directory: Path, document: Path | None) -> None:
     for name, scope in scopes.items():
         say(f"  {name}: {scope}")
     if held:
-        aside = f"; {without} samples have none, and are not trained on" if without else ""
+        aside = f"; {counted(without, 'sample')} without one, not trained on" if without else ""
         say(f"  consent: {'with each sample' if held.consent else 'not asked for'}{aside}")
-        say(f"  kept: {f'at most {held.retain_days} days' if held.retain_days else 'as each sample says'}")
-        say(f"  released from: {held.min_devices} devices, in rounds that are {' or '.join(held.rounds)}")
+        days = held.retain_days
+        say(f"  kept: {'at most ' + counted(days, 'day') if days else 'as each sample says'}")
+        say(f"  released from: {counted(held.min_devices, 'device')}, in rounds that are {' or '.join(held.rounds)}")
 
 
 @click.command("rotate-key")

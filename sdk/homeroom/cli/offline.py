@@ -11,6 +11,7 @@ from homeroom.cli.in_use import lines_on_use, say_judgement
 from homeroom.cli.network import statistics_lines
 from homeroom.cli.options import as_json, opened, print_record, say
 from homeroom.cli.parameters import FOLDER, INVITATION
+from homeroom.system.printable import counted
 
 
 @click.command("join")
@@ -46,7 +47,7 @@ def offline_out(directory: Path, stick: Path) -> None:
         say(f"  not carried, {update_id[:8]}: {reason}")
     asks = ", a request to join" if message.joins else ""
     change = ", a change of statistics" if message.statistics and message.statistics.sent else ""
-    say(f"{message.path}: {message.updates} updates, {message.unlearning} to unlearn{change}{asks}")
+    say(f"{message.path}: {counted(message.updates, 'update')}, {message.unlearning} to unlearn{change}{asks}")
     if message.statistics:
         for line in statistics_lines(replace(message.statistics, sent=False, release=None)):
             say(line)
@@ -68,7 +69,7 @@ def offline_in(directory: Path, stick: Path) -> None:
     print_record({**asdict(answer), "version": version})
     if answer.joined:
         say("joined")
-    say(f"{len(answer.sent)} updates have arrived, {len(answer.unlearned)} will be unlearned")
+    say(f"arrived: {counted(len(answer.sent), 'update')}; {len(answer.unlearned)} will be unlearned")
     for update_id, reason in answer.refused.items():
         say(f"  {update_id[:8]}: {reason}")
     if answer.statistics:

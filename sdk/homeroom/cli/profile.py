@@ -11,6 +11,7 @@ import click
 
 from homeroom.cli.options import as_json, opened, print_record, readable, say
 from homeroom.cli.parameters import FOLDER, OUT_FILE
+from homeroom.system.printable import counted
 
 if TYPE_CHECKING:
     from homeroom.device.profiles import Profile
@@ -77,7 +78,7 @@ def profile_line(known: Profile | None) -> str:
     own = f"{known.method}, {known.share:.0%} own"
     method = "the shared model, nothing was better" if known.method == "shared" else own
     stale = "" if known.fresh else "; a newer shared model is here, train it again"
-    return f"  {known.subject}: {method}, from {known.samples} samples{stale}"
+    return f"  {known.subject}: {method}, from {counted(known.samples, 'sample')}{stale}"
 
 
 def _passphrase(*, confirm: bool = False) -> str:

@@ -20,6 +20,7 @@ from homeroom.quickstart.lesson import ASKED, TASK, TAUGHT, write_samples
 from homeroom.quickstart.session import pictures_alone
 from homeroom.system.files import make_directory, open_private, write_durable
 from homeroom.system.installation import how_to_install
+from homeroom.system.printable import counted
 
 RUN = "import sys; from homeroom.cli.main import main; sys.exit(main())"
 SCHOOLS = ("Hill School", "Lake School", "Mill Lane")
@@ -95,7 +96,7 @@ def run_district(folder: Path, bundle: Path, tell: Tell) -> DistrictResult:
             for index, device in enumerate(devices)
         ]
     for school in schools:
-        own = f"{school.name} ({school.language}, {school.samples} samples)"
+        own = f"{school.name} ({school.language}, {counted(school.samples, 'sample')})"
         tell(f"  {own}: of 20 new drawings {round(20 * school.alone)} alone, {round(20 * school.together)} together")
     result = DistrictResult(version, tuple(schools))
     tell(f"version {version} is of all three: {result.sentence()}")

@@ -11,17 +11,13 @@ from typing import TYPE_CHECKING
 from homeroom.data.ingest.sheet import WHY_COLUMN
 from homeroom.system.files import write_durable
 from homeroom.system.installation import quoted
+from homeroom.system.printable import counted
 
 if TYPE_CHECKING:
     from homeroom.data.ingest import Problem
     from homeroom.device.receipt import AddReceipt
 
 LINES_SHOWN = 20
-
-
-def counted(number: int, noun: str, several: str = "") -> str:
-    """A number with its noun, such as 1 sample, 2 samples. several: a plural that is not with an s."""
-    return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"
 
 
 def receipt_lines(receipt: AddReceipt, directory: Path) -> Iterator[str]:

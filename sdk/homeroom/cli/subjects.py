@@ -12,8 +12,8 @@ import click
 from homeroom.cli.in_use import lines_on_use, say_use
 from homeroom.cli.options import as_json, json_text, opened, print_record, say
 from homeroom.cli.parameters import FOLDER, OUT_FOLDER
-from homeroom.cli.receipt import counted
 from homeroom.data.names import all_near_names, near_names
+from homeroom.system.printable import counted
 
 TEXTS: tuple[Literal["text"], ...] = ("text",)
 TEXT_SHOWN = 40  # characters
@@ -36,9 +36,9 @@ def forget(directory: Path, subject: str, yes: bool) -> None:
         near, told = near_names(subject, device.store.subjects()), lines_on_use(device, directory)
     print_record({**asdict(report), "also_held": near})
     say(
-        f"forgotten: {report.samples} samples, {report.versions} versions, {report.profiles} profiles, "
-        f"{report.unsent_updates} unsent updates; "
-        f"{len(report.unlearning)} sent updates will be unlearned at the next sync"
+        f"forgotten: {counted(report.samples, 'sample')}, {counted(report.versions, 'version')}, "
+        f"{counted(report.profiles, 'profile')}, {counted(report.unsent_updates, 'unsent update')}; "
+        f"{counted(len(report.unlearning), 'sent update')} will be unlearned at the next sync"
     )
     if report.subtracting:
         say(

@@ -49,6 +49,7 @@ REFUSALS = {
     "budget_spent": "one more private release would pass this device's privacy budget",
     "secure_only": "updates are summed in secure rounds here, and none is taken by itself",
     "set_apart": "it failed its reader here once, and is not read again",
+    "full": "as many updates wait here as their sums may hold; it is sent again later",
     "no_statistics": "statistics are not collected here",
     "unknown_base": "it changes another total than the one that is here",
     "too_few": "a number in it is of too few samples or subjects",

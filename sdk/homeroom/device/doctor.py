@@ -24,6 +24,7 @@ from homeroom.device.resources.costs import Costs
 from homeroom.errors import HomeroomError
 from homeroom.system import clock, hardware
 from homeroom.system.installation import quoted
+from homeroom.system.printable import counted
 
 OLDEST_ONNXRUNTIME = (1, 22)
 LEAST_FREE_BYTES = 500_000_000
@@ -142,7 +143,7 @@ def _check_directory(directory: Path) -> tuple[list[Check], Path | None, Runtime
             store.check_seals()
             installed, warning, damage = installed_bundle(store), store.clock_warning(), store.damage()
             edited = store.edited
-            says = f"{store.count()} samples, master key in {_KEY_LOCATIONS[store.key_location]}"
+            says = f"{counted(store.count(), 'sample')}, master key in {_KEY_LOCATIONS[store.key_location]}"
     except HomeroomError as problem:
         return [Check("directory", str(problem.what), "wrong", problem.remedy)], None, "onnx"
     checks = [Check("directory", says)]

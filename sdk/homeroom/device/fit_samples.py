@@ -18,6 +18,7 @@ from homeroom.inference import golden
 from homeroom.runtime.bundle import Bundle, install, open_bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.system import clock
+from homeroom.system.printable import counted
 from homeroom.train import fit as fitting
 from homeroom.train.features.compute import Progress
 from homeroom.train.features.dataset import Dataset
@@ -81,7 +82,7 @@ def _teaching(samples: Sequence[Sample], manifest: Manifest) -> list[StoredSampl
     stored = list(ingest.read(samples, manifest, intake))
     teaching = [sample for sample in stored if sample.trainable]
     if stored and not teaching:
-        what = f"consent to learning is refused or withdrawn for all {len(stored)} samples"
+        what = f"consent to learning is refused or withdrawn for what is given, {counted(len(stored), 'sample')}"
         raise TrainError(what, remedy="give samples that may be trained on")
     return teaching
 

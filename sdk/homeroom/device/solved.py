@@ -18,6 +18,7 @@ from homeroom.federation.statistics import others_total, release_mark
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store, StoredVersion
+from homeroom.system.printable import counted
 from homeroom.train.features.cached import read_value
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.solve.combine import NOT_SOLVED, SOLVED_WEIGHT, Mix, SolvedOutputs, SolvedPart
@@ -241,7 +242,7 @@ def solved_lines(store: Store, bundle: Bundle) -> list[str]:
     version, subjects = store.versions.current(), store.summed_subjects(sums_id(bundle.manifest))
     if not subjects:
         return []
-    summed = f"the sums of {subjects} subject{'s' * (subjects > 1)}"
+    summed = f"the sums of {counted(subjects, 'subject')}"
     summed += " and of other schools" if usable_others(store, bundle).cells else ""
     if version is None:
         return [f"what theta never learned: solved alone, from {summed}"]
@@ -251,4 +252,4 @@ def solved_lines(store: Store, bundle: Bundle) -> list[str]:
         f"{task}: solved {mix.solved:.0%}, theta {1 - mix.solved:.0%}{plain.get(task, '')}"
         for task, mix in mixes.items()
     ]
-    return lines or [f"none: theta answers alone until the next training ({summed} are kept)"]
+    return lines or [f"theta alone until the next training; kept until then: {summed}"]

@@ -31,6 +31,7 @@ from homeroom.federation.versions import newest_global, theta_of
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store, StoredVersion
 from homeroom.store.device_state import json_record, text_record
+from homeroom.system.printable import counted
 
 if TYPE_CHECKING:
     from homeroom.federation.network.client import Client
@@ -157,7 +158,7 @@ def own_counts(
             held[task.name] = "its head stays on this device"
         elif not LEAST_SAMPLES <= samples <= MOST_SAMPLES:
             least, most = f"{LEAST_SAMPLES} to", f"{MOST_SAMPLES:,}"
-            held[task.name] = f"{samples} samples kept for validation are not {least} {most}"
+            held[task.name] = f"{counted(samples, 'sample')} for validation, and counts are told of {least} {most}"
         else:
             tasks[task.name] = tuple(
                 GroupCounts(*group, tuple(values.tolist()), tuple(before[task.name][group].tolist()))

@@ -23,6 +23,7 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
 from homeroom.store.device_state import json_record
 from homeroom.system.files import read_bounded
+from homeroom.system.printable import counted
 
 POLICY = json_record("policy", Policy)
 
@@ -114,7 +115,7 @@ def refusal_reason(policy: Policy | None, configuration: RoundConfiguration) -> 
     if policy is None:
         return None
     if configuration.min_devices < policy.min_devices:
-        asked = f"the policy asks for at least {policy.min_devices} devices in a release"
+        asked = f"the policy asks for at least {counted(policy.min_devices, 'device')} in a release"
         return f"{asked}, the aggregator releases from {configuration.min_devices}"
     promise = configuration.privacy
     kind = "private" if promise else "secure" if configuration.secure else "plain"

@@ -49,6 +49,7 @@ from homeroom.federation.policy import kept_segments, local_layout, policy_in_fo
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
 from homeroom.store.device_state import bytes_record, json_record, msgpack_record
+from homeroom.system.printable import counted
 from homeroom.train.solve.vectors.samples import covered, sums_id
 
 if TYPE_CHECKING:
@@ -166,7 +167,8 @@ def policy_refuses(policy: Policy | None, rules: StatisticsRules) -> str:
     if policy is not None and rules.mode not in policy.rounds:
         return f"the policy allows rounds that are {' or '.join(policy.rounds)}, statistics are {rules.mode}"
     if policy is not None and rules.k < policy.min_devices:
-        return f"the policy asks for at least {policy.min_devices} devices in a release, statistics for {rules.k}"
+        asked = f"the policy asks for at least {counted(policy.min_devices, 'device')} in a release"
+        return f"{asked}, statistics for {rules.k}"
     return ""
 
 

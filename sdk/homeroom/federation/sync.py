@@ -62,6 +62,7 @@ class SyncReport:
 
     refused: the aggregator's reason by update id.
     version: the newest global one.
+    sent_bytes: of updates, or of this device's messages in the secure round of updates.
     clock_off_s: seconds by which this machine's clock is ahead of the aggregator's signed time.
     secure: this device's status in the secure round under way, in words; empty in plain rounds.
     waiting: updates that the aggregator has for the next version, of those it needs; None where it does not tell.
@@ -123,6 +124,7 @@ def sync(
         first = FetchedTheta()
         if configuration.secure and configuration.rewinds:  # nobody else sees what a masked update was learned on
             first = fetch_global(store, bundle, client, root, score)
+        sent_before = client.sent_bytes
         try:
             if configuration.secure:
                 secure = secure_round.take_part(context, UpdateContribution(context))
@@ -132,6 +134,8 @@ def sync(
             if problem.code != "no_consent":
                 raise
             held = problem.what
+        if configuration.secure:
+            sent_bytes = client.sent_bytes - sent_before
         fetched = first.then(fetch_global(store, bundle, client, root, score))
         shared, told = _share_statistics(context), _tell_counts(context, count)
         ahead_s, waiting = clock_ahead_s(client), client.waiting
@@ -212,7 +216,7 @@ def send_updates(
             size += len(update.data)
             client.update(update.data)
         except UpdateError as problem:
-            if problem.code == "not_selected":  # the update waits for a round that selects this device
+            if problem.code in ("not_selected", "full"):  # the update waits: for a round that selects it, or for room
                 break
             if problem.code in ("unknown_device", "no_consent"):  # the update waits until that is resolved
                 if sent or refused:

@@ -1,4 +1,4 @@
-"""Characters that steer a terminal or a page, and text without them."""
+"""Text for people: without characters that steer a terminal or a page; numbers with their nouns."""
 
 from __future__ import annotations
 
@@ -14,3 +14,8 @@ def is_printable(character: str) -> bool:
 def printable(text: str, also: str = "") -> str:
     """The text with a space for each character that is not printable, save those of `also`."""
     return "".join(c if is_printable(c) or c in also else " " for c in text)
+
+
+def counted(number: int, noun: str, several: str = "") -> str:
+    """A number with its noun, such as 1 sample, 2 samples. several: a plural that is not with an s."""
+    return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"

@@ -12,6 +12,7 @@ from homeroom.contract.manifest import Task
 from homeroom.data.samples import DEFAULT_SUBJECT
 from homeroom.data.tasks import kind_of
 from homeroom.data.tasks.base import nothing_asked
+from homeroom.system.printable import counted
 from homeroom.train.features.dataset import Dataset, Example
 
 Apart = Literal["pupils", "groups", "samples"]
@@ -67,7 +68,7 @@ class Judgement:
         """For a person: what the labels could not teach, and what was never judged."""
         told = []
         for name, one in self.tasks.items():
-            samples = f"{one.labelled} labelled sample{'s' * (one.labelled > 1)}"
+            samples = f"{counted(one.labelled, 'labelled sample')}"
             if one.only_label:
                 told.append(
                     f"{name}: {samples}, all with {one.only_label}: add some with another, to learn to tell them apart"

@@ -13,14 +13,15 @@ import pytest
 from aggregator.institution import ROOT, School, make_folder
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import certify, new_key, write_key
-from homeroom.errors import HomeroomError, InputError, StoreError, TrustError
+from homeroom.errors import HomeroomError, InputError, StoreError, TrustError, UpdateError
 from homeroom_aggregator.admin import folder as district
 from homeroom_aggregator.admin.folder import create_folder, make_invitations, open_rounds
 from homeroom_aggregator.admin.invitations import InvitationRequest, plan_files
 from homeroom_aggregator.admin.offline import load_sealing_key
 from homeroom_aggregator.admin.reach import invited
-from homeroom_aggregator.merge import segment_sums
+from homeroom_aggregator.merge import bounded, segment_sums
 from homeroom_aggregator.merge.rounds import Rounds
+from homeroom_aggregator.merge.segment_sums import WaitingUpdate
 from homeroom_aggregator.state.members import Members, StoredInvitation, join_with_code
 
 HILL, LAKE = School(), School()
@@ -126,8 +127,12 @@ def test_a_log_whose_tables_contradict_each_other_is_not_served(sql: str, why: s
 def test_no_sum_holds_more_weight_than_its_integers_bear(rounds: Rounds, monkeypatch: pytest.MonkeyPatch) -> None:
     before, pending = dict(rounds.state.sums.weights), rounds.state.pending
     monkeypatch.setattr(segment_sums, "WEIGHT_LIMIT", max(before.values()) + 1)
-    with pytest.raises(OverflowError, match="units of weight"):
+    with pytest.raises(UpdateError, match="units of weight") as refused:
         rounds.update(LAKE.update(rounds.configuration), LAKE.name)
+    assert refused.value.code == "full"
+    monkeypatch.setattr(bounded, "MOST_WAITING", 0)
+    with pytest.raises(UpdateError, match="wait already"):
+        bounded.wait(rounds.state.sums, 1, WaitingUpdate(update_id="a", member="m", units=1, norms={}))
     assert (rounds.state.sums.weights, rounds.state.pending) == (before, pending)
-    with pytest.raises(OverflowError, match="units of weight"):
+    with pytest.raises(UpdateError, match="units of weight"):
         rounds.state.sums.add_sum({}, {name: 2 for name in before}, {})

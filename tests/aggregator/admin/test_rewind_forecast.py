@@ -47,8 +47,8 @@ def test_where_nobody_told_it_says_that_nobody_knows(rounds: Rounds) -> None:
     text = said(rounds)
     assert "Version 3 will be version 1 again" in text
     assert "The accuracy to expect cannot be told: no counts of version 1 are shown" in text
-    assert "have left" not in text
-    assert "not here for 30 days" not in text, "no server has written who was here"
+    assert "cannot teach again:" not in text
+    assert "Not here for 30 days" not in text, "no server has written who was here"
     assert "only that device knows how many" in text
 
 
@@ -80,5 +80,5 @@ def test_who_left_and_who_was_long_away_is_named(rounds: Rounds) -> None:
     old = (now().date() - datetime.timedelta(days=31)).isoformat()
     rounds.log.database.write("INSERT OR REPLACE INTO contacts VALUES (?, ?)", (B.name, old))
     text = said(rounds)
-    assert f"1 of the 3 devices whose updates become void have left and cannot teach again: {A.name[:8]}." in text
-    assert f"1 more were not here for 30 days: {B.name[:8]}." in text
+    assert f"Of 3 devices whose updates become void, 1 left and cannot teach again: {A.name[:8]}." in text
+    assert f"Not here for 30 days: 1 more, {B.name[:8]}." in text

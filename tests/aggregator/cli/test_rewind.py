@@ -39,7 +39,7 @@ def test_an_officer_takes_updates_back_sees_what_a_rewind_costs_and_does_it(tmp_
     code, said = run("rewind", str(folder), *SAID, typed="n\n")
     assert code == 1
     assert "Version 3 will be version 0 again" in said
-    assert "2 versions since then and 2 other updates become void" in said
+    assert "becomes void: 2 versions and 2 other updates" in said
     with closing(open_rounds(folder)) as rounds:
         assert rounds.state.version == 2
     code, said = run("rewind", str(folder), *SAID, "--yes")

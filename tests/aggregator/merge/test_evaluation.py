@@ -129,3 +129,49 @@ def test_old_versions_are_forgotten(rounds: Rounds) -> None:
         stored.put("a", told(10, version=version))
     kept = [version for version in range(1, KEPT_VERSIONS + 4) if stored.find(version, "a")]
     assert kept == list(range(4, KEPT_VERSIONS + 4))
+
+
+def test_each_devices_counts_are_read_once_however_many_tell(rounds: Rounds, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored, read = rounds.evaluation.stored, list[int]()
+    every = stored.of_version
+    monkeypatch.setattr(stored, "of_version", lambda version: (read.append(version), every(version))[1])
+    for number in range(40):
+        take(rounds, told(number % 29), f"m{number:02}")
+    assert read == [1]
+    shown = stored.sums()[1]["grade"]
+    right = sum(number % 29 for number in range(39))
+    assert (shown.devices, shown.groups[0].now) == (39, (right, 39 * 30 - right, 0, 0))
+    rounds.evaluation.look_again()
+    take(rounds, told(1), "m40")
+    take(rounds, told(1), "m41")
+    assert read == [1, 1], "once more, since a step was undone"
+    assert stored.sums()[1]["grade"].devices == 42
+
+
+def test_counts_of_a_step_that_was_undone_are_in_no_sum(rounds: Rounds, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds.configure(
+        msgspec.structs.replace(rounds.configuration, min_devices=3, evaluation=EvaluationRules(mode="plain"))
+    )
+    for member in "ab":
+        rounds.take_counts(told(10), member)
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("homeroom_aggregator.merge.evaluation.audit.record", fails)
+        with pytest.raises(OSError, match="full"):
+            rounds.take_counts(told(30), "c")
+    assert figures(rounds) == []
+    rounds.take_counts(told(10), "d")
+    assert figures(rounds) == [(3, 1 / 3, 1)]
+
+
+def test_counts_of_who_left_go_out_of_the_next_sum(rounds: Rounds, monkeypatch: pytest.MonkeyPatch) -> None:
+    for member in "abc":
+        take(rounds, told(10), member)
+    monkeypatch.setattr(rounds.members, "gone", lambda: frozenset({"a"}))
+    rounds.withdraw_gone()
+    for number in range(3):
+        take(rounds, told(20), f"m{number}")
+    assert figures(rounds) == [(5, 80 / 150, 1)]

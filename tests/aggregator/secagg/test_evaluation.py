@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from aggregator.institution import make_folder, running, write_bundle
 from aggregator.secagg.district import RULES, District, Member
+from aggregator.server.officer import signed_in, text
 from homeroom import Device
 from homeroom.contract.evaluation_counts import OTHERS, DeviceCounts, Group, GroupCounts, add_counts
 from homeroom.contract.round import EvaluationRules, RoundConfiguration
@@ -164,8 +165,28 @@ def test_a_sum_that_no_samples_have_is_refused_and_said(district: District) -> N
         for member, own in zip(district.members, every, strict=True):
             tell(member, own)
     assert district.service.rounds.evaluation.stored.sums() == {}
-    events = [record.event for record in audit.records(district.service.rounds.log.database, 0, 1000)]
-    assert "evaluation refused" in events
+    said = {record.event: record.about for record in audit.records(district.service.rounds.log.database, 0, 1000)}
+    refused = said["evaluation refused"]
+    roster = district.secure_rounds.roster()
+    assert roster
+    assert (refused["roster"], refused["devices"], refused["keys"]) == (
+        roster.serial,
+        4,
+        sorted(member.school.name for member in district.members),
+    )
+    with signed_in(district.service, district.address) as browser:
+        page = text(browser.get("/dashboard").text)
+        assert "of version 1 is not shown: no samples have such counts" in page
+        assert f"(1 sum refused, of roster {roster.serial})" in page
+        assert f"refused (4 devices of roster {roster.serial})" in text(browser.get("/dashboard/audit").text)
+    release(district)
+    honest = [counts(rng, 2) for _ in district.members]
+    for _ in range(6):
+        for member, own in zip(district.members, honest, strict=True):
+            tell(member, own)
+    assert district.service.rounds.evaluation.stored.sums()[2]["grade"].groups == (sum_of(honest),)
+    with signed_in(district.service, district.address) as browser:
+        assert "no samples have such counts" not in text(browser.get("/dashboard").text)
 
 
 def test_nothing_is_masked_for_another_version_than_the_one_that_is_signed(

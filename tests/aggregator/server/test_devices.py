@@ -351,7 +351,10 @@ def test_whole_devices_sum_in_secret_and_one_forgets_a_pupil(
     word = certify(tiny_bundle.root_key, "roster", signer, "tests")
     roster = make_roster(signer, word, names, serial=1, minimum=3, institution="tests")
     replace_roster(tmp_path / "district", msgspec.json.encode(roster))
-    said = [device.sync().secure for _ in range(5) for device in schools if service.rounds.state.version == 0]
+    visits = [device.sync() for _ in range(5) for device in schools if service.rounds.state.version == 0]
+    masked = 4 * service.rounds.rules.layout.size  # at least so many bytes a device, as nothing is compressed
+    assert sum(visit.sent_bytes > masked for visit in visits) == 3, "who sends its masked update counts its bytes"
+    said = [visit.secure for visit in visits]
     assert said[0].startswith("joined a cohort; waits for others to join")
     assert service.rounds.state.version == 1
     assert service.rounds.log.count("update") == 0

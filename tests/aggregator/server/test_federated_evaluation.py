@@ -102,7 +102,7 @@ def test_devices_tell_what_they_count_and_the_sum_is_the_pooled_count(
             theta = versions.theta_of(device.store, device.bundle, newest)
             counts = device._validation_counts([theta, device.bundle.theta()])
             assert set(counts[0]) == {"size", "weight"}
-            assert number or "not 20" in outcome.held["weight"]  # the other one told as the version came
+            assert number or "are told of 20" in outcome.held["weight"]  # the other one told as the version came
             parts.append(counts)
             configuration = read_agreement(device.store).configuration
             assert configuration is not None

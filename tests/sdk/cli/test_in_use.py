@@ -41,4 +41,4 @@ def test_it_says_what_answers_now_and_what_to_do(
     assert second[:8] not in said
     said = run("forget", folder, "pupil-1", "--yes")
     assert "in use now: the bundle's own model, as it came: no training of this device is in it" in said
-    assert f"next: `homeroom device train {folder}` teaches it from the 19 samples that are held" in said
+    assert f"next: `homeroom device train {folder}` teaches it from the 19 samples held" in said

@@ -243,7 +243,7 @@ def test_a_teachers_own_model_learns_from_what_they_wrote_and_goes_with_its_pupi
     assert f"0 samples, author of {written} samples" in told
     assert json.loads(say("hand-over", "Ms Ray"))["authored"] == written
     told = say("forget", sorted(pupils)[0], "--yes")
-    assert "1 profiles" in told, "a pupil's forget takes the teacher's model along"
+    assert "1 profile," in told, "a pupil's forget takes the teacher's model along"
     with Device.open(device, threads=1) as opened:
         left = [sample for sample in opened.store.samples() if sample.author]
         opened.store.put_profile("Ms Ray", {"start": "bundle"}, {}, ())
@@ -350,7 +350,7 @@ def test_of_one_who_is_held_it_never_says_that_nothing_is(say: Say, device: Path
         opened.add(Sample(word="a dog", subject="P\u20131"), Sample(word="a fish", subject=7), Sample(word="x"))  # type: ignore[arg-type]
     assert json.loads(say("hand-over", "p-1").partition("\nalso held")[0])["subject"] == "p-1 "
     told = say("forget", "p-1", "--yes")
-    assert "forgotten: 1 samples" in told
+    assert "forgotten: 1 sample," in told
     assert "also held: P\u20131" in told
     for near in ("07", "7.0"):
         told = say("forget", near, "--yes", code=3)

@@ -335,7 +335,7 @@ def test_merged_cells_are_passed_over_above_the_names_alone(tmp_path: Path) -> N
     book.save(tmp_path / "lesson.xlsx")
     samples, intake = rows_of(tmp_path / "lesson.xlsx")
     assert [sample.subject for sample in samples] == ["Anna", "classroom"]
-    assert "lesson.xlsx: 1 rows without a subject are held as classroom" in intake.notes
+    assert "lesson.xlsx: 1 row without a subject held as classroom" in intake.notes
     book.active.merge_cells("C3:C4")
     book.save(tmp_path / "lesson.xlsx")
     with pytest.raises(InputError, match="cells are merged, so that only the first has a value: C3:C4"):

@@ -216,7 +216,7 @@ def test_beside_a_theta_of_other_schools_own_heads_wait_until_validation_shows_t
     versions = device.store.versions
     put_global(device)
     assert mixes_in_use(device.store, heads) == {}
-    assert device.status()["solved"][0].startswith("none: theta answers alone")
+    assert device.status()["solved"][0].startswith("theta alone until the next training; kept until then: the sums of")
     report = device.train(settings=SETTINGS)
     assert set(report.solved_weights.values()) == {0.0}
     assert all(one.by_part.endswith("; theta answers") for one in report.scores.values() if one.n)

@@ -239,7 +239,7 @@ def test_the_command_says_does_and_takes_back(tmp_path: Path, monkeypatch: pytes
     assert "nothing to do" in run()
     with open_store(tmp_path) as store:
         store.add([make_sample(50)])
-    assert "back to version 3: 1 samples" in run("--back", "--dry-run")
+    assert "back to version 3; of what came since is lost: samples (1)" in run("--back", "--dry-run")
     run("--back", typed="n\n", code=1)
     assert version_of(tmp_path / "device/device.db") == schema.SCHEMA_VERSION
     run("--back", "--yes")

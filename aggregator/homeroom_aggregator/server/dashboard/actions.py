@@ -14,6 +14,7 @@ import msgspec
 from homeroom.contract.canonical_json import canonical, digest
 from homeroom.contract.names import check_name
 from homeroom.errors import InputError
+from homeroom.system.printable import counted
 from homeroom_aggregator.admin import learned_addresses, officers, withdrawal
 from homeroom_aggregator.admin.configuration import buffer_may_follow
 from homeroom_aggregator.admin.configuration_file import bring_into_force, read_configuration
@@ -196,9 +197,9 @@ def _parts(service: Service, subject: str) -> list[tuple[str, str]]:
 
 def how_unlearned(rounds: Rounds) -> str:
     """How a version loses an update, as the end of a sentence."""
-    days = rounds.configuration.unlearning.within_days
+    days = counted(rounds.configuration.unlearning.within_days, "day")
     whole = "with the whole secure sum that each is in, " if rounds.configuration.secure else ""
-    return whole + (f"by a rewind within {days} days" if rounds.configuration.rewinds else "with the next version")
+    return whole + (f"by a rewind within {days}" if rounds.configuration.rewinds else "with the next version")
 
 
 def _tells_rewind(service: Service, _: str) -> list[str]:

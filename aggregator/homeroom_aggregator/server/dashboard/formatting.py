@@ -132,6 +132,9 @@ def title(task: str) -> str:
     return task.replace("_", " ").capitalize()
 
 
+COUNTED = ("devices", "updates", "rows", "days")  # in audit entries
+
+
 def event(name: str, about: Mapping[str, Any]) -> str:
     """An audit entry as a sentence; an unknown one by its name."""
     values = {key: _short(value) for key, value in about.items()}
@@ -139,6 +142,10 @@ def event(name: str, about: Mapping[str, Any]) -> str:
     if name == "withdrawn":
         values["why"] = f": {values['why']}" if "why" in values else ""
     values["bounded"] = shortened(about.get("shortened", 0), about.get("longest", {}))
+    values |= {f"{key} counted": count(n, key[:-1]) for key, n in about.items() if key in COUNTED and type(n) is int}
+    values["of roster"] = (
+        f" ({count(about['devices'], 'device')} of roster {about['roster']})" if "roster" in about else ""
+    )
     values["of what"] = "" if about.get("devices", True) else " without a new update"
     sentences = {
         "invited": "Invited a {role}{of}",
@@ -153,24 +160,24 @@ def event(name: str, about: Mapping[str, Any]) -> str:
         "rolled back": "Version {version} was made from version {to} by {by}: {why}",
         "rewound": "Version {version} goes on from version {to}, without what was to be unlearned ({unlearned}); "
         "later updates are void ({void})",
-        "evaluation refused": "A sum of counts of version {version} was refused: {why}",
+        "evaluation refused": "A sum of counts of version {version} was refused{of roster}: {why}",
         "rewind taken over": "Versions {first} to {last} are void: {by}",
-        "evaluated": "Version {version} was evaluated: {task}, by {devices} devices",
+        "evaluated": "Version {version} was evaluated: {task}, by {devices counted}",
         "statistics": "Device {device} sent statistics, number {sequence}",
         "statistics taken out": "The statistics of device {device} were erased",
-        "statistics released": "Release {release} of statistics: {rows} rows by name",
-        "statistics summed": "Sum {sum} of statistics, of {devices} devices, went into total {total}",
+        "statistics released": "Release {release} of statistics: {rows counted} by name",
+        "statistics summed": "Sum {sum} of statistics, of {devices counted}, went into total {total}",
         "statistics begun anew": "Total {total} of statistics was begun by {by}: {why}",
         "statistics not served": "Release {release} of statistics is not served any more: something was taken away",
         "set apart": "Set apart: {what}: {why}",
         "withdrawn": "An update of device {device} was taken out{why}",
-        "updates taken back": "{by} took {updates} updates of {devices} devices back: {why}",
-        "round asked anew": "The deadline passed with {updates} updates; the round after version {version} asks anew",
+        "updates taken back": "{by} took back {updates counted} of {devices counted}: {why}",
+        "round asked anew": "The deadline passed with {updates counted}; the round after version {version} asks anew",
         "private rounds": "Private rounds began",
         "configured": "After version {version} the configuration changed: {changes}",
         "restored": "A backup was put back: version {version} is version {after} again",
         "invitation taken back": "Invitation {invitation} was taken back by {by}",
-        "addresses are learned": "For {days} days the server learns by which addresses devices come",
+        "addresses are learned": "For {days counted} the server learns by which addresses devices come",
         "member came by": "A device came by {address}",
         "addresses learned": "From now on the server answers to these addresses and its own alone: {addresses}",
         "certificate renewed": "The server shows a newer TLS certificate, which holds until {until}",

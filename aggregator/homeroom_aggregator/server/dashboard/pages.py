@@ -159,6 +159,7 @@ def attention_list(context: PageContext, statuses: list[SchoolStatus]) -> list[A
     items += _about_version(context) if statuses else []
     items += _about_server(context)
     items += _about_rewind(context)
+    items += _about_evaluation(context)
     for what, why in reasons(context.database)[-SET_APART_SHOWN:]:
         advice = "Nothing behind it waits; have it sent again, and tell the makers if it is set apart again"
         items.append(Attention("warn", "Set apart", "audit", f"{what}: {why}", advice))
@@ -215,6 +216,20 @@ def _about_rewind(context: PageContext) -> Iterator[Attention]:
     else:
         says = f"{waits} by {planned.due}"
         yield Attention("warn", "Unlearning", "versions", says, advice, REWIND, "do/rewind")
+
+
+def _about_evaluation(context: PageContext) -> Iterator[Attention]:
+    if context.rounds.configuration.evaluation.mode != "secure":
+        return
+    if (refused := queries.refused_evaluation(context.database)) is not None:
+        of = f", of roster {', '.join(map(str, refused.rosters))}" if refused.rosters else ""
+        sums = formatting.count(refused.sums, "sum")
+        says = f"of version {refused.version} is not shown: no samples have such counts ({sums} refused{of})"
+        advice = (
+            "One device or more lied or is broken, and masks hide which: the audit log names all that were in a sum. "
+        )
+        advice += "A roster without a part of them shows whether it was among these"
+        yield Attention("warn", "The evaluation", "audit", says, advice, "Look at the audit log", "audit")
 
 
 def _about_school(school: SchoolStatus) -> Iterator[Attention]:

@@ -214,6 +214,25 @@ def unchecked_restore(database: Database, action: str) -> tuple[int, str] | None
     return next(((after, since) for after, since in database.rows(sql, (action,))), None)
 
 
+@dataclass(frozen=True)
+class RefusedEvaluation:
+    """Sums of counts that were refused since the newest one that was shown: the version, how many, and the rosters."""
+
+    version: int
+    sums: int
+    rosters: tuple[int, ...]
+
+
+def refused_evaluation(database: Database) -> RefusedEvaluation | None:
+    """What was refused of the newest version that sums were made of; None where the newest sum was shown."""
+    sql = """SELECT json_extract(about, '$.version'), json_extract(about, '$.roster') FROM audit
+             WHERE event = 'evaluation refused' AND number >
+             coalesce((SELECT max(number) FROM audit WHERE event = 'evaluated'), 0) ORDER BY number"""
+    rows = database.rows(sql)
+    rosters = tuple(sorted({roster for _, roster in rows if roster is not None}))
+    return RefusedEvaluation(rows[-1][0], len(rows), rosters) if rows else None
+
+
 def verify_audit(database: Database) -> AuditChain:
     """Check the audit log's chain of digests."""
     return AuditChain(*audit.verify(database))

@@ -25,6 +25,7 @@ from homeroom.data.samples import DEFAULT_SUBJECT
 from homeroom.data.tasks.base import close_names
 from homeroom.errors import InputError
 from homeroom.system.files import open_below
+from homeroom.system.printable import counted
 
 if TYPE_CHECKING:
     from homeroom.data.ingest.excel import Workbook
@@ -106,7 +107,7 @@ def read_rows(path: Path, known: ColumnNames, intake: Intake) -> Iterator[tuple[
         nobodys += "subject" in columns and "subject" not in row
         yield row, where
     if nobodys:
-        intake.note(f"{path.name}: {nobodys:,} rows without a subject are held as {DEFAULT_SUBJECT}")
+        intake.note(f"{path.name}: {counted(nobodys, 'row')} without a subject held as {DEFAULT_SUBJECT}")
 
 
 def _leave_out(summary: Summary, where: str, row: Row, intake: Intake) -> None:

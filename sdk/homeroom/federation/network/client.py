@@ -135,6 +135,7 @@ class Client:
         self.certificate: Certificate | None = None  # the aggregator's, once its first answer has shown it
         self.waiting: tuple[int, int] | None = None  # of the next version: updates that it has, and that it needs
         self.school = ""  # whose own segments this device may feed, as the aggregator last signed it for this client
+        self.sent_bytes = 0  # of bodies, each attempt
         self._nonce = ""
         self._line = Connection(enrolment.address, network, pin=enrolment.pin, transport=transport)
 
@@ -316,6 +317,7 @@ class Client:
 
         def prepare() -> httpx.Request:
             request = self._line.request(method, path, body)
+            self.sent_bytes += len(body)
             request.headers.update({**headers(), http_signatures.CHALLENGE_HEADER: secrets.token_hex(32)})
             if signed:
                 http_signatures.sign_request(request, body, self.key, self._nonce, self.instance)

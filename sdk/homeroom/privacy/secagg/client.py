@@ -29,6 +29,7 @@ from homeroom.privacy.secagg.graph import NeighbourGraph
 from homeroom.privacy.secagg.masks import add_masks, pack
 from homeroom.privacy.secagg.parameters import choose_parameters
 from homeroom.privacy.secagg.primitives import SEED_BYTES, agree, derive, private_key, seal, split, unseal
+from homeroom.system.printable import counted
 
 SECURE_ROUND = "secure round"
 KEYS_PURPOSE, SURVIVORS_PURPOSE = "secure-keys", "secure-survivors"  # purposes of signatures
@@ -112,7 +113,7 @@ class CohortView:
         if list(slots) != sorted(set(slots)) or not set(slots) <= set(range(len(self.cohort.members))):
             refuse("the survivors are no set of the cohort's")
         if len(slots) < minimum:
-            refuse(f"only {len(slots)} devices are left of the {minimum} that a sum needs")
+            refuse(f"only {counted(len(slots), 'device')} left of the {minimum} that a sum needs")
         for name, fed in self.fed(minimum).items():
             if len(fed & set(slots)) < minimum:
                 refuse(f"segment {name} is left with fewer than {minimum} devices")
@@ -180,7 +181,7 @@ def share(state: ClientState, cohort: SecureCohort, roster: Roster, shape: Shape
     view = CohortView(state.round_id, cohort, shape)
     own, parameters = view.slot(state.advertisement.device), view.parameters
     if len(cohort.members) - parameters.drops < state.minimum:
-        refuse(f"{len(cohort.members)} devices are too few for a sum of {state.minimum} after drop-outs")
+        refuse(f"{counted(len(cohort.members), 'device')}: too few for a sum of {state.minimum} after drop-outs")
     neighbours = view.graph.neighbours(own)
     seeds = split(state.self_seed, parameters.threshold, len(neighbours))
     keys = split(state.mask_seed, parameters.threshold, len(neighbours))
