@@ -37,6 +37,7 @@ def migrate(directory: Path, dry_run: bool, back: bool, yes: bool) -> None:
             go_back(directory)
             say("done; open it with the release that it is of: this one would migrate it again")
         print_record(asdict(found))
+        return
     if yes:
         raise InputError("--yes is for --back alone")
     plan = plan_migration(directory)

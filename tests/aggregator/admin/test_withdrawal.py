@@ -17,6 +17,7 @@ from homeroom.cli.main import homeroom
 from homeroom.contract.round import UnlearningRules
 from homeroom.errors import HomeroomError, InputError
 from homeroom.federation.network.client import Client
+from homeroom.system.printable import counted
 from homeroom_aggregator.admin import withdrawal
 from homeroom_aggregator.admin.folder import open_rounds
 from homeroom_aggregator.admin.officers import OPERATOR, Officer
@@ -59,7 +60,7 @@ def test_what_learned_from_a_task_goes_and_the_rest_stays(rounds: Rounds) -> Non
     found = withdrawal.find(rounds, OPERATOR, A.name[:12], "", part)
     assert (found.count, found.others) == (1, 1)
     (said,) = withdrawal.lines(found, part)
-    assert "1 updates hold nothing of task grade and stay" in said
+    assert "Nothing of task grade is in 1 update: what holds nothing of it stays" in said
     withdrawal.withdraw(rounds, found, "Ms Lee", "a family asked", part)
     planned = rounds.to_unlearn()
     assert planned is not None
@@ -77,7 +78,7 @@ def test_what_cannot_be_told_is_refused_with_the_way_that_works(rounds: Rounds, 
     for key, school, part, says in (
         (A.name, "", Part(task="spelling"), "is no task with a segment here"),
         (A.name, "", Part(modality="image"), "is no modality with a segment here"),
-        (C.name, "", Part(task="grade"), "none of its 1 updates here learned from task grade"),
+        (C.name, "", Part(task="grade"), r"none of what it sent \(1 update here\) learned from task grade"),
     ):
         with pytest.raises(InputError, match=says):
             withdrawal.find(rounds, OPERATOR, key, school, part)
@@ -111,7 +112,8 @@ def test_updates_whose_bytes_are_gone_stay_and_it_is_said(tmp_path: Path, monkey
         found = withdrawal.find(rounds, OPERATOR, A.name, "")
         assert found.kept > 0
         assert found.kept + found.count == 5
-        assert f"{found.kept} updates are older than what is kept" in withdrawal.lines(found, Part())[0]
+        assert "Older than what is kept (log.retain)" in withdrawal.lines(found, Part())[0]
+        assert counted(found.kept, "update") in withdrawal.lines(found, Part())[0]
 
 
 @pytest.mark.parametrize("rule", ["replay", "rewind"])
@@ -138,7 +140,7 @@ def test_the_command_names_a_task(rounds: Rounds, tmp_path: Path) -> None:
     done = CliRunner().invoke(homeroom, [*words, "--by", "Ms Lee", "--why", "a family asked", "--yes"])
     assert done.exit_code == 0, done.output
     assert "taken out: 1 update of 1 device" in done.output
-    assert "2 updates hold nothing of task grade and stay" in done.output
+    assert "Nothing of task grade is in 2 updates: what holds nothing of it stays" in done.output
     with closing(open_rounds(tmp_path / "district")) as opened_again:
         assert opened_again.to_unlearn() is not None
     rounds.log = opened_again.log  # closed already
