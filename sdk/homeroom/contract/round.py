@@ -197,11 +197,11 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
         if self.cohort and (self.max_staleness or self.cohort.quorum > self.buffer_size):
             raise ValueError("a synchronous round has max_staleness 0 and a quorum up to buffer_size")
         if self.evaluation.mode == "secure" and not self.secure:
-            raise ValueError("a secure evaluation needs secure rounds (--secure): its roster and rules are these")
+            raise ValueError("a secure evaluation needs secure rounds (`homeroom district init --secure`)")
         if self.evaluation.mode == "secure" and self.privacy:
             raise ValueError("a secure evaluation has exact sums, and would show what private rounds hide")
         if self.statistics.mode == "secure" and not self.secure:
-            raise ValueError("secure statistics need secure rounds (--secure): their roster and rules are these")
+            raise ValueError("secure statistics need secure rounds (`homeroom district init --secure`)")
         if self.statistics.mode == "secure" and self.privacy:
             raise ValueError("secure statistics are exact sums, and would show what private rounds hide")
         if self.privacy is None:
