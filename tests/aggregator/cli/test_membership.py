@@ -98,7 +98,7 @@ def test_it_says_where_it_cannot_tell(tiny_bundle: tiny.Tiny, lesson: Path, tmp_
     said = run(tiny_bundle, *versions, lesson / "gone.jsonl", lesson / "others.jsonl").output
     assert "tells nothing on the version before either" in said
     done = run(tiny_bundle, *versions, lesson / "gone.jsonl", lesson / "gone.jsonl")
-    assert "40 samples are among the withdrawn ones too" in str(done.exception)
+    assert "40 samples among the withdrawn ones too" in str(done.exception)
     bare = tmp_path / "bare.jsonl"
     bare.write_text(json.dumps({"reference": "the cat", "answer": "the dog"}) + "\n")
     assert "no sample has a label" in str(run(tiny_bundle, *versions, bare, lesson / "others.jsonl").exception)
