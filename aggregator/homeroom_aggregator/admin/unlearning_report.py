@@ -71,13 +71,11 @@ def make_report(folder: Path) -> bytes:
 def check_report(data: bytes, folder: Path) -> list[str]:
     """What a report says otherwise than a folder's log and audit log, a sentence each; empty where all holds.
 
+    What a device has sent since a rewind is not asked of a report that a later rewind came after: that may be void.
     Raises InputError where it is no report, TrustError where the folder's district did not sign it.
     """
-    where = "unlearning report"
-    signed = decode(data, SignedReport, limit_bytes=REPORT_LIMIT_BYTES, where=where, error=InputError)
-    told, facts = signed.report, read_facts(folder)
-    check_certificate(told.certificate, role="aggregator", root_fingerprint=facts.root, where=where)
-    verify(told.certificate.key, PURPOSE, msgspec.to_builtins(told), signed.signature, where=where)
+    told = _read(data, folder)
+    later = bool(rewinds_since(data, folder))
     here, problems = {one.version: one for one in _report(folder).rewinds}, list[str]()
     for one in told.rewinds:
         found = here.get(one.version)
@@ -85,12 +83,27 @@ def check_report(data: bytes, folder: Path) -> list[str]:
             problems.append(f"no rewind made version {one.version} here")
         elif msgspec.structs.replace(found, confirmed=()) != msgspec.structs.replace(one, confirmed=()):
             problems.append(f"the rewind that made version {one.version} was another one, or its log was changed")
-        elif gone := sorted(set(one.confirmed) - set(found.confirmed)):
+        elif not later and (gone := sorted(set(one.confirmed) - set(found.confirmed))):
             problems.append(f"device {gone[0][:8]} has sent nothing since version {one.version}")
     with contextlib.closing(open_log(folder)) as log:
         problems += [f"the audit log is damaged: {wrong}" for wrong in filter(None, [audit.verify(log.database)[2]])]
         problems += _bytes_left(log.database)
     return problems
+
+
+def rewinds_since(data: bytes, folder: Path) -> list[int]:
+    """The versions that rewinds made since a report; raises as `check_report`."""
+    told = {one.version for one in _read(data, folder).rewinds}
+    newest = max(told, default=0)
+    return [one.version for one in _report(folder).rewinds if one.version not in told and one.version > newest]
+
+
+def _read(data: bytes, folder: Path) -> UnlearningReport:
+    where, facts = "unlearning report", read_facts(folder)
+    signed = decode(data, SignedReport, limit_bytes=REPORT_LIMIT_BYTES, where=where, error=InputError)
+    check_certificate(signed.report.certificate, role="aggregator", root_fingerprint=facts.root, where=where)
+    verify(signed.report.certificate.key, PURPOSE, msgspec.to_builtins(signed.report), signed.signature, where=where)
+    return signed.report
 
 
 def _report(folder: Path) -> UnlearningReport:

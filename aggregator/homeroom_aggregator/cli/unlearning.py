@@ -41,14 +41,19 @@ def unlearning_verify(folder: Path, report: Path) -> None:
 
     Example: homeroom district unlearning verify district/ report.json
     """
-    from homeroom_aggregator.admin.unlearning_report import REPORT_LIMIT_BYTES, check_report
+    from homeroom_aggregator.admin.unlearning_report import REPORT_LIMIT_BYTES, check_report, rewinds_since
 
     with report.open("rb") as file:
         data = file.read(REPORT_LIMIT_BYTES + 1)
     if problems := check_report(data, folder):
         raise StoreError("; ".join(problems), where=str(report), remedy="compare with a backup")
-    print_record({"file": report, "holds": True})
+    later = rewinds_since(data, folder)
+    print_record({"file": report, "holds": True, "later": later})
     say(f"{report} holds: its signature, each rewind, the audit log, and no byte of an unlearned update is left")
+    for version in later:
+        say(f"it is older than the rewind that made version {version}: who has sent what since is not checked")
+    if later:
+        hint(f"`homeroom district unlearning report {quoted(folder)} OUT` writes a newer one")
 
 
 @click.command("list")

@@ -264,7 +264,7 @@ class _CarryOver:
         """The newest version, with all that goes on from it."""
         state = self._carried(self.before.state)
         number = self.log.append("carried", state.version)
-        body = self._put_carried(number, state, rewinds.void_versions(self.new))
+        body = self._put_carried(number, state, rewinds.told_void(self.new))
         self.log.put_checkpoint(number, body)
         base = self.before.log.base
         if not self.before.configuration.rewinds or (base and self.before.log.entry_version(base) == state.version):

@@ -366,7 +366,7 @@ class Rounds(Withdrawals):
         """Sign and keep the state's theta as a version; its bytes. devices: how many fed each segment."""
         state, signer = self.state, (self.key, self.certificate, self.bundle.bundle_id)
         clip_norm = state.clip * 2.0**-self.configuration.scale_bits if state.clip else msgspec.UNSET
-        void = rewinds.void_versions(self.log.database)
+        void = rewinds.told_void(self.log.database)
         body = make_version(*signer, state.version, state.theta, devices, clip_norm, void)
         self.log.put_version(state.version, number, body)
         return body

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from homeroom.contract.round import UnlearningRules
+from homeroom.contract.version import MOST_VOID
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.state import audit, secure_sum
 
@@ -68,6 +69,17 @@ def void_versions(database: Database) -> list[tuple[int, int]]:
             ranges[-1] = (ranges[-1][0], max(last, ranges[-1][1]))
         else:
             ranges.append((first, last))
+    return ranges
+
+
+def told_void(database: Database) -> list[tuple[int, int]]:
+    """As `void_versions`, in no more ranges than a version's header may have.
+
+    Beyond, the oldest are told as one, with what is between them: who has learned on that trains anew too.
+    """
+    ranges = void_versions(database)
+    if over := len(ranges) - MOST_VOID + 1 if len(ranges) > MOST_VOID else 0:
+        ranges = [(ranges[0][0], ranges[over - 1][1]), *ranges[over:]]
     return ranges
 
 

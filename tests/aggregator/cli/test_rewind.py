@@ -60,6 +60,18 @@ def test_an_officer_takes_updates_back_sees_what_a_rewind_costs_and_does_it(tmp_
     assert "holds" in run("unlearning", "verify", str(folder), str(report))[1]
     run("unlearning", "report", str(folder), str(report))
     assert json.loads(report.read_bytes())["report"]["rewinds"][0]["confirmed"] == [B.name]
+    older = tmp_path / "older.json"
+    older.write_bytes(report.read_bytes())
+    assert "older than" not in run("unlearning", "verify", str(folder), str(older))[1]
+    with closing(open_rounds(folder)) as rounds:
+        sent = [rounds.update(school.update(rounds.configuration, 0.25, 3), school.name)[0] for school in (A,)]
+        assert rounds.state.version == 4
+        assert rounds.withdraw(sent[0], A.name)
+        assert rounds.rewind(by="Ms Lee") == 5
+    code, said = run("unlearning", "verify", str(folder), str(older))
+    assert (code, "it is older than the rewind that made version 5" in said) == (0, True), said
+    run("unlearning", "report", str(folder), str(report))
+    assert "older than" not in run("unlearning", "verify", str(folder), str(report))[1]
     data = report.read_bytes()
     report.write_bytes(data.replace(b"Ms Lee", b"Mr Lee"))
     code, said = run("unlearning", "verify", str(folder), str(report))

@@ -25,7 +25,7 @@ from homeroom_aggregator.admin import backup
 from homeroom_aggregator.admin.folder import open_rounds, read_facts
 from homeroom_aggregator.merge import checkpoint, rounds
 from homeroom_aggregator.merge.rounds import Rounds
-from homeroom_aggregator.state import audit
+from homeroom_aggregator.state import audit, rewinds
 from homeroom_aggregator.state.members import StoredInvitation
 
 A, B, C = School(), School(), School()
@@ -391,3 +391,21 @@ def test_of_several_waiting_parts_only_the_withdrawn_one_goes_and_a_failure_puts
         assert found.verify() == []
     with closing(open_rounds(tmp_path / "district")) as found:
         assert checkpoint.pack(found.state) == before
+
+
+def test_more_separate_void_ranges_than_a_header_holds_are_told_as_one(
+    opened: Rounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rewinds, "MOST_VOID", 2)
+    for _ in range(4):
+        release(opened, 0.5)
+        gone = send(opened, A, 8.0)
+        send(opened, B, 0.5)
+        assert opened.withdraw(gone, A.name)
+        opened.rewind(by="Ms Lee")
+    ranges = rewinds.void_versions(opened.log.database)
+    assert len(ranges) == 4
+    header, _ = served(opened, opened.state.version)
+    assert header.void == ((ranges[0][0], ranges[2][1]), ranges[3])
+    assert all(header.is_void(number) for first, last in ranges for number in range(first, last + 1))
+    assert not header.is_void(ranges[3][0] - 1)
