@@ -21,7 +21,7 @@ from homeroom.agent.status import AGENT_FOLDER
 from homeroom.contract.invitation import Enrolment
 from homeroom.data.ingest.column_memory import MEMORY_FILE
 from homeroom.data.ingest.folder import EXTRA_SUFFIXES, HIDDEN_MARKS, JUNK_NAMES, MODALITY_OF, why_not_read
-from homeroom.data.ingest.sheet import SHEET_SUFFIXES
+from homeroom.data.ingest.sheet import SHEET_SUFFIXES, UTF_16_MARKS
 from homeroom.device.device import Device
 from homeroom.device.receipt import AddReceipt
 from homeroom.errors import BundleError, HomeroomError, InputError
@@ -37,6 +37,8 @@ WHY_LIMIT_BYTES = 4096
 REFUSED_STAMP = re.compile(r"^\d{8}-\d{6}-")
 MARK_FILE, ENTRY_LIMIT_S = "reading.json", 7200.0
 ROW_SUFFIXES = (".jsonl", ".ndjson", *SHEET_SUFFIXES)
+TEXT_ROW_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv")
+REFUSED_LIMIT_BYTES = 64 << 20
 DAY_S = 86_400.0
 
 
@@ -56,7 +58,8 @@ def scan_inbox(inbox: Path, settled_s: float = SETTLED_S) -> InboxEntries:
     second file, where that is there."""
     settled = settled_entries(inbox, time.time(), settled_s)
     entries = [entry for entry in settled if not why_no_entry(entry)]
-    samples = tuple(entry for entry in entries if entry.is_dir() or entry.suffix.lower() in ROW_SUFFIXES)
+    rows = [entry for entry in entries if not entry.is_dir() and entry.suffix.lower() in ROW_SUFFIXES]
+    samples = (*rows, *(entry for entry in entries if entry.is_dir()))  # a sheet may name files in a folder
     bundles = tuple(
         entry
         for entry in entries
@@ -183,6 +186,9 @@ def import_entries(device: Device, entries: tuple[Path, ...]) -> tuple[int, int]
     before, refused = device.store.count(), 0
     for entry in entries:
         try:
+            if sheet := refused_sheet_of(entry):
+                what, remedy = f"its files are named by {sheet}, which was refused", "correct that, and give both back"
+                raise InputError(what, where=entry.name, remedy=remedy)
             files = files_below(entry)
             with attempt(mark_of(device.store.directory), entry.name, ENTRY_LIMIT_S):
                 receipt = device.take_in(entry)
@@ -237,6 +243,24 @@ def _why(note: Path) -> str:
         return read_bounded(note, WHY_LIMIT_BYTES).decode(errors="replace").strip()
     except OSError as problem:
         return f"its note cannot be read: {problem.strerror}"
+
+
+def refused_sheet_of(folder: Path) -> str:
+    """The refused sheet or .jsonl file whose rows name files in a folder of the inbox; "" where there is none.
+
+    Read by itself the folder would go without its labels, and the sheet would not find its files once it is corrected.
+    """
+    if not folder.is_dir():
+        return ""
+    named = re.compile(rf"(?:^|[\s\"',;|\[])(?:\./)?{re.escape(folder.name)}/", re.MULTILINE)
+    refused = [folder.parent / REFUSED_FOLDER / entry.name for entry in refused_entries(folder.parent)]
+    for sheet in refused:
+        if sheet.suffix.lower() in TEXT_ROW_SUFFIXES and sheet.is_file() and not sheet.is_symlink():
+            data = read_bounded(sheet, REFUSED_LIMIT_BYTES)
+            encoding = "utf-16" if data.startswith(UTF_16_MARKS) else "utf-8"
+            if named.search(data.decode(encoding, errors="replace")):
+                return sheet.name
+    return ""
 
 
 def give_back(inbox: Path, name: str) -> Path:

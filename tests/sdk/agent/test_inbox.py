@@ -128,3 +128,33 @@ def test_what_is_left_is_named_with_what_to_do(name: str, remedy: str, place: Pa
     take_in(place)
     assert remedy in inbox.left_entries(place / "inbox", None).unread[name]
     assert (place / "inbox" / name).read_bytes() == b"precious"
+
+
+def test_a_sheet_is_read_before_the_folder_whose_files_it_names(place: Path) -> None:
+    (place / "inbox" / "lesson" / "cat").rename(place / "inbox" / "lesson" / "photos")
+    (place / "inbox" / "week.csv").write_text("picture,label.category\nlesson/photos/a.png,fish\n")
+    assert take_in(place) == (1, 0)
+    assert names(place) == []
+    with Device.open(place / "device", threads=1) as device:
+        assert [sample.labels for sample in device.store.samples()] == [{"category": "fish"}]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_folder_whose_sheet_was_refused_waits_for_the_corrected_one(encoding: str, place: Path) -> None:
+    sheet = place / "inbox" / "week.csv"
+    sheet.write_text("picture,label.category\nlesson/cat/a.png,fisch\n", encoding=encoding)
+    assert take_in(place) == (0, 2)
+    assert names(place) == ["a.png", "lesson.why.txt", "week.csv", "week.csv.why.txt"]
+    folder, refused = sorted(inbox.refused_entries(place / "inbox"), key=lambda entry: entry.name[16:])
+    assert refused.name in folder.why
+    assert "give both back" in folder.why
+    sheet = inbox.give_back(place / "inbox", refused.name)
+    sheet.write_text(sheet.read_text(encoding).replace("fisch", "fish"), encoding=encoding)
+    inbox.give_back(place / "inbox", folder.name)
+    assert take_in(place) == (1, 0)
+    assert names(place) == []
+
+
+def test_a_refused_sheet_holds_no_folder_back_that_it_does_not_name(place: Path) -> None:
+    (place / "inbox" / "week.csv").write_text("word,label.category\nmy-lesson/cat,fisch\n")
+    assert take_in(place) == (1, 1)

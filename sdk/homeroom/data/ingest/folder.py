@@ -8,6 +8,7 @@ Every file that is not read is named by the intake, with the reason.
 from __future__ import annotations
 
 import io
+import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -24,7 +25,7 @@ from homeroom.data.preprocess.heic import HEIC_SUFFIXES, how_to_read_heic, reads
 from homeroom.data.preprocess.recordings import AV_SUFFIXES, how_to_read_av, reads_av
 from homeroom.data.samples import Sample
 from homeroom.data.tasks import kind_of
-from homeroom.data.tasks.base import close_names, match_name
+from homeroom.data.tasks.base import close_names, match_name, suggestion
 from homeroom.data.validation import reserved_fields
 from homeroom.errors import InputError
 from homeroom.system.files import read_below
@@ -209,19 +210,33 @@ def _rows_by_group(
 ) -> dict[str, tuple[Row, str]]:
     """Rows of the sheet and where each is, by the group of files that they label."""
     rows: dict[str, tuple[Row, str]] = {}
-    known = {file.relative_to(folder).as_posix(): name for name, files in groups.items() for file in files}
+    names = {name: name for name in groups}  # as the sheet may write them: with a file's ending or without
+    names |= {file.relative_to(folder).as_posix(): name for name, files in groups.items() for file in files}
+    by_spelling: dict[str, set[str]] = {}
+    for written, group in names.items():
+        by_spelling.setdefault(_spelling(written), set()).add(group)
     for row, where in read_rows(sheet, known_columns(manifest, FILE_COLUMN, intake.options.group), intake):
         file = str(row.get(FILE_COLUMN, "")).strip()
-        name = known.get(file, file if file in groups else None)
+        alike = by_spelling.get(_spelling(file), set())
+        name = names.get(file, next(iter(alike)) if len(alike) == 1 else None)
         if name is None or name in rows:
             with intake.row(where, row):
                 if name is not None:
-                    raise InputError(f"names {file!r} twice, first in {rows[name][1]}", where=where)
+                    what = f"names {file!r} twice, first in {rows[name][1]}"
+                    raise InputError(what, where=where, remedy="keep the row that is meant")
                 what = f"speaks of {file!r}, which is not in the folder" if file else "names no file"
-                raise InputError(what, where=where)
+                same = [written for written in names if _spelling(written) == _spelling(file)]
+                meant = f"did you mean {' or '.join(same)}?" if same else suggestion(file, list(names))
+                remedy = meant if file else "name one in the column file"
+                raise InputError(what, where=where, remedy=remedy)
             continue
         rows[name] = ({column: cell for column, cell in row.items() if column != FILE_COLUMN}, where)
     return rows
+
+
+def _spelling(path: str) -> str:
+    """Equal for paths that differ in composed letters, case, `./` before them and `\\` for `/`."""
+    return unicodedata.normalize("NFC", path).casefold().replace("\\", "/").removeprefix("./")
 
 
 def _folder_labels(name: str, manifest: Manifest, intake: Intake) -> dict[str, Any]:
