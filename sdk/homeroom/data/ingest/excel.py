@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from homeroom.system.installation import how_to_install
 Cell = bool | int | float | str | None
 WHOLE_LIMIT = 2**53  # beyond it a float is no exact number
 UNPACKED_LIMIT_BYTES = 256 << 20
+LITERAL = re.compile(r'"[^"]*"|\\.')  # of a number format: shown as it stands
 EMPTY_ROWS_LIMIT, COLUMNS_LIMIT = 10_000, 1_000
 SHEET_PART = re.compile(r"xl/worksheets/[^/]+\.xml")
 CONTENT = {"v", "f", "is"}  # what a cell that is not empty holds
@@ -112,7 +113,7 @@ def read_excel(file_path: str, last: int) -> Iterator[tuple[int, list[Cell]]]:
             remedy = "save the one that is meant as a file of its own"
             raise InputError(f"has several sheets: {names}", where=path.name, remedy=remedy)
         for sheet in filled:
-            pairs = zip(_rows(sheet, last), _rows(formulas[sheet.title], last), strict=True)
+            pairs = zip(_rows(sheet, last, _shown), _rows(formulas[sheet.title], last), strict=True)
             for number, (cells, sources) in enumerate(pairs, 1):
                 yield number, [_cell(*pair, path.name, number) for pair in zip(cells, sources, strict=True)]
 
@@ -132,11 +133,23 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         raise InputError(what, where=path.name, remedy="save it as CSV UTF-8") from None
 
 
-def _rows(sheet: Any, last: int) -> Iterator[tuple[Any, ...]]:
+def _rows(sheet: Any, last: int, read: Callable[[Any], Any] = lambda cell: cell.value) -> Iterator[tuple[Any, ...]]:
     """The rows of a sheet up to the last that holds cells, each as far as its own cells go."""
     sheet.reset_dimensions()
-    rows: Iterator[tuple[Any, ...]] = sheet.iter_rows(max_row=max(last, 1), values_only=True)
-    return rows
+    for row in sheet.iter_rows(max_row=max(last, 1)):
+        yield tuple(map(read, row))
+
+
+def _shown(cell: Any) -> Any:
+    """The value of a cell; of a share that is formatted as a percentage the percentage, as a person sees it: 45%.
+
+    With three digits behind the point another is written, since 1.125 could be a thousand in a sheet with commas.
+    """
+    value, shown = cell.value, LITERAL.sub("", getattr(cell, "number_format", None) or "")
+    if "%" not in shown or isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    whole, point, part = f"{value * 100:.12f}".rstrip("0").rstrip(".").partition(".")
+    return f"{whole}{point}{part}{'0' * (len(part) == 3)}%"
 
 
 def _cell(value: Any, source: Any, name: str, number: int) -> Cell:

@@ -68,6 +68,8 @@ class SheetColumns:
         if sheet is not None and not decimal:
             rows = read_rows(sheet, known_columns(manifest, *more), Intake(intake.options, adding=intake.adding))
             cells = (cell for row, _ in rows for name, cell in row.items() if name in usual and isinstance(cell, str))
+            if sheet.suffix.lower() == ".xlsx":  # whose percentages are written with a point by `read_excel`
+                cells = (cell for cell in cells if not cell.endswith("%"))
             decimal = decimal_of(cells)
         return cls(manifest, reserved_fields(manifest), decimal, usual)
 

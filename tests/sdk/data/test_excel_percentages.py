@@ -1,0 +1,57 @@
+"""A percentage of a workbook is what a person sees there, and read as that of the same sheet saved as CSV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from homeroom.data.ingest import read_samples
+from homeroom.errors import InputError
+
+openpyxl = pytest.importorskip("openpyxl")
+
+
+def workbook(folder: Path, *cells: tuple[Any, str], column: str = "label.weight") -> Path:
+    """A workbook with a cell a row: its value and its number format."""
+    book = openpyxl.Workbook()
+    book.active.append(["word", column])
+    for row, (value, number_format) in enumerate(cells, 2):
+        book.active.append([f"word {row}", value])
+        book.active.cell(row, 2).number_format = number_format
+    book.save(folder / "lesson.xlsx")
+    return folder / "lesson.xlsx"
+
+
+def weights(path: Path) -> list[Any]:
+    return [sample.labels["weight"] for sample in read_samples(path, tiny.draft())]
+
+
+def test_a_percentage_that_is_usual_as_a_share_alone_is_one(tmp_path: Path) -> None:
+    cells = [(0.7, "0%"), (0.6125, "0.00%"), (12.5, "0.0"), (45, '0"%"'), (45, "0\\%")]
+    assert weights(workbook(tmp_path, *cells)) == pytest.approx([0.7, 0.6125, 12.5, 45, 45])
+
+
+@pytest.mark.parametrize("value", [0.125, 0.45, 0.01125])
+def test_a_percentage_that_is_usual_as_both_is_asked_about(value: float, tmp_path: Path) -> None:
+    path = workbook(tmp_path, (value, "0.0%"), ("12,5", "@"))
+    with pytest.raises(InputError, match="could be") as problem:
+        weights(path)
+    assert f"{value:g} or {100 * value:g}" in problem.value.what
+
+
+def test_a_percentage_proves_no_decimal_point(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'1\.250' could be"):
+        weights(workbook(tmp_path, (0.6125, "0.00%"), ("1.250", "@")))
+
+
+def test_as_a_text_it_is_what_is_seen(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    book.active.append(["word", "label.category"])
+    book.active.append([0.45, "cat"])
+    book.active["A2"].number_format = "0%"
+    book.save(tmp_path / "lesson.xlsx")
+    (sample,) = read_samples(tmp_path / "lesson.xlsx", tiny.draft())
+    assert sample.inputs["word"] == ["45%"]
