@@ -33,7 +33,6 @@ PYBKT = Package(
     version="1.4.3",
     file="pybkt-1.4.3-py3-none-any.whl",
     sha256="846fae72ec13a3a8f6f030cbaa8ccdf4203cc5d0189df6442c63fc1a3718aee2",
-    bytes=36_000,
     subject="pyBKT (code)",
     licence="MIT",
     licence_text="whisper-mit.txt",

@@ -65,7 +65,8 @@ def with_checked_io(bundle: Bundle) -> Bundle:
         else:
             per_token = [task.name for task in manifest.tasks if kind_of(task).per_token]
             step = manifest, graph.role, graph.batch, graph.tokens, per_token
-            inputs = [Tensor(graph_io.THETA, "float32", (sizes[graph.tier],)), *graph_io.step_inputs(*step)]
+            asked = [task.name for task in manifest.tasks if task.kind == "tracing" and manifest.format > 2]
+            inputs = [Tensor(graph_io.THETA, "float32", (sizes[graph.tier],)), *graph_io.step_inputs(*step, asked)]
             outputs = graph_io.step_outputs(*step, sizes[graph.tier])
         model = onnx.load(bundle.file(graph.file), load_external_data=False)
         for declared, values in ((inputs, model.graph.input), (outputs, model.graph.output)):

@@ -182,7 +182,7 @@ def fill(folder: Path, contents: BundleContents) -> manifest.Manifest:
         {name: file for name, file in files.items() if name in apart},
     )
     facts = manifest.Manifest(
-        format=manifest.MANIFEST_FORMAT,
+        format=manifest.MANIFEST_FORMAT if contents.design.asked else manifest.WHOLE_TARGETS_FORMAT,
         name=contents.name,
         version=contents.version,
         files={name: file for name, file in files.items() if name not in apart},

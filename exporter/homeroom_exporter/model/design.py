@@ -68,6 +68,11 @@ class Design:
         return frozenset(task.name for task in self.tasks if kind_of(task).per_token)
 
     @property
+    def asked(self) -> frozenset[str]:
+        """Names of the tasks per token of which a training step computes the asked column alone."""
+        return frozenset(name for name, head in self.heads.items() if HEADS[head].asked)
+
+    @property
     def explained(self) -> tuple[Task, ...]:
         """The tasks whose answers a saliency graph speaks of: those with one answer a sample."""
         return tuple(task for task in self.tasks if task.name not in self.per_token)

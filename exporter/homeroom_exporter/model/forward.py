@@ -46,7 +46,7 @@ def encode_inputs(design: Design, parts: Parts, feeds: Feeds) -> dict[str, list[
 def task_outputs(
     design: Design, parts: Parts, encoded: Mapping[str, list[EncodedInput]], feeds: Feeds
 ) -> dict[str, Tensor]:
-    """The output of every task from the encoded inputs of all slots."""
+    """The output of every task from the encoded inputs of all slots; what was asked of it, where feeds have targets."""
     presence = feeds[PRESENCE]
     vectors = _fuse(design, parts, [one.vector for slot in design.slots for one in encoded[slot.name]], presence)
     outputs = {}
@@ -59,7 +59,11 @@ def task_outputs(
             feeds,
             vectors.get(task.name),
         )
-        outputs[task.name] = HEADS[design.heads[task.name]].output(parts[f"head.{task.name}"], inputs)
+        head, parameters = HEADS[design.heads[task.name]], parts[f"head.{task.name}"]
+        if head.asked and (target := feeds.get(named(task.name, TARGET))) is not None:
+            outputs[task.name] = head.asked(parameters, inputs, target)
+        else:
+            outputs[task.name] = head.output(parameters, inputs)
     return outputs
 
 

@@ -58,6 +58,8 @@ class Head:
 
     parameters: (task, width of the model) to its parameters
     output: (parameters, inputs) to the task's output
+    asked: (parameters, inputs, target) to what a loss reads of that output, [batch, tokens]; its target is one number
+        a token (`graph_io.step_inputs`). None where a loss reads the whole output
     fits: whether it can read these slots; else `rule` says what it reads, with a remedy
     reads_text_tokens: it reads every token of a text, not only its vector
     """
@@ -65,6 +67,7 @@ class Head:
     name: str
     parameters: Callable[[Task, int], tuple[Parameter, ...]]
     output: Callable[[Parameters, HeadInputs], Tensor]
+    asked: Callable[[Parameters, HeadInputs, Tensor], Tensor] | None = None
     fits: Callable[[Sequence[Slot]], bool] = fits_any
     rule: str = ""
     remedy: str = ""

@@ -8,8 +8,11 @@ import numpy as np
 
 from homeroom.contract import graph_io
 from homeroom.contract.graph_io import FEATURES, INPUT_IDS, MASK, named
+from homeroom.contract.manifest import SequencePreprocess
+from homeroom.data.preprocess.sequence import FIRST_SKILL_COLUMN, GAP_COLUMN
 from homeroom_exporter.model.design import Design
 from homeroom_exporter.model.tasks import kind_of as exported_kind
+from homeroom_exporter.quantize.compress import INT8_LIMIT
 
 
 def example(
@@ -19,11 +22,12 @@ def example(
     rng = np.random.default_rng(seed)
     feeds: dict[str, np.ndarray] = {}
     presence = np.ones((batch, len(design.inputs)), np.float32)
-    for tensor in graph_io.step_inputs(design, role, batch, tokens, design.per_token):
+    for tensor in graph_io.step_inputs(design, role, batch, tokens, design.per_token, design.asked):
         name, shape = tensor.name, tensor.shape
         owner, _, kind = name.rpartition(".")
         if kind == FEATURES:
-            feeds[name] = rng.integers(-90, 91, shape).astype(tensor.dtype)
+            spec = design.modality(design.slot(owner).modality).preprocess
+            feeds[name] = _features(rng, spec, shape).astype(tensor.dtype)
         elif kind == graph_io.PIXELS:
             feeds[name] = rng.integers(0, 256, shape).astype(tensor.dtype)
             presence[:, design.columns(owner)] = rng.random(shape[:2]) < 0.8
@@ -58,5 +62,17 @@ def example(
             feeds[name] = np.full(shape, 0.5, np.float32)
         else:
             task = next(task for task in design.tasks if task.name == owner)
-            feeds[name] = exported_kind(task).example_target(rng, shape)
+            size = (*shape, task.width) if owner in design.asked else shape
+            feeds[name] = exported_kind(task).example_target(rng, size)
     return feeds
+
+
+def _features(rng: np.random.Generator, spec: object, shape: tuple[int, ...]) -> np.ndarray:
+    """Features of any size; of a sequence tokens of one skill each, right or wrong, and any time since the last."""
+    if not isinstance(spec, SequencePreprocess):
+        return rng.integers(-90, 91, shape)
+    features = np.zeros(shape)
+    features[..., GAP_COLUMN] = rng.integers(0, INT8_LIMIT + 1, shape[:-1])
+    answered = rng.integers(FIRST_SKILL_COLUMN, spec.width, (*shape[:-1], 1))
+    np.put_along_axis(features, answered, INT8_LIMIT, -1)
+    return features

@@ -82,7 +82,12 @@ def features_io(modality: Modality) -> tuple[list[Tensor], Tensor]:
 
 
 def step_inputs(
-    model: StepModel, role: str, batch: int, tokens: Mapping[str, int], per_token: Collection[str]
+    model: StepModel,
+    role: str,
+    batch: int,
+    tokens: Mapping[str, int],
+    per_token: Collection[str],
+    asked: Collection[str] = (),
 ) -> list[Tensor]:
     """The inputs of a step's graph in their order, but for theta, which is the first.
 
@@ -91,6 +96,7 @@ def step_inputs(
     batch: rows of the graph.
     tokens: token count by modality.
     per_token: names of the tasks that answer for each token.
+    asked: those of them of which one column a token is judged: a target is its signed number from 1, 0 for none.
     """
     slots = [_slot_inputs(model.modality(s.modality), s, role, batch, tokens[s.modality]) for s in model.slots]
     inputs = [tensor for of_slot in slots for tensor in of_slot]
@@ -100,6 +106,7 @@ def step_inputs(
         for name in augmented_slots(model):
             inputs.append(Tensor(named(name, AUGMENTED), "int8", shapes[named(name, FEATURES)].shape))
         shapes_by_task = _task_shapes(model, batch, tokens, per_token)
+        shapes_by_task |= {name: shape[:-1] for name, shape in shapes_by_task.items() if name in asked}
         inputs += [Tensor(named(name, TARGET), "float32", shape) for name, shape in shapes_by_task.items()]
         inputs.append(Tensor(WEIGHTS, "float32", (batch, len(model.tasks) + len(model.objectives))))
     if role == "grad_clipped":

@@ -12,7 +12,8 @@ import msgspec
 from homeroom.contract.layout import FULL_TIER, Layout, Segment
 from homeroom.contract.statistics.section import Section
 
-MANIFEST_FORMAT = 2  # readers accept this one and the two before it
+MANIFEST_FORMAT = 3  # readers accept this one and the two before it
+WHOLE_TARGETS_FORMAT = 2  # of bundles whose steps read every target whole, so that older readers open them
 THETA_LIMIT = 64 << 20  # values
 SLOT_LIMIT = 64  # inputs over all slots
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from homeroom import Device, Sample
 from homeroom.cli.device import sample_of
 from homeroom.contract.signing import certify
 from homeroom.data.ingest import read_samples
+from homeroom.data.preprocess.sequence import by_skill
 from homeroom.data.tasks.metrics import auc
 from homeroom.errors import InputError, RecipeError, TrainError
 from homeroom.runtime.backend import load
@@ -28,7 +30,8 @@ from homeroom_exporter.export.design import draft
 from homeroom_exporter.export.pipeline import export
 from homeroom_exporter.model.design import Design
 from homeroom_exporter.model.heads import head_segment
-from homeroom_exporter.model.tasks import HEADS
+from homeroom_exporter.model.tasks import HEADS, KINDS
+from homeroom_exporter.model.tasks.base import binary_terms
 from homeroom_exporter.model.tasks.tracing import tracing
 from homeroom_exporter.recipe.recipe import parse_recipe
 from homeroom_exporter.trace.example_inputs import example
@@ -183,6 +186,59 @@ def test_a_step_of_any_length_agrees_with_torch(made: tuple[Bundle, Design], rol
         found = load(bundle.path / facts.file, threads=1)({"theta": theta, **feeds})
         for name, value in by_autograd(design, role, theta, feeds).items():
             assert check.relative_error(found[name], value) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle as of format 2: its steps compute every skill at each token, and read a target of each."""
+    folder = tmp_path_factory.mktemp("before")
+    kind = KINDS["tracing"]
+    head = replace(kind.head, asked=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(HEADS, "tracing", head)
+        patch.setitem(KINDS, "tracing", replace(kind, head=head, loss=loss_of_before, example_target=target_of_before))
+        return assembled(parse_recipe(SMALL), calibration(folder), folder)[0]
+
+
+def loss_of_before(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    asked = target.abs()
+    return (asked * binary_terms(output, torch.relu(target))).sum((1, 2)) / asked.sum((1, 2)).clamp(min=1.0)
+
+
+def target_of_before(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    asked = np.eye(shape[-1], dtype=np.float32)[rng.integers(0, shape[-1], shape[:-1])]
+    return np.asarray(asked * rng.integers(-1, 2, shape[:-1]).astype(np.float32)[..., None])
+
+
+def test_the_asked_skill_alone_has_the_loss_and_the_gradient_of_all(
+    made: tuple[Bundle, Design], before: Bundle
+) -> None:
+    bundle, design = made
+    assert (before.manifest.format, bundle.manifest.format) == (2, 3)
+    assert before.layout.segments == bundle.layout.segments
+    theta = bundle.theta() + np.random.default_rng(0).standard_normal(bundle.layout.size).astype(np.float32) * 0.05
+    for facts in (graph for graph in bundle.manifest.graphs if graph.role == "grad"):
+        feeds = example(design, facts.role, facts.batch, facts.tokens, seed=3)
+        found = load(bundle.path / facts.file, threads=1)({"theta": theta, **feeds})
+        numbers = feeds["next_answer.target"]
+        feeds["next_answer.target"] = np.stack([by_skill(row, len(SKILLS)) for row in numbers])
+        assert np.count_nonzero(feeds["next_answer.target"]) == np.count_nonzero(numbers) > 0
+        expected = load(before.path / facts.file, threads=1)({"theta": theta, **feeds})
+        for name, value in expected.items():
+            assert check.relative_error(found[name], value) < 1e-5
+
+
+def test_a_bundle_of_before_is_learned_from_as_it_was(bundle: Bundle, before: Bundle, tmp_path: Path) -> None:
+    thetas = []
+    for number, one in enumerate((bundle, before)):
+        with Device.open(tmp_path / f"{number}", one.path, threads=1) as device:
+            device.add(*samples(40, 2))
+            report = device.train(settings=Settings(epochs=2, learning_rate=1e-2))
+            thetas.append((device.store.versions.theta(report.version_id), report.scores["next_answer"]))
+    (now, score), (then, score_then) = thetas
+    assert np.abs(now - then).max() < 1e-4
+    assert np.abs(now - bundle.theta()).max() > 1e-3
+    assert score.auc == pytest.approx(score_then.auc, abs=1e-3)
 
 
 @pytest.mark.extra

@@ -14,6 +14,7 @@ from homeroom.contract.manifest import Manifest, SequencePreprocess, Slot, Task
 from homeroom.data.histories import join_histories
 from homeroom.data.ingest import Intake, ReadOptions, read
 from homeroom.data.interactions import check_interactions, check_time
+from homeroom.data.preprocess.sequence import by_skill, next_answers, prepare
 from homeroom.data.samples import StoredSample
 from homeroom.errors import InputError
 from homeroom.store import AddReport, Store
@@ -38,6 +39,17 @@ def manifest() -> Manifest:
     task = Task(name="next", kind="tracing", reads=("history",), labels=SKILLS, width=2)
     slots = (Slot("history", "sequence"),)
     return msgspec.structs.replace(base, modalities=(modality,), slots=slots, tasks=(task,))
+
+
+def test_a_target_is_the_number_of_the_next_skill_negative_where_it_is_wrong() -> None:
+    spec = SequencePreprocess(skills=("addition", "fractions", "decimals"))
+    steps = prepare(spec, [("decimals", True, None), ("addition", False, None), ("addition", True, None)], 8)
+    targets = next_answers(steps.arrays["steps"])
+    assert targets.tolist() == [3.0, -1.0, 1.0, 0.0]
+    assert by_skill(targets, 3).tolist() == [[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    unknown = steps.arrays["steps"].copy()
+    unknown[2] = 0.0
+    assert next_answers(unknown).tolist() == [3.0, 0.0, 1.0, 0.0]
 
 
 HELD = timed(0, 60, 120, 180)

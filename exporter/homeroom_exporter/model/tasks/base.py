@@ -18,9 +18,11 @@ class ExportedKind:
     """One kind of task; `homeroom.data.tasks` has the same kind as the device knows it.
 
     loss: (output, target), both float32 [batch, width], to the loss of each row [batch]; of a kind per token
-        [batch, tokens, width], a row's loss is then the mean over what is compared
+        [batch, tokens, width], or [batch, tokens] of a head that computes the asked column alone; a row's loss is then
+        the mean over what is compared
     width: (labels, slots that it reads) to the length of the output
-    example_target: (random numbers, shape) to targets float32 that a device could make, to trace and check graphs with
+    example_target: (random numbers, shape) to targets float32 that a device could make, to trace and check graphs with;
+        shape: (batch, width), or (batch, tokens, width) of a kind per token
     agreement: logits of a consistency objective to the target that others are to agree with, and how sure it is
         [batch]; None for kinds whose answers are not compared so
     least_labels: that a recipe must name; 0 where it names none

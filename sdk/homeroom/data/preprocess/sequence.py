@@ -41,11 +41,17 @@ def collate(prepared: Sequence[Prepared], length: int) -> dict[str, np.ndarray]:
 
 
 def next_answers(steps: np.ndarray) -> np.ndarray:
-    """Targets of tracing, float32 [n, skills]: for each token of `steps` [n, width], the skill of the next interaction.
+    """Targets of tracing, float32 [n]: for each token of `steps` [n, width], the skill of the next interaction.
 
-    1 where that is right, -1 where it is wrong; zeros at the last token, and where the interaction is unknown.
+    Its number from 1, negative where the answer is wrong; 0 at the last token, and where the interaction is unknown.
     """
-    answered = np.sign(steps[1:, FIRST_SKILL_COLUMN:]).reshape(len(steps) - 1, -1, 2).astype(np.float32)
-    targets = np.zeros((len(steps), answered.shape[1]), np.float32)
-    targets[:-1] = answered[:, :, 1] - answered[:, :, 0]
+    answered = np.sign(steps[1:, FIRST_SKILL_COLUMN:])
+    column = answered.argmax(1)
+    targets = np.zeros(len(steps), np.float32)
+    targets[:-1] = answered.any(1) * (column // 2 + 1) * np.where(column % 2, 1.0, -1.0)
     return targets
+
+
+def by_skill(targets: np.ndarray, skills: int) -> np.ndarray:
+    """Targets of `next_answers` as graphs before bundle format 3 read them, float32 [n, skills]: 1, -1, or zeros."""
+    return np.asarray((np.abs(targets)[:, None] == np.arange(1, skills + 1)) * np.sign(targets)[:, None], np.float32)

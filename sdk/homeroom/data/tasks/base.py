@@ -94,7 +94,9 @@ class TaskKind:
         answers are not explained
     own_label: the label that an answer gives
 
-    token_target: (task, sample, inputs, words by slot) to float32 [tokens, width], zeros where nothing is compared
+    token_target: (task, sample, inputs, words by slot) to float32 [tokens, width], zeros where nothing is compared; or
+        [tokens], the signed number from 1 of the one column that is asked
+    columns_of_numbers: (such a target, width) to float32 [tokens, width], for graphs that read one; None for others
     token_pairs: (outputs, targets) of one example's tokens to the [n, width] that are compared
     one_sided: whether targets have nothing to tell apart
 
@@ -128,6 +130,7 @@ class TaskKind:
     token_target: (
         Callable[[Task, StoredSample, Mapping[InputKey, np.ndarray], Mapping[str, Words]], np.ndarray | None] | None
     ) = None
+    columns_of_numbers: Callable[[np.ndarray, int], np.ndarray] | None = None
     token_pairs: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
     one_sided: Callable[[Iterable[np.ndarray]], bool] | None = None
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from homeroom.contract.manifest import Task
-from homeroom.data.preprocess.sequence import next_answers
+from homeroom.data.preprocess.sequence import by_skill, next_answers
 from homeroom.data.samples import Label, StoredSample
 from homeroom.data.tasks.answers import Answer
 from homeroom.data.tasks.base import AnsweredExample, InputKey, TaskKind, Words, labelled
@@ -27,7 +27,7 @@ def _check(task: Task, label: Any, where: str) -> Label:
 def _token_target(
     task: Task, sample: StoredSample, inputs: Mapping[InputKey, np.ndarray], words: Mapping[str, Words]
 ) -> np.ndarray | None:
-    """1.0 and -1.0 at the skill that comes next, right or wrong; None where nothing comes next."""
+    """The number of the skill that comes next, negative where it is wrong, [tokens]; None where nothing comes next."""
     if (task.reads[0], 0) not in inputs:
         return None
     target = next_answers(inputs[task.reads[0], 0][0])
@@ -36,8 +36,9 @@ def _token_target(
 
 def _token_pairs(outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The logit of each skill that was asked next, and 1.0 or 0.0, [n, 1]."""
-    asked = targets != 0
-    return outputs[: len(targets)][asked][:, None], (targets[asked] > 0).astype(np.float32)[:, None]
+    asked = np.flatnonzero(targets)
+    numbers = targets.take(asked)
+    return outputs[asked, np.abs(numbers).astype(np.int64) - 1][:, None], (numbers > 0).astype(np.float32)[:, None]
 
 
 def _one_sided(targets: Iterable[np.ndarray]) -> bool:
@@ -61,6 +62,7 @@ TRACING = TaskKind(
     name="tracing",
     check=_check,
     token_target=_token_target,
+    columns_of_numbers=by_skill,
     token_pairs=_token_pairs,
     one_sided=_one_sided,
     teaches_unlabelled=True,

@@ -38,7 +38,7 @@ class Columns(LazyExamples):
         self._objects: dict[int, tuple[Mapping[str, np.ndarray], dict[str, Any]]] = {}
 
     def put(self, position: int, sample: StoredSample, token_targets: Mapping[str, np.ndarray], **more: Any) -> None:
-        """Sets an example. token_targets: float32 [tokens, width] by task; more: further fields of `Example`."""
+        """Sets an example. token_targets: float32, tokens first, by task; more: further fields of `Example`."""
         self._ids[position] = bytes.fromhex(sample.sample_id)
         self._subject_language[position] = self._number(sample.subject), self._number(sample.language or "")
         for name, task in self._tasks.items():

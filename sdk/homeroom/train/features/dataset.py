@@ -27,7 +27,8 @@ class Example:
     """One sample as training sees it.
 
     inputs: int8 [taps, n, dim] by input key, n without padding; where LoRA is inside the backbone, the raw input
-    targets: float32 [width] by task; of a task that answers for each token [tokens, width], see `token_targets`
+    targets: float32 [width] by task; of a task that answers for each token [tokens, width] or [tokens], see
+        `token_targets`
     weight: of its loss
     language: "" where it is not stated
     group: what is held out whole beside it, see `train.judged`; "" where its subject is
@@ -154,8 +155,8 @@ class Dataset:
 
     def compared_tokens(self, task: Task) -> np.ndarray:
         """float32 [examples]: the number of tokens with a target of a task per token."""
-        counts = [np.any(e.targets[task.name], -1).sum() if task.name in e.targets else 0 for e in self.examples]
-        return np.array(counts, np.float32)
+        targets = (e.targets.get(task.name, ()) for e in self.examples)
+        return np.array([sum(map(np.any, target)) for target in targets], np.float32)
 
     def one_sided(self, task: Task) -> bool:
         """Whether a task's targets have nothing to tell apart: the answers of a tracing are all right, or all wrong."""
@@ -268,15 +269,17 @@ class Dataset:
         return feeds
 
     def targets_of(self, batch: Batch) -> dict[str, np.ndarray]:
-        """`{task}.target` float32 [batch, width] or [batch, tokens, width], zeros in the padding."""
+        """`{task}.target` float32 [batch, width], [batch, tokens, width] or [batch, tokens], zeros in the padding."""
         rows, size = batch.rows, batch.graph.batch
+        shapes = {tensor.name: tensor.shape for tensor in batch.graph.inputs}
         feeds = {}
         for task in self.manifest.tasks:
-            if kind_of(task).per_token:
-                tokens = batch.graph.tokens[self.manifest.slot(task.reads[0]).modality]
-                targets = np.zeros((size, tokens, task.width), np.float32)
+            if (kind := kind_of(task)).per_token:
+                targets = np.zeros(shapes[named(task.name, TARGET)], np.float32)
                 for position, row in enumerate(rows):
                     if (target := self.examples[row].targets.get(task.name)) is not None:
+                        if kind.columns_of_numbers and targets.ndim == 3:
+                            target = kind.columns_of_numbers(target, task.width)
                         targets[position, : len(target)] = target
             else:
                 targets = np.zeros((size, task.width), np.float32)

@@ -1,7 +1,7 @@
 """Targets of the tasks that answer for each token of a slot: spans of a text, and knowledge tracing.
 
-They are float32 [tokens, width], zeros where nothing is compared: at special tokens of a text, and after the last
-interaction of a sequence.
+They are float32 [tokens, width] of a text, [tokens] of a sequence, zeros where nothing is compared: at special tokens,
+and after the last interaction.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def words_of(
 def targets_of(
     bundle: Bundle, sample: StoredSample, inputs: Mapping[InputKey, np.ndarray], words: Mapping[str, Words]
 ) -> dict[str, np.ndarray]:
-    """The targets float32 [tokens, width] of a sample, by task.
+    """The targets float32 [tokens, width] or [tokens] of a sample, by task.
 
     inputs: features or raw inputs of the sample
     words: of `words_of`
