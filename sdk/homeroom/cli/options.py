@@ -79,7 +79,7 @@ VERBOSITY = (  # of every command
         is_flag=True,
         expose_value=False,
         callback=_kept_as(VERBOSE),
-        help="Also print, on stderr, the log, where an error arose, and what it took.",
+        help="Also print, on stderr, each step, the log, where an error arose, and what it took.",
     ),
 )
 
