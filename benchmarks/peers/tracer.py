@@ -20,15 +20,16 @@ def main(bundle: str, training: str, test: str, seed: str, out: str) -> None:
     with tempfile.TemporaryDirectory() as folder, Device.open(folder, bundle, threads=1) as device:
         device.add(training)
         settings = advised(device.bundle.manifest, seed=int(seed))
-        began = time.monotonic()
+        began, processor = time.monotonic(), time.process_time()
         report = device.train(settings=settings)
-        seconds = time.monotonic() - began
+        seconds, processor_s = time.monotonic() - began, time.process_time() - processor
         score = device.score(test)["next_answer"]
     found = {
         "auc": score.auc,
         "log_loss": score.log_loss,
         "interactions": score.n,
         "seconds": seconds,
+        "processor_s": processor_s,
         "epochs": report.epochs,
         "peak_rss_mb": peak_rss_mb(),
         "torch": "torch" in sys.modules,
