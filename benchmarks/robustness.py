@@ -49,6 +49,7 @@ RULES: dict[str, dict[str, Any]] = {
     "mean": {},
     "bounded": {"rule": "bounded", "school_share": 0.5, "k_of": "schools"},
     "trimmed": {"rule": "trimmed", "school_share": 0.5, "k_of": "schools"},
+    "multi-krum": {"rule": "multi-krum", "school_share": 0.5, "k_of": "schools"},
     "secure": {"max_norm": 1e9},
 }
 DEFAULT = "bounded"

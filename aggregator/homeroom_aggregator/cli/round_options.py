@@ -28,7 +28,7 @@ BUFFER = f"follows the devices; {option_default('buffer_size')} with --secure or
 rule_options = add_options(
     setting(
         "--rule",
-        type=click.Choice(["mean", "bounded", "trimmed"]),
+        type=click.Choice(["mean", "bounded", "trimmed", "multi-krum"]),
         show_default=_of_new_plain_rounds("rule"),
         help="How plain updates are merged.",
     ),

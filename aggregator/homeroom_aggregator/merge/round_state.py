@@ -14,6 +14,7 @@ from homeroom.contract.round import RoundConfiguration, weight
 from homeroom.contract.update import Update
 from homeroom_aggregator.merge import bounded, private_release
 from homeroom_aggregator.merge.bounded import NO_BOUNDS, Bounds
+from homeroom_aggregator.merge.multi_krum import check_room, multi_krum_sums
 from homeroom_aggregator.merge.segment_sums import SegmentSums, Undo, WaitingUpdate, school_of_key, sum_key
 from homeroom_aggregator.merge.server_optimizers import Moments, OptimizerState
 from homeroom_aggregator.merge.trimmed import trimmed_sums
@@ -78,6 +79,7 @@ class ReleaseResult:
     bounds: Bounds = NO_BOUNDS
 
 
+MERGES: dict[str, bounded.Merge] = {"trimmed": trimmed_sums, "multi-krum": multi_krum_sums}
 OnRelease = Callable[[RoundState, ReleaseResult], None]
 
 
@@ -96,6 +98,8 @@ def add_update(
     staleness = version - update.header.base_version
     if rules.configuration.rule != "mean":
         norms = {key: bounded.norm_of(values) for key, values in update.tier_slices.items()}
+        if rules.configuration.rule == "multi-krum":
+            check_room(state.sums, norms, member, rules.configuration.k_of, rules.school)
         units, update_id = weight(1, staleness, rules.configuration), update.header.update_id
         waiting = WaitingUpdate(update_id=update_id, member=member, units=units, norms=norms)
         return _count(state, 1, bounded.wait(state.sums, number, waiting))
@@ -135,7 +139,7 @@ def release(state: RoundState, rules: MergeRules, body: bytes = b"") -> ReleaseR
     Raises `bounded.UnreadableBodyError` with nothing changed.
     """
     before, sums, configuration = dataclasses.replace(state), state.sums, rules.configuration
-    merge = trimmed_sums if configuration.rule == "trimmed" else bounded.bounded_sums
+    merge = MERGES.get(configuration.rule, bounded.bounded_sums)
     fold_rules = bounded.FoldRules(merge, rules.body, rules.layout, configuration.school_share, rules.school)
     keys = ready(state, rules)
     bounds, undo_fold = bounded.fold(sums, keys, fold_rules, state.bounds)

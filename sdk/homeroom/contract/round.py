@@ -20,6 +20,7 @@ from homeroom.errors import Code, NetworkError, TrustError
 ROUND_FORMAT = 1
 OLDEST_ROUND_FORMAT = 1
 UNITS_AN_EXAMPLE = 16  # weights are integers in sixteenths of an example
+MOST_KRUM_UPDATES = 500  # a release by rule multi-krum: the distances are as many squared
 UNITS_A_DEVICE = 1 << 18  # of the bounded rule; fine enough for a school of 10,000 devices to count as one device does
 MOST_PRIVATE_DEVICES = 1 << 24  # times ENCODED_LIMIT and a stream's coefficients: below 2**62
 FIRST_FIELDS = frozenset(
@@ -146,7 +147,8 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
         itself. A school's own segments count its devices. New districts with plain rounds count schools.
     rule: how plain updates are merged. `mean`: weighted by the examples that they claim. `bounded`: one weight a
         device, none longer than the median. `trimmed`: of these, for each value, without the lowest and the highest
-        quarter. New districts with plain rounds have `bounded`.
+        quarter. `multi-krum`: of these, without those far from most others. New districts with plain rounds have
+        `bounded`.
     school_share: of the rules but `mean`: the largest share of a release's weight that one school has, where enough
         schools feed it; 0: each has the same. A school's own segments are not shared.
     unlearning: what becomes of versions that hold an update which is to be unlearned. New districts whose rounds are
@@ -181,7 +183,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     earlier_codecs: tuple[Codec, ...] = ()
     statistics: StatisticsRules = StatisticsRules()
     k_of: Literal["devices", "schools"] = "devices"
-    rule: Literal["mean", "bounded", "trimmed"] = "mean"
+    rule: Literal["mean", "bounded", "trimmed", "multi-krum"] = "mean"
     school_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
     unlearning: UnlearningRules = UnlearningRules()
     evaluation: EvaluationRules = EvaluationRules()
@@ -190,8 +192,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.secure or self.privacy:
             self._check_hidden()
-        if self.rule == "mean" and self.school_share < 1:
-            raise ValueError("school_share says nothing with rule mean: leave it out, or set it to 1")
+        self._check_rule()
         if self.by_school and self.scope != "shared":
             raise ValueError("schools' own segments are merged in plain rounds of several schools only")
         if self.cohort and (self.max_staleness or self.cohort.quorum > self.buffer_size):
@@ -219,6 +220,13 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.secure and self.secure.minimum <= exact_share(self.secure.corrupt_rate, self.secure.cohort):
             raise ValueError("with so many corrupt devices in a cohort, no sum is sure to hold an honest one's noise")
+
+    def _check_rule(self) -> None:
+        """ValueError where the rule of the merge does not go with other fields."""
+        if self.rule == "mean" and self.school_share < 1:
+            raise ValueError("school_share says nothing with rule mean: leave it out, or set it to 1")
+        if self.rule == "multi-krum" and self.buffer_size > MOST_KRUM_UPDATES:
+            raise ValueError(f"rule multi-krum compares at most {MOST_KRUM_UPDATES} updates: lower buffer_size")
 
     def _check_hidden(self) -> None:
         """ValueError where secure or private rounds, which show nobody's update, are to do what needs one."""
