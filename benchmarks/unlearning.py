@@ -22,6 +22,7 @@ scale, from every version that is served ten rounds later: 0 is exact, 1 knows n
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Sequence
@@ -46,7 +47,7 @@ from unlearning_attack import Column, Observation, error, solve
 from unlearning_lessons import Case, Lesson, answers_cases, digits_cases, vocabulary_cases
 
 ROOT = Path(__file__).resolve().parents[1]
-
+sys.path.insert(0, str(ROOT))  # for the vocabulary lesson of the examples
 BEFORE, WITH = 5, 5  # rounds
 SINCE = (1, 2, 5, 10)  # rounds
 LESSONS = {"digits": digits_cases, "answers": answers_cases, "vocabulary": vocabulary_cases}

@@ -133,8 +133,11 @@ def of_answers(made: solved_lessons.Ready, seed: int) -> Lesson:
 
 @contextmanager
 def vocabulary_cases(_: Path) -> Iterator[Sequence[Case]]:
+    from examples.vocabulary import lesson
     from examples.vocabulary.bundle import make_bundle
     from examples.vocabulary.splits import lesson_stamps
+    from examples.vocabulary.stamps import cache_folder
+    from federation import FeatureCache, load
 
     pairs = lesson_stamps()
     with TemporaryDirectory(prefix="homeroom-unlearning-") as folder:
@@ -142,10 +145,6 @@ def vocabulary_cases(_: Path) -> Iterator[Sequence[Case]]:
         graphs = Graphs(bundle, golden.choose_precision(bundle), threads=1)
 
         def of_vocabulary(seed: int) -> Lesson:
-            from examples.vocabulary import lesson
-            from examples.vocabulary.stamps import cache_folder
-            from federation import FeatureCache, load
-
             data = load(bundle, graphs, FeatureCache(cache_folder() / "vocabulary-features"), pairs, seed)
             names = sorted(data.tests, key=lambda name: name == VOCABULARY_SCHOOL)
             joined = [example for name in names[:-1] for example in data.tests[name].examples]
