@@ -104,15 +104,23 @@ def _waiting_lines(status: AgentStatus) -> list[tuple[str, str]]:
     lines: list[tuple[str, str]] = []
     if status.waiting_entries:
         how = "accept it on the page, or with `homeroom device join` or `policy` and the file"
-        lines.append(("waits for a yes", f"{status.waiting_entries} in the inbox, an invitation or a policy: {how}"))
+        lines.append(
+            ("waits for a yes", f"{entries(status.waiting_entries)} in the inbox, an invitation or a policy: {how}")
+        )
     if status.consent_to_decide:
         told_once = "the page and `homeroom device consent DIR` list their words once, to be decided"
         lines.append(("consent", f"of {counted(status.consent_to_decide, 'sample')} is in words alone: {told_once}"))
     if status.unread_entries:
-        lines.append(("not read", f"{status.unread_entries} in the inbox: the page names them, and why"))
+        lines.append(("not read", f"{entries(status.unread_entries)} in the inbox: the page names them, and why"))
     if status.refused_entries:
-        lines.append(("refused", f"{status.refused_entries} of the inbox: the reasons lie in its folder refused/"))
+        lines.append(
+            ("refused", f"{entries(status.refused_entries)} of the inbox: the reasons lie in its folder refused/")
+        )
     return lines
+
+
+def entries(number: int) -> str:
+    return counted(number, "entry", "entries")
 
 
 def describe_error(problem: Exception) -> str:

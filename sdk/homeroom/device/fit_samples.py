@@ -82,7 +82,7 @@ def _teaching(samples: Sequence[Sample], manifest: Manifest) -> list[StoredSampl
     stored = list(ingest.read(samples, manifest, intake))
     teaching = [sample for sample in stored if sample.trainable]
     if stored and not teaching:
-        what = f"consent to learning is refused or withdrawn for what is given, {counted(len(stored), 'sample')}"
+        what = f"consent to learning is refused or withdrawn for all of {counted(len(stored), 'sample')}"
         raise TrainError(what, remedy="give samples that may be trained on")
     return teaching
 

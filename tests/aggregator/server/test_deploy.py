@@ -80,14 +80,14 @@ def test_sigterm_ends_it_politely_and_its_log_is_proved_or_not(tmp_path: Path) -
         kill(process)
     with contextlib.closing(open_rounds(folder)) as rounds:
         assert rounds.log.checkpoints()[-1] == rounds.log.last()
-    done = CliRunner().invoke(homeroom, ["district", "rebuild", str(folder)], catch_exceptions=False)
+    done = CliRunner().invoke(homeroom, ["district", "rebuild", str(folder), "--json"], catch_exceptions=False)
     assert done.exit_code == 0
     assert msgspec.json.decode(done.output)["version"] == 1
     with contextlib.closing(sqlite3.connect(folder / "log.db", isolation_level=None)) as raw:
         (body,) = raw.execute("SELECT body FROM checkpoints").fetchone()
         raw.execute("INSERT OR REPLACE INTO checkpoints VALUES (1, ?)", (body,))
     with pytest.raises(StoreError, match="the checkpoint after entry 1 is not what the log gives"):
-        CliRunner().invoke(homeroom, ["district", "rebuild", str(folder)], catch_exceptions=False)
+        CliRunner().invoke(homeroom, ["district", "rebuild", str(folder), "--json"], catch_exceptions=False)
 
 
 def test_a_server_that_cannot_be_made_leaves_no_folder(tmp_path: Path, tiny_bundle: tiny.Tiny) -> None:

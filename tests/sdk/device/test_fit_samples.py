@@ -49,7 +49,7 @@ def test_who_refused_is_not_trained_on_and_no_day_is_too_late(tiny_bundle: tiny.
     withdrawn = Sample(word="a fish", labels={"category": "cat"}, consent="withdrawn")
     expected = fit(tiny_bundle.path, words, SETTINGS, threads=1)
     assert fit(tiny_bundle.path, [refused, *words, withdrawn], SETTINGS, threads=1).tobytes() == expected.tobytes()
-    with pytest.raises(TrainError, match="refused or withdrawn for all 2 samples"):
+    with pytest.raises(TrainError, match="refused or withdrawn for all of 2 samples"):
         fit(tiny_bundle.path, [refused, withdrawn], SETTINGS, threads=1)
     with pytest.raises(InputError, match="2020-01-31 has passed"):
         fit(tiny_bundle.path, [*words, Sample(word="a dog", retain_until="2020-01-31")], SETTINGS, threads=1)
