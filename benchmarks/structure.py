@@ -34,7 +34,9 @@ NOT_IMPORTED |= {"mypy", "ruff", "pytest-timeout", "pytest-xdist"}
 NOT_IMPORTED |= {"uvloop"}  # uvicorn loads it by name
 NOT_IMPORTED |= {"httptools"}  # of the server of 0.1.0, which a test runs
 NOT_IMPORTED |= {"onnx-ir"}  # onnxruntime's int4 quantizer imports it, and does not declare it
+NOT_IMPORTED |= {"mkdocs", "mkdocs-material", "mkdocstrings-python"}  # mkdocs.yml names them
 PLAIN_BASES = {"Protocol", "Struct", "NamedTuple", "Exception", "Generic"}
+LONGEST_FUNCTION = 60  # lines, without its docstring
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -284,7 +286,7 @@ def main() -> None:
         Target("rooms of homeroom", len(rooms("homeroom")), 15),
         Target("rooms of homeroom_exporter", len(rooms("homeroom_exporter")), 10),
         Target("rooms of homeroom_aggregator", len(rooms("homeroom_aggregator")), 8),
-        Target("longest function, lines", lengths[0][0], 60),
+        Target("longest function, lines", lengths[0][0], LONGEST_FUNCTION),
         Target("highest complexity", complex_[0][0], 15),
         Target("class names that exist twice", len(twice), 0),
         Target("constant names in more than two modules", len(often), 0),
@@ -297,7 +299,7 @@ def main() -> None:
         sign = ">=" if target.at_least else "<="
         print(f"{'met   ' if target.met else 'MISSED'}  {target.name:<55} {target.value:>8g}  {sign} {target.bound:g}")
     if args.list:
-        print("\nlong:", *(f"  {n} {where}" for n, where in lengths if n > 60), sep="\n")
+        print("\nlong:", *(f"  {n} {where}" for n, where in lengths if n > LONGEST_FUNCTION), sep="\n")
         print("\ncomplex:", *(f"  {n} {where}" for n, where in complex_ if n > 15), sep="\n")
         print("\ntwice:", *(f"  {name}: {', '.join(where)}" for name, where in twice.items()), sep="\n")
         print("\noften:", *(f"  {name}: {', '.join(where)}" for name, where in often.items()), sep="\n")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import homeroom
+import structure
 from homeroom import errors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -180,6 +181,15 @@ def test_files_are_short_and_open_with_a_sentence_about_themselves() -> None:
         if lines and path.name != "__init__.py" and not ast.get_docstring(tree(path)):
             wrong.append(f"{path.relative_to(ROOT)} has no docstring")
     assert not wrong
+
+
+def test_no_name_stands_for_two_things_and_nothing_is_declared_or_written_for_tests_alone() -> None:
+    found = structure.modules()
+    assert not structure.class_names_twice(found)
+    assert not structure.constant_names_often(found)
+    assert not structure.used_by_tests_only(found)
+    assert not structure.unused_dependencies()
+    assert structure.function_lengths(found)[0][0] <= structure.LONGEST_FUNCTION
 
 
 def test_pickle_is_never_read() -> None:

@@ -14,7 +14,7 @@ devices with half of the weight or more, which set the median; a liar within the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -40,6 +40,7 @@ from homeroom_aggregator.merge.segment_sums import (
 )
 
 GROWTH = 5, 4  # a bound is at most so many times the one before; a fraction
+BLOCK_VALUES = 1 << 21  # of all updates together, at once: at most 80 MB
 MOST_WAITING = 1 << 19  # updates: with WEIGHT_LIMIT of the mean rule beside them no int64 sum can overflow
 
 
@@ -173,6 +174,21 @@ def bounded_sums(chosen: Mapping[str, KeyUpdates], read: Read) -> dict[str, tupl
             updates, total = mine[key], sums.setdefault(key, np.zeros(len(values), np.int64))
             add_shortened(total, values, updates.units[number], updates.bound, updates.norms[number])
     return {key: (total, sum(chosen[key].units.values())) for key, total in sums.items()}
+
+
+def shortened_blocks(key: str, updates: KeyUpdates, read: Read) -> Iterator[np.ndarray]:
+    """All updates' shortened values, int64 [updates, values], by ascending entry: block by block of coordinates.
+
+    For rules that compare updates; each is read again for each block, so that memory is flat.
+    """
+    numbers = sorted(updates.units)
+    size, block = len(read(numbers[0], (key,))[key]), max(1, BLOCK_VALUES // len(numbers))
+    for start in range(0, size, block):
+        part = slice(start, min(start + block, size))
+        rows = np.zeros((len(numbers), part.stop - start), np.int64)
+        for row, number in zip(rows, numbers, strict=True):
+            add_shortened(row, read(number, (key,))[key][part], 1, updates.bound, updates.norms[number])
+        yield rows
 
 
 def _read(body: Callable[[int], bytes], layout: Layout, number: int, keys: Collection[str]) -> dict[str, np.ndarray]:

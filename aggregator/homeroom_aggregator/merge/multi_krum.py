@@ -17,11 +17,10 @@ import numpy as np
 
 from homeroom.contract.round import MOST_KRUM_UPDATES
 from homeroom.errors import UpdateError
-from homeroom_aggregator.merge.bounded import KeyUpdates, Read, add_shortened, bounded_sums
+from homeroom_aggregator.merge.bounded import KeyUpdates, Read, bounded_sums, shortened_blocks
 from homeroom_aggregator.merge.segment_sums import SchoolOf, SegmentSums, count_fed
 
 LIARS = 4  # one in so many is taken for one
-BLOCK_VALUES = 1 << 21  # of all updates together, at once: some 50 MB
 HALF_BITS = 12  # of a value below 2**24: a product of halves is below 2**24, and 2**29 of them below 2**53
 
 
@@ -60,7 +59,7 @@ def _kept(key: str, updates: KeyUpdates, read: Read) -> list[int]:
     liars = min(count // LIARS, max(0, (count - 3) // 2))
     if not liars:
         return numbers
-    products = _inner_products(key, updates, read, numbers)
+    products = _inner_products(key, updates, read)
     squares = [products[place, place] for place in range(count)]
     scores = list[int]()
     for one in range(count):
@@ -70,16 +69,10 @@ def _kept(key: str, updates: KeyUpdates, read: Read) -> list[int]:
     return [number for number, score in zip(numbers, scores, strict=True) if score <= last]
 
 
-def _inner_products(key: str, updates: KeyUpdates, read: Read, numbers: list[int]) -> np.ndarray:
+def _inner_products(key: str, updates: KeyUpdates, read: Read) -> np.ndarray:
     """Of each two shortened updates, exactly: Python integers [n, n]."""
-    count, size = len(numbers), len(read(numbers[0], (key,))[key])
-    block = max(1, BLOCK_VALUES // count)
-    high_high, mixed, low_low = np.zeros((3, count, count))
-    for start in range(0, size, block):
-        rows = np.zeros((count, min(block, size - start)), np.int64)
-        for row, number in zip(rows, numbers, strict=True):
-            values = read(number, (key,))[key][start : start + block]
-            add_shortened(row, values, 1, updates.bound, updates.norms[number])
+    high_high, mixed, low_low = np.zeros((3, len(updates.units), len(updates.units)))
+    for rows in shortened_blocks(key, updates, read):
         high = (rows >> HALF_BITS).astype(np.float64)
         low = (rows & ((1 << HALF_BITS) - 1)).astype(np.float64)
         high_high += high @ high.T

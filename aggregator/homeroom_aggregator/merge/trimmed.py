@@ -12,10 +12,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from homeroom_aggregator.merge.bounded import KeyUpdates, Read, add_shortened
+from homeroom_aggregator.merge.bounded import KeyUpdates, Read, shortened_blocks
 
 CUT = 4  # one part in so many of the weight, at each end
-BLOCK_VALUES = 1 << 21  # of all updates together, at once: some 80 MB
 
 
 def trimmed_sums(chosen: Mapping[str, KeyUpdates], read: Read) -> dict[str, tuple[np.ndarray, int]]:
@@ -24,21 +23,15 @@ def trimmed_sums(chosen: Mapping[str, KeyUpdates], read: Read) -> dict[str, tupl
 
 
 def _trimmed(key: str, updates: KeyUpdates, read: Read) -> tuple[np.ndarray, int]:
-    numbers = sorted(updates.units)
-    size = len(read(numbers[0], (key,))[key])
-    weights = np.array([updates.units[number] for number in numbers], np.int64)
-    whole, total = int(weights.sum()), np.zeros(size, np.int64)
-    cut, block = whole // CUT, max(1, BLOCK_VALUES // len(numbers))
-    for start in range(0, size, block):
-        rows = np.zeros((len(numbers), min(block, size - start)), np.int64)
-        for row, number in zip(rows, numbers, strict=True):
-            values = read(number, (key,))[key][start : start + block]
-            add_shortened(row, values, 1, updates.bound, updates.norms[number])
+    weights = np.array([updates.units[number] for number in sorted(updates.units)], np.int64)
+    whole = int(weights.sum())
+    cut, totals = whole // CUT, list[np.ndarray]()
+    for rows in shortened_blocks(key, updates, read):
         order = rows.argsort(0)
         mine = weights[order]
         upto = mine.cumsum(0)
         kept = np.minimum(upto, whole - cut) - np.maximum(upto - mine, cut)
         np.maximum(kept, 0, out=kept)
         kept *= np.take_along_axis(rows, order, 0)
-        total[start : start + block] = kept.sum(0)
-    return total, whole - 2 * cut
+        totals.append(kept.sum(0))
+    return np.concatenate(totals), whole - 2 * cut

@@ -16,7 +16,7 @@ from aggregator.merge.test_bounded import held, send
 from homeroom.contract.round import RoundConfiguration
 from homeroom.errors import UpdateError
 from homeroom_aggregator.admin.folder import open_rounds
-from homeroom_aggregator.merge import multi_krum
+from homeroom_aggregator.merge import bounded, multi_krum
 from homeroom_aggregator.merge.bounded import KeyUpdates
 
 LONG = 1 << 62  # a bound that shortens nothing
@@ -53,7 +53,7 @@ def chosen(rows: list[tuple[list[int], int]]) -> tuple[list[int], int]:
 def test_those_far_from_most_others_are_left_out_exactly(
     rows: list[tuple[list[int], int]], shuffle: Any, block: int
 ) -> None:
-    original, multi_krum.BLOCK_VALUES = multi_krum.BLOCK_VALUES, block
+    original, bounded.BLOCK_VALUES = bounded.BLOCK_VALUES, block
     try:
         for _ in range(2):
             units = {number: unit for number, (_, unit) in enumerate(rows, 1)}
@@ -64,13 +64,13 @@ def test_those_far_from_most_others_are_left_out_exactly(
             assert (total.tolist(), weight) == chosen(rows)
             shuffle.shuffle(rows)
     finally:
-        multi_krum.BLOCK_VALUES = original
+        bounded.BLOCK_VALUES = original
 
 
 def test_inner_products_that_floats_would_round_are_exact() -> None:
     values = [np.full(5000, LIMIT - 1 - n, np.int32) for n in range(5)]
     updates = KeyUpdates(LONG, dict.fromkeys(range(5), 1), dict.fromkeys(range(5), 1))
-    found = multi_krum._inner_products("s", updates, lambda n, _: {"s": values[n]}, list(range(5)))
+    found = multi_krum._inner_products("s", updates, lambda n, _: {"s": values[n]})
     assert found[0, 1] == 5000 * (LIMIT - 1) * (LIMIT - 2) > 1 << 60
     assert int(float(found[0, 1])) != found[0, 1]
 

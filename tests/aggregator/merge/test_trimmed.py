@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from aggregator.institution import START, School, make_folder
 from aggregator.merge.test_bounded import held, released, send
 from homeroom_aggregator.admin.folder import open_rounds
-from homeroom_aggregator.merge import trimmed
+from homeroom_aggregator.merge import bounded, trimmed
 from homeroom_aggregator.merge.bounded import KeyUpdates
 
 LONG = 1 << 30  # a bound that shortens nothing
@@ -40,7 +40,7 @@ def test_each_value_is_the_mean_without_a_quarter_of_the_weight_at_each_end(
     rows: list[tuple[list[int], int]], shuffle: Any, block: int
 ) -> None:
     found = []
-    original, trimmed.BLOCK_VALUES = trimmed.BLOCK_VALUES, block
+    original, bounded.BLOCK_VALUES = bounded.BLOCK_VALUES, block
     try:
         for _ in range(2):
             units = {number: unit for number, (_, unit) in enumerate(rows, 1)}
@@ -51,7 +51,7 @@ def test_each_value_is_the_mean_without_a_quarter_of_the_weight_at_each_end(
             found.append((total.tolist(), weight))
             shuffle.shuffle(rows)
     finally:
-        trimmed.BLOCK_VALUES = original
+        bounded.BLOCK_VALUES = original
     assert found[0] == found[1], "in any order"
     (total_, weight) = found[0]
     wanted = [exact([(values[place], unit) for values, unit in rows]) for place in range(3)]
