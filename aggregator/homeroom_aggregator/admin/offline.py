@@ -111,6 +111,7 @@ def answer_message(
         receipts=tuple(_receipt(rounds, member, update) for update in updates),
         unlearned=tuple(update_id for update_id in header.unlearn if update_id not in bounded),
         bounded=bounded,
+        kept=tuple(update_id for update_id in header.unlearn if rounds.stays(update_id, member.name)),
         statistics_refused=_refuses_statistics(rounds, member, change) if change else "",
         round=configuration,
         round_signature=sign(rounds.key, "round", configuration),

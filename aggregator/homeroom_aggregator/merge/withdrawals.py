@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from homeroom.contract.round import RoundConfiguration
+from homeroom.contract.update_checks import read_admitted
 from homeroom.system.clock import now
 from homeroom_aggregator.merge import waiting_parts
 from homeroom_aggregator.merge.admission import Admission
@@ -14,6 +15,7 @@ from homeroom_aggregator.merge.statistics import SharedStatistics
 from homeroom_aggregator.state import audit, claims, rewinds, secure_sum
 from homeroom_aggregator.state.members import Members
 
+KEPT = b"kept"  # the body of a withdrawal that came too late for a replay
 REPLAYED_AT_ONCE = 32  # entries; a longer replay may run outside
 
 
@@ -33,7 +35,7 @@ class Withdrawals(LoggedState):
         return self.admission.rules.configuration
 
     def withdraw(self, update_id: str, member: str) -> bool:
-        """Unlearn an update of this member; False where it is another's, or so old that its bytes are gone.
+        """Unlearn an update of this member; False where another's, or so old that no replay leaves it out.
 
         An id never seen stays out should this member send it. One that still waits is erased as well; one that a
         version holds waits for the next rewind, where rounds rewind; of a secure sum the whole sum goes. An update that
@@ -46,13 +48,13 @@ class Withdrawals(LoggedState):
             return self.log.withdraw_early(update_id, member)
         if number is None and claims.is_summed(self.log.database, update_id):
             return False  # its sum is not kept any more
-        kept = number is None or number > self.log.base or number in self.state.sums.waiting
+        goes = number is None or number > self.log.base or number in self.state.sums.waiting
         if not self.log.withdrawn(update_id):
             with self.change():
                 self._withdraw(update_id, member, number)
             if not self._gathering:
                 self.after_withdrawal()
-        return kept
+        return goes
 
     def withdraw_all(self, updates: Mapping[str, Sequence[str]]) -> None:
         """As `withdraw`, of many updates by member, in one durable step with one replay."""
@@ -104,7 +106,9 @@ class Withdrawals(LoggedState):
             self._undos.append(lambda: setattr(sums, "waiting", waiting))
             sums.leave_out({update_id})  # the parts of it that wait by the bounded rule
             return
-        entry = self.log.append("withdraw", self.state.version, update_id=update_id, device=member)
+        kept = number is not None and not is_void and self._kept_at(number)
+        body = KEPT if kept else b""
+        entry = self.log.append("withdraw", self.state.version, update_id=update_id, device=member, body=body)
         if number is None or is_void:
             return
         if self.ledger or number > self.log.last_release():
@@ -136,6 +140,28 @@ class Withdrawals(LoggedState):
                     self._withdraw(newest[0], member, newest[1], why="key or consent gone")
                     self.settle()
         self.after_withdrawal()
+
+    def stays(self, update_id: str, member: str) -> bool:
+        """Whether this member's update, which it withdrew, stays in versions: what made them is not kept any more."""
+        owner, number = self.admission.owner(update_id)
+        if owner != member or self.bounded(update_id, member):
+            return False
+        if number is None:  # in no sum, or in one whose bytes are gone: too old, or void
+            summed_at = claims.summed_at(self.log.database, update_id)
+            return summed_at is not None and not self.log.withdrawn(update_id) and not self._is_void(summed_at)
+        return self.log.withdrawal_of(update_id) == KEPT
+
+    def _is_void(self, version: int) -> bool:
+        """Whether what was made of this version is void."""
+        return any(one.to <= version < one.version for one in rewinds.rewinds(self.log.database))
+
+    def _kept_at(self, number: int) -> bool:
+        """Whether a part of an entry's update is in versions that no replay makes again."""
+        if number > self.log.base:
+            return False
+        waiting = self.state.sums.waiting.get(number)
+        slices = read_admitted(self.log.body(number), self.admission.rules.layout).tier_slices if waiting else ()
+        return waiting is None or len(waiting.norms) < len(slices)
 
     def bounded(self, update_id: str, member: str) -> bool:
         """Whether this member's update is in a private release, which cannot give it back."""

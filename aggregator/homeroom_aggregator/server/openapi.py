@@ -51,8 +51,9 @@ PARAMETERS = {
     "phase": {"enum": list(PHASES)},
 }
 PARCEL = _object(path=TEXT, size=INTEGER, sha256=TEXT)
-UNLEARNED = _object(update_id=UPDATE_ID, status={"enum": ["accepted", "bounded"]}) | {
-    "properties": {"update_id": UPDATE_ID, "status": {"enum": ["accepted", "bounded"]}, "by": TEXT}
+_UNLEARN_STATUS = {"enum": ["accepted", "bounded", "kept"]}
+UNLEARNED = _object(update_id=UPDATE_ID, status=_UNLEARN_STATUS) | {
+    "properties": {"update_id": UPDATE_ID, "status": _UNLEARN_STATUS, "by": TEXT}
 }
 UPDATE_STATUS = _object(update_id=UPDATE_ID, status={"enum": ["accepted", "already"]}) | {
     "description": "`waiting`: how many updates the next version has, and how many it needs."

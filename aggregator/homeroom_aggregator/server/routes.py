@@ -240,11 +240,11 @@ def unlearn(service: Service, call: SignedRequest) -> Response:
     if wait_s := service.meter.share("withdrawals", name, call.who.school):
         raise RefusedError(429, "too_many", "this day's withdrawals are used up", "ask again tomorrow", wait_s)
     rounds.withdraw(update_id, name)  # another device's id gets the same answer as an unknown one
-    status = "bounded" if rounds.bounded(update_id, name) else "accepted"
+    stays = "bounded" if rounds.bounded(update_id, name) else "kept" if rounds.stays(update_id, name) else ""
     mine = rounds.configuration.rewinds and rounds.log.withdrawn_by(update_id, name)
     day = rewinds.due_of(rounds.log.database, update_id, rounds.configuration.unlearning) if mine else None
     due = {"by": day.isoformat()} if day else {}
-    return refusals.JsonResponse({"update_id": update_id, "status": status, **due})
+    return refusals.JsonResponse({"update_id": update_id, "status": stays or "accepted", **due})
 
 
 def rotate(service: Service, call: SignedRequest) -> Response:

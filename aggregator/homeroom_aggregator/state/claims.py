@@ -60,6 +60,12 @@ def is_summed(database: Database, update_id: str) -> bool:
     return database.one("SELECT 1 FROM claims WHERE update_id = ? AND summed", (update_id,)) is not None
 
 
+def summed_at(database: Database, update_id: str) -> int | None:
+    """The newest version when the sum was opened that an update is in; None where it is in none."""
+    row = database.one("SELECT version FROM claims WHERE update_id = ? AND summed", (update_id,))
+    return int(row[0]) if row else None
+
+
 def summed(database: Database, member: str, since: int) -> list[str]:
     """Ids of a member's updates that are in a sum, offered in version `since` or later."""
     sql = "SELECT update_id FROM claims WHERE member = ? AND summed AND version >= ? ORDER BY update_id"

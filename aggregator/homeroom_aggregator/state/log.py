@@ -193,6 +193,12 @@ class Log:
         """Whether an update was withdrawn, or is to be unlearned."""
         return self.has("withdraw", update_id) or self.has("unlearn", update_id)
 
+    def withdrawal_of(self, update_id: str) -> bytes:
+        """What the withdrawal of an update says of it; empty where there is none, or it says nothing."""
+        sql = "SELECT body FROM log JOIN bodies USING (number) WHERE kind = 'withdraw' AND update_id = ?"
+        row = self.database.one(sql, (update_id,))
+        return row[0] if row else b""
+
     def withdrawn_by(self, update_id: str, member: str) -> bool:
         """Whether a member withdrew an update, of its own where it has come; another's word counts for nothing."""
         sql = """SELECT 1 FROM log WHERE kind IN ('withdraw', 'unlearn') AND update_id = ?1 AND device = ?2
@@ -358,12 +364,12 @@ class Log:
     def prune(self, most: int) -> None:
         """Deletes at most `most` of the bodies, and of the versions, from before the base.
 
-        Configurations stay, and updates that wait: a release reads them again.
+        Configurations and withdrawals stay, and updates that wait: a release reads them again.
         """
         if base := self.base:
             version = self.entry_version(base)
             waiting = "SELECT value FROM json_each((SELECT CAST(value AS TEXT) FROM facts WHERE name = 'waiting'))"
-            chosen = f"kind != 'configuration' AND number NOT IN ({waiting})"
+            chosen = f"kind NOT IN ('configuration', 'withdraw') AND number NOT IN ({waiting})"
             passed = f"bodies JOIN log USING (number) WHERE {chosen} AND number"
             for table, source, column, bound in (
                 ("bodies", passed, "number", base + 1),

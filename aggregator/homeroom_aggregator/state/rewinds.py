@@ -157,9 +157,8 @@ def _before_roll_backs(database: Database, to: int, number: int) -> int:
 def make_void(database: Database, done: Rewind) -> None:
     """Make entries and versions void: their bytes go, in the caller's step."""
     span = f"number > {done.after} AND number < {done.entry}"
-    database.write(
-        f"UPDATE bodies SET body = x'' WHERE number IN (SELECT number FROM log WHERE {span} AND {VOID_KINDS})"
-    )
+    bodies = f"SELECT number FROM log WHERE {span} AND {VOID_KINDS} AND kind != 'withdraw'"  # that says what stayed
+    database.write(f"UPDATE bodies SET body = x'' WHERE number IN ({bodies})")
     database.write(f"DELETE FROM checkpoints WHERE {span}")
     database.write("DELETE FROM versions WHERE version > ? AND version < ?", (done.to, done.version))
     if database.one("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'owned'"):

@@ -30,6 +30,7 @@ from homeroom.device.resources.budget import Budget, WeeklyHours
 from homeroom.errors import BundleError, Code, HomeroomError, TrainError, UpdateError
 from homeroom.federation import enrolment, versions
 from homeroom.federation.agreement import read_agreement
+from homeroom.federation.unlearning import unlearning_lines
 from homeroom.store.device_state import json_record
 from homeroom.system import clock
 from homeroom.system.attempt import attempt
@@ -289,6 +290,8 @@ class Agent:
         self._failures, self._clock_off_s = 0, report.clock_off_s or 0.0
         self._next_sync_s = time.monotonic() + 60 * self.settings.sync_minutes * random.uniform(0.8, 1.2)
         log.info("synced: %d sent, %d refused, %s theta in use", len(report.sent), len(report.refused), report.in_use)
+        for line in unlearning_lines(report.unlearning):
+            log.info("%s", line)
         self.say(last_seen=clock.timestamp())
         if report.refused:
             raise UpdateError("the aggregator refused an update", code=Code.REFUSED)

@@ -11,6 +11,7 @@ import click
 from homeroom.cli.in_use import installed, lines_on_use, say_installed, say_judgement, say_use
 from homeroom.cli.options import as_json, hint, opened, plain, print_record, say, with_bundle
 from homeroom.cli.parameters import FOLDER, INVITATION, PATH
+from homeroom.federation.unlearning import unlearning_lines
 from homeroom.system.installation import quoted
 from homeroom.system.printable import counted
 
@@ -176,12 +177,8 @@ def sync(directory: Path) -> None:
         say(f"sent {counted(len(report.sent), 'update')} ({report.sent_bytes / 1e6:.2f} MB)")
     for update_id, reason in report.refused.items():
         say(f"  refused {update_id[:8]}: {reason}")
-    if report.unlearned:
-        when = f"; by {report.unlearned_by} a version without it comes" if report.unlearned_by else ""
-        say(f"asked to unlearn {counted(len(report.unlearned), 'update')}{when}")
-    if report.bounded:
-        number = counted(len(report.bounded), "update")
-        say(f"asked to unlearn {number} in private releases: what these tell is bounded, not undone")
+    for line in unlearning_lines(report.unlearning):
+        say(line)
     if report.statistics:
         for line in statistics_lines(report.statistics):
             say(line)

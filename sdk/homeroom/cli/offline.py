@@ -11,6 +11,7 @@ from homeroom.cli.in_use import lines_on_use, say_judgement
 from homeroom.cli.network import statistics_lines
 from homeroom.cli.options import as_json, opened, print_record, say
 from homeroom.cli.parameters import FOLDER, INVITATION
+from homeroom.federation.unlearning import unlearning_lines
 from homeroom.system.printable import counted
 
 
@@ -69,7 +70,9 @@ def offline_in(directory: Path, stick: Path) -> None:
     print_record({**asdict(answer), "version": version})
     if answer.joined:
         say("joined")
-    say(f"arrived: {counted(len(answer.sent), 'update')}; {len(answer.unlearned)} will be unlearned")
+    say(f"arrived: {counted(len(answer.sent), 'update')}")
+    for line in unlearning_lines(answer.unlearning):
+        say(line)
     for update_id, reason in answer.refused.items():
         say(f"  {update_id[:8]}: {reason}")
     if answer.statistics:

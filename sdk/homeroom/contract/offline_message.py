@@ -72,8 +72,9 @@ class AnswerHeader(msgspec.Struct, frozen=True, kw_only=True):
     """Header of the aggregator's answer to one device; the payload is the newest version, or none, and a release.
 
     refused: why the whole message was refused, if it was.
-    unlearned: ids of updates that the next version leaves out.
+    unlearned: ids of updates whose unlearning is settled: the next version leaves them out, but for those in `kept`.
     bounded: ids of updates that a private release holds, and that stay in it.
+    kept: of `unlearned`, those that stay: the versions that hold them cannot be made again (`log.retain`).
     round: the round's configuration; `round_signature` is over it, as over HTTP.
     school: as in `/v1/round`.
     message_id: of the message that it answers, if that had one.
@@ -90,6 +91,7 @@ class AnswerHeader(msgspec.Struct, frozen=True, kw_only=True):
     receipts: tuple[Receipt, ...] = ()
     unlearned: tuple[str, ...] = ()
     bounded: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     round: dict[str, Any] = {}
     round_signature: str = ""
     school: str = ""

@@ -25,6 +25,7 @@ from homeroom.errors import AnswerError, Code, InputError, NetworkError, TrustEr
 from homeroom.federation import agreement, enrolment, offline_statistics, privacy_ledger, statistics
 from homeroom.federation.statistics import StatisticsReport
 from homeroom.federation.sync import FetchedTheta, Scores, use_global
+from homeroom.federation.unlearning import UnlearningOutcome
 from homeroom.federation.versions import carry_over_global, newest_global
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
@@ -64,7 +65,7 @@ class ImportedAnswer:
     """An answer that was imported; `fetched` is the outcome for the version in it.
 
     refused: the reason by update id.
-    bounded: updates that cannot be unlearned: a private release holds them, which bounds what they tell.
+    bounded, kept: updates that cannot be unlearned, as of `SyncReport`.
     worse, statistics: as in `SyncReport`.
     """
 
@@ -77,6 +78,12 @@ class ImportedAnswer:
     size_bytes: int
     worse: Mapping[str, str] = field(default_factory=dict)
     statistics: StatisticsReport | None = None
+    kept: tuple[str, ...] = ()
+
+    @property
+    def unlearning(self) -> UnlearningOutcome:
+        """What becomes of the updates that were asked to be unlearned."""
+        return UnlearningOutcome(self.unlearned, self.bounded, self.kept)
 
 
 def prepare_join(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> None:
@@ -190,11 +197,22 @@ def _import_answer(
         remove(path)
         raise NetworkError(f"the message was refused: {header.refused}", where=where, remedy="ask the district")
     joined, configuration = _store_round(store, bundle, header, root, where)
-    sent, refused, unlearned, bounded = _store_receipts(store, header)
+    sent, refused = _store_receipts(store, header)
+    unlearning = _store_unlearning(store, header)
     fetched = use_global(store, bundle, version, root, score) if version else FetchedTheta()
     shared = offline_statistics.take_answer(store, bundle, configuration, header, release, root)
     remove(path)
-    return ImportedAnswer(joined, sent, refused, unlearned, bounded, fetched, len(data), statistics=shared)
+    return ImportedAnswer(
+        joined,
+        sent,
+        refused,
+        unlearning.unlearned,
+        unlearning.bounded,
+        fetched,
+        len(data),
+        statistics=shared,
+        kept=unlearning.kept,
+    )
 
 
 def _check_order(store: Store, header: offline_message.AnswerHeader, where: str) -> None:
@@ -237,15 +255,12 @@ def _store_round(
     return joining is not None, configuration
 
 
-def _store_receipts(
-    store: Store, header: offline_message.AnswerHeader
-) -> tuple[tuple[str, ...], dict[str, str], tuple[str, ...], tuple[str, ...]]:
-    """Marks what the answer acknowledges; returns the ids sent, refused (with the reason), unlearned and bounded.
+def _store_receipts(store: Store, header: offline_message.AnswerHeader) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Marks what the answer acknowledges; returns the ids sent, and those refused with the reason.
 
     Receipts of updates that do not wait here are ignored.
     """
     waiting = {digest(update.data): update.update_id for update in store.outbox.pending()}
-    unlearning = set(store.outbox.unlearning())
     sent, refused = [], {}
     for receipt in header.receipts:
         update_id = waiting.get(receipt.update)
@@ -258,11 +273,19 @@ def _store_receipts(
         if receipt.status == "refused":
             store.outbox.mark_refused(update_id)
         refused[update_id] = f"{receipt.message} ({receipt.remedy})" if receipt.remedy else receipt.message
-    unlearned = tuple(update_id for update_id in header.unlearned if update_id in unlearning)
-    bounded = tuple(update_id for update_id in header.bounded if update_id in unlearning)
-    for update_id in (*unlearned, *bounded):
+    return tuple(sent), refused
+
+
+def _store_unlearning(store: Store, header: offline_message.AnswerHeader) -> UnlearningOutcome:
+    """Marks the unlearning that the answer settles."""
+    asked = set(store.outbox.unlearning())
+    settled = [update_id for update_id in header.unlearned if update_id in asked]
+    kept = tuple(update_id for update_id in settled if update_id in header.kept)
+    bounded = tuple(update_id for update_id in header.bounded if update_id in asked)
+    for update_id in (*settled, *bounded):
         store.outbox.mark_unlearned(update_id)
-    return tuple(sent), refused, unlearned, bounded
+    unlearned = tuple(update_id for update_id in settled if update_id not in kept)
+    return UnlearningOutcome(unlearned, bounded, kept)
 
 
 def _not_joined(store: Store) -> InputError:

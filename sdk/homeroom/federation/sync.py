@@ -28,6 +28,7 @@ from homeroom.federation.secure_evaluation import take_part_in_evaluation
 from homeroom.federation.secure_statistics import exchange_secure_statistics, forget_summed
 from homeroom.federation.secure_update import UpdateContribution
 from homeroom.federation.statistics import StatisticsReport, exchange_statistics
+from homeroom.federation.unlearning import UnlearningOutcome, ask_unlearning
 from homeroom.federation.versions import (
     carry_over_global,
     newest_global,
@@ -80,6 +81,7 @@ class SyncReport:
     refused: Mapping[str, str] = field(default_factory=dict)
     unlearned: tuple[str, ...] = ()
     bounded: tuple[str, ...] = ()  # cannot be unlearned: a private release holds them, which bounds what they tell
+    kept: tuple[str, ...] = ()  # cannot be unlearned: what the versions that hold them were made of is not kept there
     version: int | None = None
     in_use: str = "unchanged"  # "global", "local" (clearly better here) or "unchanged"
     sent_bytes: int = 0
@@ -94,6 +96,12 @@ class SyncReport:
     worse: Mapping[str, str] = field(default_factory=dict)
     dropped: VoidReport = field(default_factory=VoidReport)
     unlearned_by: str = ""
+
+    @property
+    def unlearning(self) -> UnlearningOutcome:
+        """What becomes of the updates that were asked to be unlearned."""
+        return UnlearningOutcome(self.unlearned, self.bounded, self.kept, self.unlearned_by)
+
     evaluation: evaluation.EvaluationOutcome | None = None
     rewound: bool = False
 
@@ -120,7 +128,7 @@ def sync(
             agreement.OFFLINE_MESSAGES.write(store, [])  # an answer on its way is older than this round
         enrolment.store_aggregator(store, client.certificate, client.school)
         queue_newest_update(store, bundle)
-        unlearned, bounded, unlearned_by = ask_unlearning(store, client)
+        asked = ask_unlearning(store, client)
         first = FetchedTheta()
         if configuration.secure and configuration.rewinds:  # nobody else sees what a masked update was learned on
             first = fetch_global(store, bundle, client, root, score)
@@ -146,8 +154,9 @@ def sync(
     return SyncReport(
         sent=tuple(sent),
         refused=refused,
-        unlearned=tuple(unlearned),
-        bounded=tuple(bounded),
+        unlearned=asked.unlearned,
+        bounded=asked.bounded,
+        kept=asked.kept,
         version=newest.base if newest else None,
         in_use=fetched.in_use,
         sent_bytes=sent_bytes,
@@ -160,7 +169,7 @@ def sync(
         held=held,
         statistics=shared,
         dropped=fetched.dropped,
-        unlearned_by=unlearned_by,
+        unlearned_by=asked.by,
         evaluation=told,
         rewound=fetched.rewound,
     )
@@ -228,19 +237,6 @@ def send_updates(
             store.outbox.mark_sent(update.update_id)
             sent.append(update.update_id)
     return sent, refused, size
-
-
-def ask_unlearning(store: Store, client: Client) -> tuple[list[str], list[str], str]:
-    """Sends the unlearning requests; returns the ids unlearned, those that a private release bounds, and by when."""
-    unlearned: list[str] = []
-    bounded: list[str] = []
-    last = ""  # days in this form sort
-    for update_id in store.outbox.unlearning():
-        receipt = client.unlearn(update_id)
-        (bounded if receipt.status == "bounded" else unlearned).append(update_id)
-        last = max(last, receipt.by)
-        store.outbox.mark_unlearned(update_id)
-    return unlearned, bounded, last
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from homeroom.contract.signing import certify, new_key
 from homeroom.errors import DiskFullError, InputError, NetworkError, TrustError
 from homeroom.federation import agreement, offline, privacy_ledger, versions
 from homeroom.federation.enrolment import device_key
+from homeroom.federation.unlearning import unlearning_lines
 from homeroom_aggregator.admin import backup
 from homeroom_aggregator.admin import offline as letters
 from homeroom_aggregator.admin.folder import invite_devices, open_rounds, read_facts
@@ -163,6 +164,32 @@ def test_a_letter_counts_once_however_often_it_is_delivered(tmp_path: Path, dist
     device.carry_out(stick)  # the school did not know yet
     assert deliver(district, stick).already == 1
     assert len(device.carry_in(stick).sent) == 1
+    device.close()
+
+
+def test_an_update_of_an_old_version_stays_and_the_answer_says_so(
+    tmp_path: Path, district: Path, stick: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homeroom_aggregator.merge.rounds.CHECKPOINT_ENTRIES", 1)
+    (device,) = joined(tmp_path, district, stick, "one")
+    learn(device, 0.5, ["p-17"])
+    device.carry_out(stick)
+    deliver(district, stick)
+    (sent,) = device.carry_in(stick).sent
+    one, two = School(), School()
+    with closing(open_rounds(district, retain=1)) as rounds:
+        for _ in range(4):
+            for each in (one, two):
+                rounds.update(each.update(rounds.configuration, 0.5, rounds.state.version), each.name)
+        assert (rounds.log.number(sent) or 0) <= rounds.log.base
+    device.forget("p-17")
+    device.carry_out(stick)
+    deliver(district, stick)
+    answer = device.carry_in(stick)
+    assert (answer.unlearned, answer.kept) == ((), (sent,))
+    assert device.status()["unlearning_waiting"] == 0
+    (said,) = unlearning_lines(answer.unlearning)
+    assert "1 update of old versions: it stays in the shared model" in said
     device.close()
 
 

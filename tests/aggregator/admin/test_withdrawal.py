@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from aggregator.institution import START, School, enrol, make_folder
+from aggregator.institution import START, School, enrol, make_folder, running
 from aggregator.server.officer import confirmed, signed_in
 from homeroom.cli.main import homeroom
 from homeroom.contract.round import UnlearningRules
@@ -19,11 +20,13 @@ from homeroom.errors import HomeroomError, InputError
 from homeroom.federation.network.client import Client
 from homeroom.system.printable import counted
 from homeroom_aggregator.admin import withdrawal
+from homeroom_aggregator.admin.configuration import LogSection
+from homeroom_aggregator.admin.configuration_file import read_configuration, write_file
 from homeroom_aggregator.admin.folder import open_rounds
 from homeroom_aggregator.admin.officers import OPERATOR, Officer
 from homeroom_aggregator.admin.withdrawal import Part
 from homeroom_aggregator.merge.rounds import Rounds
-from homeroom_aggregator.server.service import Service
+from homeroom_aggregator.server.service import Service, open_service
 from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.members import StoredInvitation
 
@@ -114,6 +117,33 @@ def test_updates_whose_bytes_are_gone_stay_and_it_is_said(tmp_path: Path, monkey
         assert found.kept + found.count == 5
         assert "Older than what is kept (log.retain)" in withdrawal.lines(found, Part())[0]
         assert counted(found.kept, "update") in withdrawal.lines(found, Part())[0]
+
+
+def test_a_device_is_told_that_an_update_of_an_old_version_stays(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, unlearning=REWIND)
+    log = LogSection(retain=2, checkpoint_entries=1)
+    write_file(folder, msgspec.structs.replace(read_configuration(folder), log=log))
+    with closing(open_service(folder)) as service, running(service) as address:
+        rounds, names = service.rounds, ("Hill", "Lake")
+        client, stranger = (enrol(service, address, name, consents={name: "letter"}) for name in names)
+        school, other = School(client.key), School(stranger.key)
+
+        def release() -> str:
+            base = rounds.state.version
+            first, _ = (rounds.update(one.update(rounds.configuration, 0.5, base), one.name) for one in (school, other))
+            return first[0]
+
+        sent = [release() for _ in range(6)]
+        said = [client.unlearn(update_id).status for update_id in sent]
+        assert set(said) == {"kept", "accepted"}
+        assert said == sorted(said, reverse=True), "the older ones stay"
+        assert [client.unlearn(update_id).status for update_id in sent] == said, "and again, should the answer be lost"
+        assert stranger.unlearn(sent[0]).status == "accepted", "another's id gets the answer of an unknown one"
+        rounds.rewind(by="Ms Lee")
+        for _ in range(4):
+            release()
+        assert [client.unlearn(update_id).status for update_id in sent] == said, "long after, when their bytes are gone"
+        assert rounds.verify() == []
 
 
 @pytest.mark.parametrize("rule", ["replay", "rewind"])

@@ -101,8 +101,10 @@ def join(
 
 
 class UnlearnReceipt(msgspec.Struct, frozen=True):
-    """What becomes of an update that is to be unlearned: `bounded` where a private release holds it for good.
+    """What becomes of an update that is to be unlearned.
 
+    status: `accepted`; `bounded` where a private release holds it for good; `kept` where it stays in a version that is
+    too old to be made again.
     by: the day, ISO 8601, of the rewind that a released update waits for; "" where it is left out at once.
     """
 
