@@ -6,6 +6,7 @@ A sheet's own evidence tells its decimal separator. What can be read in two ways
 from __future__ import annotations
 
 import datetime
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -38,9 +39,17 @@ class Range:
         return self.least <= number <= self.largest
 
 
+ANY = Range(-math.inf, math.inf)
+
+
 def is_filled(cell: Any) -> bool:
     """Whether a cell holds anything."""
     return cell is not None and cell != "" and not (isinstance(cell, str) and not cell.strip())
+
+
+def is_number(cell: str) -> bool:
+    """Whether a text is a number, be it one that could be read in two ways."""
+    return _parts(cell.strip()) is not None
 
 
 def is_missing(cell: str) -> bool:
@@ -60,7 +69,10 @@ def decimal_of(cells: Iterable[str]) -> Decimal:
 
 
 def parse_number(
-    cell: str, decimal: Decimal, usual: Range, advise: Callable[[str, str], str] = lambda plain, options: plain
+    cell: str,
+    decimal: Decimal = "",
+    usual: Range = ANY,
+    advise: Callable[[str, str], str] = lambda plain, options: plain,
 ) -> float:
     """Returns the number of a cell. Raises InputError where it is none, or could be two.
 

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from homeroom.data.cells import parse_day
+from homeroom.data.cells import is_number, parse_day, parse_number
 from homeroom.data.preprocess.sequence import YEAR_S, Interaction
 from homeroom.data.samples import INTERACTION_LIMIT, TRUTH_WORDS
 from homeroom.data.tasks.base import suggestion
@@ -102,8 +102,13 @@ def check_time(value: Any, where: str) -> float | None:
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
+    if isinstance(value, str) and not is_number(value):
+        return _moment(value, where)
     try:
-        seconds = math.nan if isinstance(value, bool) else float(value)
+        number = parse_number(value) if isinstance(value, str) else value
+        seconds = math.nan if isinstance(number, bool) else float(number)
+    except InputError as problem:
+        raise InputError(problem.what, where=where, remedy=problem.remedy) from None
     except (TypeError, ValueError, OverflowError):
         return _moment(value, where)
     if not math.isfinite(seconds):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from homeroom.contract.manifest import Column, Manifest, Preprocess, SequencePreprocess, Slot, Task
-from homeroom.data.cells import parse_day
+from homeroom.data.cells import Range, parse_day, parse_number
 from homeroom.data.consent import check_consent
 from homeroom.data.decoder import client
 from homeroom.data.interactions import check_interactions
@@ -243,12 +243,14 @@ def _check_cell(column: Column, cell: Any, where: str) -> float | str | None:
             remedy = suggestion(str(cell), column.categories)
             raise InputError(f"unknown category {cell!r}", where=where, remedy=remedy)
         return category
-    if isinstance(cell, bool) or (isinstance(cell, str) and "_" in cell):
-        raise InputError(f"{cell!r} is not a number", where=where)
     try:
-        number = float(cell)
+        number = parse_number(cell, "", Range(*column.usual)) if isinstance(cell, str) else float(cell)
+    except InputError as problem:
+        raise InputError(problem.what, where=where, remedy=problem.remedy) from None
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{cell!r} is not a number", where=where) from None
+    if isinstance(cell, bool):
+        raise InputError(f"{cell!r} is not a number", where=where)
     if math.isinf(number):
         raise InputError("is infinite", where=where, remedy="leave the cell empty if the value is missing")
     if abs(number) > FLOAT32_LIMIT:

@@ -130,7 +130,18 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         raise
     except Exception as problem:  # openpyxl passes on whatever its parsers raise
         what = f"is not a workbook that can be read: {type(problem).__name__}"
-        raise InputError(what, where=path.name, remedy="save it as CSV UTF-8") from None
+        if _has_charts(path):
+            what += "; perhaps because of a sheet that is a chart"
+        remedy = "save the sheet with the samples as CSV UTF-8"
+        raise InputError(what, where=path.name, remedy=remedy) from None
+
+
+def _has_charts(path: Path) -> bool:
+    try:
+        with open_below(path.parent, path.name) as file, zipfile.ZipFile(file) as archive:
+            return any(name.startswith("xl/chartsheets/") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _rows(sheet: Any, last: int, read: Callable[[Any], Any] = lambda cell: cell.value) -> Iterator[tuple[Any, ...]]:

@@ -43,6 +43,7 @@ WHY_COLUMN = "why"  # of a sheet of rows that were not taken
 
 Row = dict[str, Any]  # column -> cell, without the empty ones
 Line = tuple[int, list[Any]]  # number, cells
+NO_ROW: tuple[int, list[Any], bool] = (0, [], False)
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,20 @@ def read_rows(path: Path, known: ColumnNames, intake: Intake) -> Iterator[tuple[
         what = f"cells are merged, so that only the first has a value: {', '.join(below[:5])}"
         raise InputError(what, where=path.name, remedy="unmerge them, and fill in each row")
     intake.columns.update(names)
-    columns, nobodys = _columns_of(names, path.name, known, intake), 0
-    filled = (line for line in lines if any(map(is_filled, line[1])))
-    for (line, cells), following in itertools.pairwise(itertools.chain(filled, [(0, [])])):
+    columns, nobodys, fewest = _columns_of(names, path.name, known, intake), 0, 0
+    for (line, cells, is_apart), following in itertools.pairwise(itertools.chain(_filled(lines), [NO_ROW])):
         where = f"{path.name} line {line}"
-        if summary := find_summary(columns, cells, is_last=not following[1]):
+        if summary := find_summary(columns, cells, is_last=following is NO_ROW):
             _leave_out(summary, where, dict(zip(names, cells, strict=False)), intake)
             continue
+        number = sum(map(is_filled, cells))
+        if is_apart and number == 1 < fewest:
+            with intake.row(where, dict(zip(names, cells, strict=False))):
+                note = next(cell for cell in cells if is_filled(cell))
+                remedy = "delete it; if it is a sample, put it right below the others"
+                raise InputError(f"{str(note)[:40]!r} alone below an empty row looks like a note", remedy=remedy)
+            continue
+        fewest = min(fewest or number, number)
         if any(is_filled(cell) for cell in cells[len(columns) :]):
             with intake.row(where, dict(itertools.zip_longest(names, cells[: len(names)], fillvalue=""))):
                 raise InputError(f"has more cells than the {len(columns)} columns", where=where)
@@ -108,6 +116,15 @@ def read_rows(path: Path, known: ColumnNames, intake: Intake) -> Iterator[tuple[
         yield row, where
     if nobodys:
         intake.note(f"{path.name}: {counted(nobodys, 'row')} without a subject held as {DEFAULT_SUBJECT}")
+
+
+def _filled(lines: Iterator[Line]) -> Iterator[tuple[int, list[Any], bool]]:
+    """The lines that hold anything, and whether an empty one stands above each."""
+    is_apart = False
+    for line, cells in lines:
+        if any(map(is_filled, cells)):
+            yield line, cells, is_apart
+        is_apart = not any(map(is_filled, cells))
 
 
 def _leave_out(summary: Summary, where: str, row: Row, intake: Intake) -> None:
@@ -160,7 +177,7 @@ def column_name(cell: Any) -> str:
 
 def read_text(file_path: str, known: ColumnNames) -> Iterator[tuple[int, list[str]]]:
     """Yields the number and the cells of each row; runs in the decoder. Raises InputError where it is no sheet."""
-    path = Path(file_path)
+    path, first_line = Path(file_path), 1  # of the row that is read
     csv.field_size_limit(CELL_LIMIT_CHARACTERS)
     try:
         with io.TextIOWrapper(open_below(path.parent, path.name), encoding=_encoding_of(path), newline="") as file:
@@ -175,10 +192,13 @@ def read_text(file_path: str, known: ColumnNames) -> Iterator[tuple[int, list[st
             rows = csv.reader(itertools.chain(ahead, lines), delimiter=separator, strict=True)
             for cells in rows:
                 yield rows.line_num + skipped, cells
+                first_line = rows.line_num + skipped + 1
     except UnicodeDecodeError:
         raise InputError("is not UTF-8 text", where=path.name, remedy="save it as CSV UTF-8") from None
     except csv.Error as problem:
-        raise InputError(f"is not valid CSV: {problem}", where=path.name) from None
+        what = f"is not valid CSV, from line {first_line} on: {problem}"
+        remedy = 'look for a quote (") that is opened and not closed; a quote inside a cell is written twice ("")'
+        raise InputError(what, where=path.name, remedy=remedy) from None
     except OSError as problem:
         raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
 

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from homeroom.contract.manifest import CLIP_STD, Manifest, SequencePreprocess, TablePreprocess
-from homeroom.data.cells import Decimal, Range, decimal_of, is_missing, is_spreadsheet_error, parse_number
+from homeroom.data.cells import (
+    ANY,
+    Decimal,
+    Range,
+    decimal_of,
+    is_missing,
+    is_number,
+    is_spreadsheet_error,
+    parse_number,
+)
 from homeroom.data.consent import gather_consent
 from homeroom.data.ingest.intake import Intake
 from homeroom.data.ingest.jsonl import LINE_COLUMN, line_to_sample
@@ -27,7 +36,7 @@ from homeroom.data.validation import find_slot, find_task, reserved_fields
 from homeroom.errors import InputError
 
 LABEL_PREFIXES = ("label", "labels")
-EXACT_LIMIT = 2.0**53  # whole numbers below are written without a point, as a kind that counts wants them
+EXACT_LIMIT = 2.0**53  # whole numbers below are integers, as a kind that counts wants them
 SHORTENED = re.compile(r"\d(?:[.,]\d+)?[eE]\+?\d+")  # 1.23457E+11
 INTERACTION_COLUMNS = ("skill", "correct", "time")
 
@@ -53,25 +62,31 @@ class SheetColumns:
     """How cells are read.
 
     reserved: columns that are no inputs. decimal: the separator of numbers. usual: the usual values of columns that
-    hold numbers.
+    hold numbers. times: columns that hold times, of which some are numbers.
     """
 
     manifest: Manifest
     reserved: Collection[str]
     decimal: Decimal
     usual: Mapping[str, Range]
+    times: Collection[str]
 
     @classmethod
     def of(cls, manifest: Manifest, intake: Intake, sheet: Path | None, *more: str) -> SheetColumns:
         """Reads the sheet once for its decimal separator, unless it is given. more: further names of columns."""
-        usual, decimal = _numeric_columns(manifest), intake.options.decimal
+        usual, times, decimal = _numeric_columns(manifest), _time_columns(manifest), intake.options.decimal
         if sheet is not None and not decimal:
             rows = read_rows(sheet, known_columns(manifest, *more), Intake(intake.options, adding=intake.adding))
-            cells = (cell for row, _ in rows for name, cell in row.items() if name in usual and isinstance(cell, str))
+            named = (item for row, _ in rows for item in row.items() if item[0] in usual or item[0] in times)
+            cells = (cell for _, cell in named if isinstance(cell, str))
             if sheet.suffix.lower() == ".xlsx":  # whose percentages are written with a point by `read_excel`
                 cells = (cell for cell in cells if not cell.endswith("%"))
             decimal = decimal_of(cells)
-        return cls(manifest, reserved_fields(manifest), decimal, usual)
+        return cls(manifest, reserved_fields(manifest), decimal, usual, times)
+
+    def holds_number(self, name: str, cell: Any) -> bool:
+        """Whether a cell is a text to be read as a number."""
+        return isinstance(cell, str) and (name in self.usual or (name in self.times and is_number(cell)))
 
 
 def known_columns(manifest: Manifest, *more: str) -> ColumnNames:
@@ -106,6 +121,13 @@ def _numeric_columns(manifest: Manifest) -> dict[str, Range]:
     return columns
 
 
+def _time_columns(manifest: Manifest) -> set[str]:
+    """The columns of interactions' times."""
+    specs = ((slot, manifest.modality(slot.modality).preprocess) for slot in manifest.slots)
+    slots = [slot for slot, spec in specs if isinstance(spec, SequencePreprocess)]
+    return {f"{name}.time" for slot in slots for name in (slot.name, slot.modality)}
+
+
 def to_sample(row: Row, where: str, columns: SheetColumns, intake: Intake) -> Sample:
     """Converts a row; InputError names the cell of an unknown task or slot."""
     manifest = columns.manifest
@@ -122,9 +144,9 @@ def to_sample(row: Row, where: str, columns: SheetColumns, intake: Intake) -> Sa
             if isinstance(cell, str) and (is_missing(cell) if is_sparse else is_spreadsheet_error(cell)):
                 intake.missing[cell.strip()] += 1
                 continue
-            if isinstance(cell, str) and name in columns.usual:
-                number = parse_number(cell, columns.decimal, columns.usual[name], intake.advise)
-                cell = str(int(number)) if number.is_integer() and abs(number) < EXACT_LIMIT else repr(number)
+            if columns.holds_number(name, cell):
+                number = parse_number(cell, columns.decimal, columns.usual.get(name, ANY), intake.advise)
+                cell = int(number) if number.is_integer() and abs(number) < EXACT_LIMIT else number
             if is_label:
                 labels[rest] = kind_of(find_task(rest, manifest)).parse(cell) if isinstance(cell, str) else cell
             elif is_fact:

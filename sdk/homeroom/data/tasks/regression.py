@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from homeroom.contract.manifest import Task
+from homeroom.data.cells import parse_number
 from homeroom.data.samples import Label
 from homeroom.data.tasks.answers import Answer, Best
 from homeroom.data.tasks.base import AnsweredExample, TaskKind
@@ -32,10 +33,7 @@ def _check(task: Task, label: Any, where: str) -> Label:
 
 
 def _parse(text: str) -> Any:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    return parse_number(text)
 
 
 def _target(task: Task, label: Label) -> np.ndarray:
