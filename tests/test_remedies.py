@@ -37,6 +37,7 @@ CALLERS = {  # modules that commands share: every one of these has each option t
     "aggregator/homeroom_aggregator/simulation/schools.py": ["research simulate"],
     "exporter/homeroom_exporter/encoders/checkpoint.py": ["bundle export"],
     "exporter/homeroom_exporter/export/estimate.py": ["bundle export"],
+    "exporter/homeroom_exporter/export/extend.py": ["bundle export"],
     "exporter/homeroom_exporter/export/teach.py": ["bundle export"],
     "sdk/homeroom/data/cells.py": ["device add"],  # in a whole command, `Intake.advise`
     "sdk/homeroom/data/ingest/column_memory.py": ["device add"],

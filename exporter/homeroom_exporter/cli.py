@@ -11,6 +11,7 @@ import click
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.cli.files import read_certificate
+from homeroom.cli.inspect import start_of_theta
 from homeroom.cli.options import MACHINE, as_json, asked, hint, print_record, progress, say
 from homeroom.cli.parameters import OUT_FILE, OUT_FOLDER, PATH, Whole
 from homeroom.contract.canonical_json import canonical
@@ -71,6 +72,7 @@ Example:
 @click.option("--zip", "zipped", is_flag=True, help="Also write OUT.homeroom, one file for transport.")
 @click.option("--peft", type=PATH, help="Start from this PEFT checkpoint of LoRA (a folder).")
 @click.option("--teach", is_flag=True, help="Start theta from the labels of the calibration samples.")
+@click.option("--extends", type=PATH, help="Go on from this bundle: its encoders, and what its heads learn.")
 @click.option(
     "--threads",
     type=Whole(1, 1024),
@@ -89,6 +91,7 @@ def export_command(
     zipped: bool,
     peft: Path | None,
     teach: bool,
+    extends: Path | None,
     threads: int,
     dry_run: bool,
 ) -> None:
@@ -106,12 +109,16 @@ def export_command(
         check_folder_of(out)
     if dry_run:
         unread = {"--key": key, "--certificate": certificate, "--zip": zipped, "--peft": peft, "--teach": teach}
+        unread |= {"--extends": extends}
         if idle := [option for option, given in unread.items() if given]:
             raise click.UsageError(f"{idle[0]} says nothing with --dry-run: leave it out")
         _dry_run(plan, calibration, threads)
         return
     if out is None or calibration is None:
         raise click.UsageError("needs OUT and --calibration, or --dry-run")
+    for option, given in {"--teach": teach, "--peft": peft}.items():
+        if extends is not None and given:
+            raise click.UsageError(f"{option} would change what --extends keeps: leave one of them out")
     start = read(peft) if peft is not None else None
     from rich.console import Console
 
@@ -129,6 +136,7 @@ def export_command(
             vouched,
             start=start,
             teach=teach,
+            extends=extends,
             threads=threads,
             progress=progress,
             show=lambda report: show(report, console),
@@ -147,11 +155,12 @@ def _tell(done: Exported, out: Path, vouched: Certificate, target: Path | None) 
     papers, manifest = write_papers(out, done.manifest, done.bundle_id, done.report), done.manifest
     record = {"bundle": out, "name": manifest.name, "version": manifest.version, "bundle_id": done.bundle_id}
     files = {"file": target, "second_file": done.second, "papers": list(papers)}
-    print_record(record | {"root": fingerprint(vouched.root), "taught": manifest.provenance.get("taught")} | files)
+    start = {"taught": manifest.provenance.get("taught"), "masked": manifest.masked}
+    print_record(record | {"root": fingerprint(vouched.root)} | start | files)
     say(f"{out}: bundle {done.manifest.name} version {done.manifest.version}, {done.bundle_id}")
     say(f"root {fingerprint(vouched.root)}")
-    taught = done.manifest.provenance.get("taught")
-    say(f"theta starts from {taught}" if taught else "theta starts from the seed's values, from no label (--teach)")
+    for line in start_of_theta(done.manifest):
+        say(f"theta {line}")
     if done.second:
         size_mb = done.second.stat().st_size / 1e6
         say(f"{done.second}: {size_mb:.1f} MB, the float32 backbones; keep it beside the bundle, for devices")

@@ -61,6 +61,7 @@ def upgrade_bundle(folder: Path, old: Path, bundle: Path) -> BundleUpgrade:
         installed = install(bundle, folder / district.BUNDLES_FOLDER, root=facts.root)
         configuration = later_configuration(before, installed)
         district.check_statistics(configuration, installed, bundle)
+        district.check_masked(configuration, installed, bundle)
         key = read_key(old / district.KEY_FILE)
         with contextlib.closing(Log(folder / district.LOG_FILE)) as log:
             taken = log.fact(TAKEN_OVER)

@@ -121,6 +121,7 @@ def create_folder(
         if configuration is not None:
             check_statistics(configuration, installed, bundle)
             check_evaluation(configuration, installed, bundle)
+            check_masked(configuration, installed, bundle)
         begun = configuration or RoundConfiguration(bundle_id=installed.bundle_id)
         narrowed = msgspec.structs.replace(begun, bundle_id=installed.bundle_id)
         if policy is not None:
@@ -155,6 +156,14 @@ def check_statistics(configuration: RoundConfiguration, bundle: Bundle, where: P
         if names > MOST_SEGMENT_BITS:
             what = f"statistics.mode: {names:,} rows and pairs of blocks are more than a round's {MOST_SEGMENT_BITS:,}"
             raise InputError(what, where=str(where), remedy="export it with fewer labels or inputs a task")
+
+
+def check_masked(configuration: RoundConfiguration, bundle: Bundle, where: Path) -> None:
+    """InputError where private rounds would add noise to labels that are masked until somebody teaches them."""
+    if configuration.privacy and bundle.manifest.masked:
+        labels = ", ".join(label for labels in bundle.manifest.masked.values() for label in labels)
+        what = f"nobody has taught {labels} yet, and the noise of private rounds would answer for them"
+        raise InputError(what, where=str(where), remedy="export it with the labels of before")
 
 
 def check_evaluation(configuration: RoundConfiguration, bundle: Bundle, where: Path) -> None:

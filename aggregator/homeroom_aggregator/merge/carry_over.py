@@ -15,9 +15,18 @@ import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from homeroom.contract.continuation import carry_theta, same_segments, same_slices, same_tiers, segment_bounds
+from homeroom.contract.continuation import (
+    Growth,
+    carry_theta,
+    grow,
+    growths_of,
+    same_segments,
+    same_slices,
+    same_tiers,
+    segment_bounds,
+)
 from homeroom.contract.layout import Layout, segment_of
-from homeroom.contract.round import EarlierBundle, RoundConfiguration
+from homeroom.contract.round import EarlierBundle, RoundConfiguration, ServerOptimizer
 from homeroom.contract.signing import Certificate
 from homeroom.contract.update_checks import read_update
 from homeroom.contract.version import VersionHeader, make_version
@@ -38,13 +47,15 @@ CARRIED_FACTS = (rewinds.REWINDS, rewinds.SINCE)
 class CarriedOver(msgspec.Struct, frozen=True, kw_only=True):
     """What goes on in a later bundle.
 
-    version: the newest global one, from which it goes on. same, new: names of segments. updates: that wait for the next
-    version and count there. left: that waited and do not, since nothing in them goes on or they cannot be read.
+    version: the newest global one, from which it goes on. same, grown, new: names of segments.
+    updates: that wait for the next version and count there. left: that waited and do not, since nothing in them goes on
+        or they cannot be read.
     parts: segments of which parts of updates that versions hold still waited for more schools; these are left behind.
     """
 
     version: int
     same: list[str]
+    grown: list[str]
     new: list[str]
     updates: int
     left: int
@@ -81,11 +92,9 @@ def _still(earlier: EarlierBundle, kept: set[str]) -> EarlierBundle:
     return msgspec.structs.replace(earlier, segments=tuple(one for one in earlier.segments if one in kept))
 
 
-def carry_state(state: RoundState, before: Layout, after: Layout, start: np.ndarray) -> RoundState:
-    """A round state as a later bundle has it, without what waits.
-
-    start: float32 [P], the later bundle's own theta.
-    """
+def carry_state(state: RoundState, before: Layout, bundle: Bundle, rules: RoundConfiguration) -> RoundState:
+    """A round state as a later bundle has it, without what waits. rules: of the rounds, for the optimizer's moments."""
+    after, start, growths = bundle.layout, bundle.theta(), growths_of(bundle.manifest.continues)
     names, slices = {*same_segments(before, after)}, same_slices(before, after)
 
     def goes_on(key: str) -> bool:
@@ -93,19 +102,42 @@ def carry_state(state: RoundState, before: Layout, after: Layout, start: np.ndar
         name = tier_slice_of(key)
         return name in slices or (name in names and name == segment_of(name))
 
-    own: dict[str, SchoolSegments] = {}
-    for school, segments in state.own.items():
-        if kept := {name: values for name, values in segments.items() if name in names}:
-            own[school] = kept
+    own = {school: carry_segments(segments, before, bundle) for school, segments in state.own.items()}
+    moments = {key: one for key, one in state.moments.items() if goes_on(key)}
+    first = {"v": (rules.optimizer or ServerOptimizer()).tau ** 2}  # of new columns; other moments begin at zero
+    for growth in _growths_from(before, growths):
+        segment = after[growth.segment]
+        for key, one in state.moments.items():
+            if tier_slice_of(key) == segment.name:
+                moments[key] = {
+                    name: grow(values, np.full(segment.size, first.get(name, 0.0))) for name, values in one.items()
+                }
     return RoundState(
-        theta=carry_theta(state.theta, segment_bounds(before), after, start),
+        theta=carry_theta(state.theta, segment_bounds(before), after, start, growths),
         version=state.version,
         sums=SegmentSums(),
-        moments={key: moments for key, moments in state.moments.items() if goes_on(key)},
+        moments=moments,
         clip=state.clip,
-        own=own,
+        own={school: segments for school, segments in own.items() if segments},
         bounds={key: bound for key, bound in state.bounds.items() if goes_on(key)},
     )
+
+
+def carry_segments(segments: SchoolSegments, before: Layout, bundle: Bundle) -> SchoolSegments:
+    """A school's own segments as a later bundle has them."""
+    names, after = {*same_segments(before, bundle.layout)}, bundle.layout
+    kept = {name: values for name, values in segments.items() if name in names}
+    for growth in _growths_from(before, growths_of(bundle.manifest.continues)):
+        if growth.segment in segments:
+            start = bundle.theta()[after.slices[growth.segment]]
+            kept[growth.segment] = grow(segments[growth.segment], start)
+    return kept
+
+
+def _growths_from(before: Layout, growths: Sequence[Growth]) -> list[Growth]:
+    """The heads of an earlier layout that go on with more labels; a head keeps its name."""
+    known = {segment.segment_id: segment.name for segment in before}
+    return [one for one in growths if known.get(one.earlier) == one.segment]
 
 
 def carry_rounds(before: Rounds, log: Log, successor: Successor) -> CarriedOver:
@@ -130,7 +162,7 @@ class _CarryOver:
     def __init__(self, before: Rounds, log: Log, successor: Successor) -> None:
         self.before, self.log, self.successor = before, log, successor
         self.old, self.new = before.log.database, log.database
-        self.start, self.layout = successor.bundle.theta(), successor.bundle.layout
+        self.layout = successor.bundle.layout
         self.waiting = [*self._find_waiting()]
         for table in (BASES_TABLE, EARLY_TABLE, *([school_segments.OWNED_TABLE] if self._by_school else [])):
             self.new.write(table)
@@ -156,11 +188,14 @@ class _CarryOver:
         if self.before.state.version:
             self._carry_newest()
         updates = self._take_along()
-        names = same_segments(self.before.rules.layout, self.layout)
+        before = self.before.rules.layout
+        names = same_segments(before, self.layout)
+        grown = [one.segment for one in _growths_from(before, growths_of(self.successor.bundle.manifest.continues))]
         return CarriedOver(
             version=self.before.state.version,
             same=names,
-            new=[segment.name for segment in self.layout if segment.name not in names],
+            grown=grown,
+            new=[segment.name for segment in self.layout if segment.name not in (*names, *grown)],
             updates=updates,
             left=len(self.waiting) - updates,
             parts=self._parts_left(),
@@ -238,12 +273,12 @@ class _CarryOver:
 
     def _carry_owned(self) -> None:
         """Schools' own segments by version, as far as they go on."""
-        names = {*same_segments(self.before.rules.layout, self.layout)}
+        before, bundle = self.before.rules.layout, self.successor.bundle
         for school, version in self.old.rows("SELECT school, version FROM owned ORDER BY version, school"):
             owned = school_segments.at(self.old, version, school)
             assert owned is not None  # of this very version
-            segments = {name: values for name, values in owned.segments.items() if name in names}
-            devices = {name: count for name, count in owned.devices.items() if name in names}
+            segments = carry_segments(owned.segments, before, bundle)
+            devices = {name: count for name, count in owned.devices.items() if name in segments}
             school_segments.put(self.new, version, school, devices, segments)
 
     def _carry_older_versions(self) -> None:
@@ -294,7 +329,7 @@ class _CarryOver:
                     yield school, owned.segments
 
     def _carried(self, state: RoundState) -> RoundState:
-        return carry_state(state, self.before.rules.layout, self.layout, self.start)
+        return carry_state(state, self.before.rules.layout, self.successor.bundle, self.successor.configuration)
 
 
 def _copy_rows(old: Database, new: Database, table: str) -> None:

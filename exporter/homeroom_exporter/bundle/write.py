@@ -19,6 +19,7 @@ import safetensors.numpy
 
 from homeroom.contract import manifest
 from homeroom.contract.canonical_json import canonical, digest_file
+from homeroom.contract.continuation import MASKED_FORMAT, Continuation
 from homeroom.contract.layout import FULL_TIER
 from homeroom.contract.statistics.section import Section
 from homeroom.errors import DiskFullError
@@ -82,7 +83,7 @@ class BundleContents:
     """What a bundle is made of. `files`: further files by their place; `scales`: float32 [taps, dim] by modality.
 
     `converted`: graphs again for LiteRT; `unconverted`: the places of those that are not among them, and why;
-    `statistics`: what heads are solved from, None where no task can be.
+    `statistics`: what heads are solved from, None where no task can be; `continues`: the bundle that this one extends.
     """
 
     name: str
@@ -99,6 +100,7 @@ class BundleContents:
     converted: Sequence[GraphFile] = ()
     unconverted: Mapping[str, str] = field(default_factory=dict)
     statistics: Fitted | None = None
+    continues: Continuation | None = None
 
 
 def graph_entry(graph: GraphFile) -> manifest.Graph:
@@ -150,6 +152,13 @@ def litert_version() -> str:
     return importlib.metadata.version("ai-edge-litert")
 
 
+def _format(contents: BundleContents) -> int:
+    """The oldest format that says what a reader must know."""
+    if contents.continues and contents.continues.masked:
+        return MASKED_FORMAT
+    return manifest.MANIFEST_FORMAT if contents.design.asked else manifest.WHOLE_TARGETS_FORMAT
+
+
 def fill(folder: Path, contents: BundleContents) -> manifest.Manifest:
     """Write every file of the bundle but its signature into `folder`, and those of its second file, as `set_apart`
     then moves them; returns the manifest written."""
@@ -182,7 +191,7 @@ def fill(folder: Path, contents: BundleContents) -> manifest.Manifest:
         {name: file for name, file in files.items() if name in apart},
     )
     facts = manifest.Manifest(
-        format=manifest.MANIFEST_FORMAT if contents.design.asked else manifest.WHOLE_TARGETS_FORMAT,
+        format=_format(contents),
         name=contents.name,
         version=contents.version,
         files={name: file for name, file in files.items() if name not in apart},
@@ -204,6 +213,7 @@ def fill(folder: Path, contents: BundleContents) -> manifest.Manifest:
         tier_index=TIERS if contents.tiers else None,
         statistics=contents.statistics.section if contents.statistics else msgspec.UNSET,
         fallback=fallback if apart else msgspec.UNSET,
+        continues=contents.continues or msgspec.UNSET,
     )
     (folder / "manifest.json").write_bytes(canonical(facts))
     return facts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from homeroom.contract import manifest
@@ -21,8 +22,13 @@ from homeroom_exporter.recipe.recipe import Recipe
 CALIBRATION_VALUES = {"text": 1024, "image": 256, "audio": 128, "table": 4096, "sequence": 1024}
 
 
-def design_of(recipe: Recipe, backbones: Mapping[str, Backbone], inside: LoraEncoder | None = None) -> Design:
-    """The recipe's model on its built encoders; inside: the encoder that has LoRA inside."""
+def design_of(
+    recipe: Recipe,
+    backbones: Mapping[str, Backbone],
+    inside: LoraEncoder | None = None,
+    added: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+) -> Design:
+    """The recipe's model on its built encoders; inside: the encoder that has LoRA inside; added: as of `Design`."""
     modalities = {name: built.modality for name, built in backbones.items()}
     if inside:
         modalities[inside.adapter.modality.name] = inside.adapter.modality
@@ -38,6 +44,7 @@ def design_of(recipe: Recipe, backbones: Mapping[str, Backbone], inside: LoraEnc
         objectives=recipe.objectives,
         adapter=inside.adapter if inside else None,
         scopes=recipe.scopes,
+        added=added,
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -25,6 +27,13 @@ from homeroom_exporter.encoders import backbone, processors
 from homeroom_exporter.encoders.backbone import Backbone
 from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.export.design import calibration_values, choose_golden_samples, design_of, draft
+from homeroom_exporter.export.extend import (
+    Extended,
+    added_labels,
+    continuation_of,
+    extended_theta,
+    with_earlier_statistics,
+)
 from homeroom_exporter.export.statistics import fit_statistics
 from homeroom_exporter.export.statistics_size import statistics_sentence
 from homeroom_exporter.export.steps import assemble, library_versions, reads_token_pairs
@@ -78,13 +87,22 @@ def read_calibration(recipe: Recipe, path: Path, progress: Progress = lambda sta
 
 
 def build_encoders(
-    recipe: Recipe, samples: Sequence[StoredSample], scratch: Path, *, start: Checkpoint | None, progress: Progress
+    recipe: Recipe,
+    samples: Sequence[StoredSample],
+    scratch: Path,
+    *,
+    start: Checkpoint | None,
+    progress: Progress,
+    kept: Mapping[str, Backbone] = MappingProxyType({}),
 ) -> BuiltEncoders:
-    """Build every encoder in a folder of its own under `scratch`; start: the PEFT checkpoint that LoRA begins from."""
-    backbones: dict[str, Backbone] = {}
+    """Build every encoder in a folder of its own under `scratch`, but those that are `kept` from an earlier bundle.
+
+    start: the PEFT checkpoint that LoRA begins from.
+    """
+    backbones: dict[str, Backbone] = dict(kept)
     inside: LoraEncoder | None = None
     choices: list[TapChoice] = []
-    for spec in recipe.encoders:
+    for spec in (one for one in recipe.encoders if one.modality not in kept):
         progress(f"building the {spec.modality} backbone from {spec.source}")
         folder = scratch / spec.modality
         folder.mkdir()
@@ -133,15 +151,19 @@ def contents_of(
     threads: int,
     progress: Progress,
     teacher: Certificate | None = None,
+    extended: Extended | None = None,
 ) -> BundleContents:
     """The bundle's contents for onnxruntime: theta, step graphs, backbones and golden samples.
 
     teacher: the exporter's certificate where theta starts from the labels of the samples.
+    extended: the earlier bundle that this one goes on from.
     """
-    design = design_of(recipe, encoders.backbones, encoders.inside)
+    added = added_labels(extended, recipe.tasks) if extended else {}
+    design = design_of(recipe, encoders.backbones, encoders.inside, added)
     golden, sentence = golden_samples(recipe, encoders.backbones, samples)
     progress(sentence)
     manifest = msgspec.structs.replace(draft(recipe), modalities=design.modalities)
+    how = continuation_of(extended, design) if extended else None
     contents = assemble(
         design,
         encoders.backbones,
@@ -159,6 +181,8 @@ def contents_of(
         saliency=recipe.saliency and bool(design.explained),
         inside=encoders.inside,
         tiers=make_tiers(design, recipe.tiers),
+        continues=how,
+        extend=partial(extended_theta, extended, how, design.layout, design.tasks) if extended and how else None,
     )
     fitted = fit_statistics(
         manifest,
@@ -174,7 +198,8 @@ def contents_of(
     if teacher is not None:
         progress("learning from the labels of the calibration samples")
         contents = teach(contents, encoders.backbones, golden, samples, teacher, scratch, threads=threads)
-    return replace(contents, statistics=fitted)
+    contents = replace(contents, statistics=fitted)
+    return with_earlier_statistics(contents, extended) if extended else contents
 
 
 def with_litert(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import onnxruntime
 
+from homeroom.contract.continuation import MASKED_LOGIT, Continuation, label_columns
 from homeroom.contract.graph_io import THETA
 from homeroom.contract.layout import FULL_TIER
 from homeroom.contract.manifest import Licence, Training
@@ -116,6 +117,8 @@ def assemble(
     saliency: bool = False,
     tiers: Mapping[str, NestedDesign] | None = None,
     inside: LoraEncoder | None = None,
+    continues: Continuation | None = None,
+    extend: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> BundleContents:
     """Everything that a bundle holds.
 
@@ -127,9 +130,11 @@ def assemble(
     threads: of the runtime that computes the golden outputs.
     tiers: smaller designs within theta, by name.
     inside: the encoder that has LoRA inside.
+    continues: of a bundle that extends an earlier one; extend: the seed's theta to that one's first theta.
     """
     tiers = tiers or {}
     theta = first_theta(design, seed, tiers if training.nested else {}, inside)
+    theta = extend(theta) if extend else theta
     if inside:
         shutil.copyfile(inside.stored, scratch / inside.stored.name)
     graphs: list[GraphFile] = []
@@ -139,7 +144,8 @@ def assemble(
     graphs += _features_graphs(backbones)
     files, licences = _further_files(backbones, inside, scratch)
     reference = {name: load(built.graphs["float32"], threads=threads) for name, built in backbones.items()}
-    predict = Predictor(design, graphs, theta, batch, threads)
+    shown = as_answered(design, theta, continues)
+    predict = Predictor(design, graphs, shown, batch, threads)
     return BundleContents(
         name=name,
         version=version,
@@ -152,6 +158,7 @@ def assemble(
         licences=licences,
         provenance={**provenance, "seed": str(seed)},
         tiers=tiers,
+        continues=continues,
     )
 
 
@@ -169,6 +176,17 @@ def with_theta(
     return replace(
         contents, theta=theta, golden=golden.golden_files(design, samples, reference, files.__getitem__, predict)
     )
+
+
+def as_answered(design: Design, theta: np.ndarray, continues: Continuation | None) -> np.ndarray:
+    """Theta as devices feed it to graphs: with labels masked that nobody has taught (`Graphs.masked`)."""
+    shown = theta.copy()
+    for task in design.tasks:
+        masked = continues.masked.get(task.name, ()) if continues else ()
+        columns = label_columns(design.layout, f"head.{task.name}") if masked else []
+        for label in masked:
+            shown[columns[task.labels.index(label)][-1]] = MASKED_LOGIT
+    return shown
 
 
 def first_theta(

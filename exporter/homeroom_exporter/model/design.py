@@ -33,6 +33,7 @@ class Design:
 
     `scopes`: how far a segment may go, by name, where that is not to the federation.
     adapter: LoRA inside one modality's encoder, in place of its ladder.
+    added: by task, how many labels came with each later bundle (`heads.head_segment`).
     """
 
     modalities: tuple[Modality, ...]
@@ -46,6 +47,7 @@ class Design:
     adapter: Adapter | None = None
     scopes: Mapping[str, Scope] = field(default_factory=dict)
     objectives: tuple[Objective, ...] = ()
+    added: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[tuple[str, str, int], ...]:
@@ -107,7 +109,8 @@ class Design:
             segments.append(ladder.fusion_segment(self.width, self.hidden))
         for task in self.tasks:
             reads = [self.modality(self.slot(name).modality).features_id for name in task.reads]
-            segments.append(heads.head_segment(task, HEADS[self.heads[task.name]], reads, self.width))
+            head, added = HEADS[self.heads[task.name]], self.added.get(task.name, ())
+            segments.append(heads.head_segment(task, head, reads, self.width, added))
         for objective in (one for one in self.objectives if one.kind == "masked"):
             names = dict.fromkeys(self.slot(slot).modality for slot in objective.reads)
             segments.append(masked_segment(objective, [self.modality(name) for name in names], self.width))

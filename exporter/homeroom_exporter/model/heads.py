@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -74,11 +75,21 @@ class Head:
     reads_text_tokens: bool = False
 
 
-def head_segment(task: Task, head: Head, reads: Sequence[str], width: int) -> Segment:
-    """`reads` are the features_ids of the slots that the task reads, in their order."""
+def head_segment(task: Task, head: Head, reads: Sequence[str], width: int, added: Sequence[int] = ()) -> Segment:
+    """`reads` are the features_ids of the slots that the task reads, in their order.
+
+    added: numbers of labels that came later, each time with parameters of their own behind the others, so that the
+        outputs of before are computed as before, bit for bit.
+    """
+    first = msgspec.structs.replace(task, width=task.width - sum(added))
+    further = [
+        Parameter(f"more{number}.{one.name}", (*one.shape[:-1], labels))
+        for number, labels in enumerate(added)
+        for one in head.parameters(first, width)[-2:]
+    ]
     return Segment(
         name=f"head.{task.name}",
-        parameters=head.parameters(task, width),
+        parameters=(*head.parameters(first, width), *further),
         meaning=meaning(
             f"{head.name}/1",
             task=task.kind,
@@ -114,7 +125,11 @@ def cosine_parameters(width: int) -> tuple[Parameter, ...]:
 
 def fused(parameters: Parameters, vector: Tensor) -> Tensor:
     """vector: [batch, width] of the fusion; or tokens [batch, tokens, width]."""
-    return vector @ parameters["weight"] + parameters["bias"]
+    number, outputs = 0, [vector @ parameters["weight"] + parameters["bias"]]
+    while f"more{number}.weight" in parameters:
+        outputs.append(vector @ parameters[f"more{number}.weight"] + parameters[f"more{number}.bias"])
+        number += 1
+    return torch.cat(outputs, -1) if number else outputs[0]
 
 
 def unit(x: Tensor) -> Tensor:
@@ -149,7 +164,7 @@ def pair(
     summary = torch.bmm(share.reshape(rows[0], 1, length), compared).reshape(batch, len(left_of) * width)
     both = vectors[reference] * vectors[answer]
     joined = torch.cat([summary, both], -1) @ parameters["join.weight"] + parameters["join.bias"]
-    return relu(joined) @ parameters["weight"] + parameters["bias"]
+    return fused(parameters, relu(joined))
 
 
 def _fused_output(parameters: Parameters, inputs: HeadInputs) -> Tensor:

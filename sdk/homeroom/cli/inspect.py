@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from homeroom.cli.options import as_json, print_record, say
 from homeroom.cli.parameters import PATH
@@ -95,8 +96,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for objective in manifest.objectives:
         yield "objective", f"{objective.name}: {objective.kind} of {', '.join(objective.reads)}, without labels"
     yield "theta", f"{manifest.layout.size:,} values in {counted(len(manifest.segments), 'segment')}"
-    taught = manifest.provenance.get("taught")
-    yield "", f"starts from {taught}" if taught else "starts from the seed's values, from no label"
+    yield from (("", line) for line in start_of_theta(manifest))
     for segment in manifest.layout.segments:
         yield "segment", f"{segment.name}: {segment.size:,} values, {segment.scope}"
     for tier in manifest.tiers:
@@ -120,6 +120,18 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 def _titled(named: Slot | Task) -> str:
     return named.name if named.said == named.name else f"{named.name} ({named.said})"
+
+
+def start_of_theta(manifest: Manifest) -> Iterator[str]:
+    """What the first theta is made of."""
+    taught = manifest.provenance.get("taught")
+    if manifest.continues is msgspec.UNSET:
+        yield f"starts from {taught}" if taught else "starts from the seed's values, from no label"
+        return
+    learned = f", which started from {taught}" if taught else ""
+    yield f"goes on from version {manifest.continues.version}, {manifest.continues.bundle_id[:12]}{learned}"
+    for task, labels in manifest.masked.items():
+        yield f"no answer of {task} yet, until a label teaches it: {', '.join(labels)}"
 
 
 def _backbone(modality: Modality, why: str | None) -> Iterator[tuple[str, str]]:

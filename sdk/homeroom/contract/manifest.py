@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from homeroom.contract.continuation import Continuation
 from homeroom.contract.layout import FULL_TIER, Layout, Segment
 from homeroom.contract.statistics.section import Section
 
-MANIFEST_FORMAT = 3  # readers accept this one and the two before it
+MANIFEST_FORMAT = 3  # readers accept this one, those before it, and `continuation.MASKED_FORMAT`
 WHOLE_TARGETS_FORMAT = 2  # of bundles whose steps read every target whole, so that older readers open them
 THETA_LIMIT = 64 << 20  # values
 SLOT_LIMIT = 64  # inputs over all slots
@@ -373,8 +374,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     unconverted: files of `graphs` that are not converted, and why.
     settled: graphs of role grad_heads, one for each `grad`; older readers ignore the field.
     tier_index: safetensors file with one int32 array a tier, its rising indices in theta.
-    statistics: what heads are solved from; a later field, absent where no task is covered.
-    fallback: what a second file holds; a later field, absent where there is none.
+    statistics: what heads are solved from. fallback: the second file. continues: what it extends. Each may be absent.
     """
 
     format: int
@@ -399,6 +399,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     tier_index: str | None = None
     statistics: Section | msgspec.UnsetType = msgspec.UNSET
     fallback: Fallback | msgspec.UnsetType = msgspec.UNSET
+    continues: Continuation | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def layout(self) -> Layout:
@@ -429,6 +430,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def inputs(self) -> tuple[tuple[str, str, int], ...]:
         """(slot, modality, index in the slot) of every input, in the order of the columns of `presence`."""
         return tuple((slot.name, slot.modality, index) for slot in self.slots for index in range(slot.count))
+
+    @property
+    def masked(self) -> dict[str, tuple[str, ...]]:
+        """By task, the labels that are masked until they are taught."""
+        return {} if self.continues is msgspec.UNSET else self.continues.masked
 
     def modality(self, name: str) -> Modality:
         """The modality of this name."""

@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 
 from homeroom.contract.canonical_json import decode
+from homeroom.contract.continuation import GROWING_KINDS, MASKED_FORMAT, label_columns
 from homeroom.contract.layout import FULL_TIER, narrower
-from homeroom.contract.manifest import MANIFEST_FORMAT, SLOT_LIMIT, THETA_LIMIT, Manifest, Objective, Task
+from homeroom.contract.manifest import SLOT_LIMIT, THETA_LIMIT, Manifest, Objective, Task
 from homeroom.contract.statistics.section import OF_TWO_TEXTS, PAIR_KINDS
 from homeroom.errors import BundleError
 
@@ -45,9 +46,9 @@ def _refusal(what: str, remedy: str = "export the bundle again") -> BundleError:
 
 
 def _check_format(number: int) -> None:
-    if number > MANIFEST_FORMAT:
+    if number > MASKED_FORMAT:
         raise _refusal(
-            f"bundle format {number} is newer than {MANIFEST_FORMAT}, the newest known here", "update homeroom"
+            f"bundle format {number} is newer than {MASKED_FORMAT}, the newest known here", "update homeroom"
         )
     if number < OLDEST_MANIFEST_FORMAT:
         raise _refusal(f"bundle format {number} is older than {OLDEST_MANIFEST_FORMAT}, the oldest read here")
@@ -145,4 +146,25 @@ def _faults_of_statistics(manifest: Manifest) -> Iterator[str]:
             yield f"block {block.name} of statistics has another number of inputs than its slot"
 
 
-FAULTS = (_faults_of_parts, _faults_of_graphs, _faults_of_files, _faults_of_statistics)
+def _faults_of_continuation(manifest: Manifest) -> Iterator[str]:
+    if manifest.continues is msgspec.UNSET:
+        return
+    heads = {f"head.{task.name}": task for task in manifest.tasks if task.kind in GROWING_KINDS}
+    segments = {segment.name for segment in manifest.segments}
+    for growth in manifest.continues.grown:
+        if growth.segment not in heads.keys() & segments:
+            yield f"says how {growth.segment} goes on, which is no head that grows here"
+    for name, labels in manifest.continues.masked.items():
+        head = f"head.{name}"
+        known = heads[head].labels if head in heads.keys() & segments else ()
+        if not {*labels} <= {*known} or (known and len(label_columns(manifest.layout, head)) != len(known)):
+            yield f"masks a label that task {name} does not have"
+
+
+FAULTS = (
+    _faults_of_parts,
+    _faults_of_graphs,
+    _faults_of_files,
+    _faults_of_statistics,
+    _faults_of_continuation,
+)

@@ -35,7 +35,7 @@ from homeroom.train.solve.kinds import ON_TOP
 from homeroom.train.solve.letters_choice import better_without
 from homeroom.train.solve.subjects import counted_rows, subject_sums, sums_of
 from homeroom.train.solve.vectors.projection import Projection, read_projections
-from homeroom.train.solve.vectors.samples import SampleVectors, covered, sums_id
+from homeroom.train.solve.vectors.samples import SampleVectors, covered, sums_id, sums_ids
 
 
 @dataclass(frozen=True)
@@ -197,6 +197,12 @@ def with_moments(others: Statistics) -> Statistics:
     return Statistics({cell: values for cell, values in others.cells.items() if cell.task not in lacking})
 
 
+def _stored_id(store: Store, bundle: Bundle) -> str:
+    """What the sums in the store mean: as in this bundle, or in one that it extends, until the next training."""
+    known = sums_ids(bundle.manifest)
+    return next((one for one in known if store.summed_subjects(one)), known[0])
+
+
 class HeadsInUse:
     """The heads of the sums in the store, solved once for each state of these."""
 
@@ -212,7 +218,7 @@ class HeadsInUse:
         if state != self._held[0]:
             heads, self.others = dict[str, TaskHead](), {}
             if covered(bundle.manifest):
-                own, others = store.own_total(sums_id(bundle.manifest)), usable_others(store, bundle)
+                own, others = store.own_total(_stored_id(store, bundle)), usable_others(store, bundle)
                 heads = solve_on_top(bundle.manifest, own, others, priors, unlettered)
                 self.others = solve(bundle.manifest, others, unlettered=unlettered)
             self._held = state, heads, read_projections(bundle) if heads else {}
@@ -239,7 +245,7 @@ def mixes_beside(store: Store, version: StoredVersion | None, heads: Collection[
 
 def solved_lines(store: Store, bundle: Bundle) -> list[str]:
     """How solved heads answer, a line a task, without solving any; none where nothing is covered or summed."""
-    version, subjects = store.versions.current(), store.summed_subjects(sums_id(bundle.manifest))
+    version, subjects = store.versions.current(), store.summed_subjects(_stored_id(store, bundle))
     if not subjects:
         return []
     summed = f"the sums of {counted(subjects, 'subject')}"

@@ -50,7 +50,7 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
 from homeroom.store.device_state import bytes_record, json_record, msgpack_record
 from homeroom.system.printable import counted
-from homeroom.train.solve.vectors.samples import covered, sums_id
+from homeroom.train.solve.vectors.samples import covered, sums_id, sums_ids
 
 if TYPE_CHECKING:
     from homeroom.federation.network.client import Client
@@ -372,7 +372,7 @@ def less_own(shared: Statistics, own: Statistics | None) -> Statistics | None:
 def others_total(store: Store, bundle: Bundle) -> Statistics:
     """The sums of all other devices, as they were last released; nothing where there are none, or none without own."""
     release = RELEASE.read(store)
-    if release is None or release.sums_id != sums_id(bundle.manifest) or not release.others:
+    if release is None or release.sums_id not in sums_ids(bundle.manifest) or not release.others:
         return NOTHING
     return read(release.others)
 

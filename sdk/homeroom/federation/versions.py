@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from homeroom.contract.canonical_json import identity
-from homeroom.contract.continuation import carry_theta, segment_bounds
+from homeroom.contract.continuation import carry_theta, growths_of, segment_bounds
 from homeroom.contract.layout import FULL_TIER
 from homeroom.contract.round import RoundConfiguration
 from homeroom.data.samples import StoredSample
@@ -96,7 +96,9 @@ def _mapped(bundle: Bundle, version: StoredVersion, theta: np.ndarray) -> np.nda
     """A version's theta for this bundle's layout."""
     if version.facts["bundle_id"] == bundle.bundle_id:
         return theta
-    return carry_theta(theta, version.facts["segments"], bundle.manifest.layout, bundle.theta())
+    return carry_theta(
+        theta, version.facts["segments"], bundle.manifest.layout, bundle.theta(), growths_of(bundle.manifest.continues)
+    )
 
 
 def newest_global(store: Store, bundle: Bundle) -> StoredVersion | None:

@@ -72,7 +72,7 @@ def expected_gradients(
         if tensor.name.endswith(f".{SELECT}"):
             feeds[tensor.name] = np.zeros(tensor.shape, np.float32)
     feeds[named(task, SELECT)] += weights
-    feeds[THETA] = graphs.narrow(theta)
+    feeds[THETA] = graphs.masked(graphs.narrow(theta))
     path = _path(bundle, graph, feeds)
     shapes = {tensor.name: tensor.shape for tensor in graph.outputs}
     tokens = {slot: np.zeros((len(value), value.shape[2])) for slot, value in path.features.items()}

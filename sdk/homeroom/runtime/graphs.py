@@ -12,6 +12,7 @@ from typing import get_args
 
 import numpy as np
 
+from homeroom.contract.continuation import MASKED_LOGIT, label_columns
 from homeroom.contract.layout import FULL_TIER
 from homeroom.contract.manifest import Graph, Manifest, Precision, Runtime
 from homeroom.errors import BundleError, InputError
@@ -21,6 +22,7 @@ from homeroom.system.hardware import cores
 
 GRADIENT_ROLES = ("grad", "grad_heads")
 MOST_THREADS = 256
+OPENED_BIAS = np.float32(2.0**-20)  # not zero, and no evidence
 
 
 class Graphs:
@@ -45,6 +47,7 @@ class Graphs:
         self.precision.update(precision or {})
         self.largest_batch: int | None = None  # of a step of training, where memory is short
         self._loaded: dict[str, LoadedGraph] = {}
+        self._columns: dict[tuple[str, str], dict[int, np.ndarray]] = {}
 
     def configure(self, threads: int | None, largest_batch: int | None) -> None:
         """Sets the number of threads and, where memory is short, the largest batch of a training step."""
@@ -111,6 +114,47 @@ class Graphs:
         full = np.array(theta, np.float32)
         full[index] = narrow
         return full
+
+    def masked(self, theta: np.ndarray) -> np.ndarray:
+        """The tier's theta float32 [p] as graphs read it: a new label that nobody has taught yet cannot be an answer.
+
+        Its column of the head is all zeros; its logit becomes one of probability 0, so that other answers and their
+        gradients are as without it. Theta itself, and its gradient there, stay zero.
+        """
+        untaught = [indices[-1] for indices in self._masked_columns() if not theta[indices].any()]
+        if not untaught:
+            return theta
+        theta = theta.copy()
+        theta[untaught] = MASKED_LOGIT
+        return theta
+
+    def opened(self, theta: np.ndarray, taught: Mapping[str, np.ndarray]) -> np.ndarray:
+        """A copy of the tier's theta in which labels that training samples have are masked no more.
+
+        taught: by task, bool [width], whether any sample has the label.
+        """
+        theta = theta.copy()
+        for task, columns in taught.items():
+            for number, indices in self._columns_of(task).items():
+                if columns[number] and not theta[indices].any():
+                    theta[indices[-1]] = OPENED_BIAS
+        return theta
+
+    def _masked_columns(self) -> list[np.ndarray]:
+        return [one for task in self.bundle.manifest.tasks for one in self._columns_of(task.name).values()]
+
+    def _columns_of(self, task: str) -> dict[int, np.ndarray]:
+        """By target column of a task, where a label that is masked until it is taught stands in the tier's theta."""
+        key = (self.tier, task)
+        if key not in self._columns:
+            index, manifest = self._index(), self.bundle.manifest
+            masked = manifest.masked.get(task, ())
+            every = label_columns(manifest.layout, f"head.{task}") if masked else []
+            columns = {n: every[n] for n, label in enumerate(manifest.task(task).labels) if label in masked}
+            if index is not None:
+                columns = {n: np.flatnonzero(np.isin(index, one)) for n, one in columns.items()}
+            self._columns[key] = columns
+        return self._columns[key]
 
     def _index(self) -> np.ndarray | None:
         if self.tier == FULL_TIER:

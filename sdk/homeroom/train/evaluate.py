@@ -145,7 +145,7 @@ def labelled_outputs(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dic
 
 def _predict(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Yields the numbers of a batch's examples and their outputs by task, batch by batch."""
-    theta, names = graphs.narrow(theta), [task.name for task in dataset.manifest.tasks]
+    theta, names = graphs.masked(graphs.narrow(theta)), [task.name for task in dataset.manifest.tasks]
     batches = dataset.plan(graphs.steps("predict")) if len(dataset) else []
     graphs.preload(batch.graph for batch in batches)
     runs = ((batch.graph, dataset.feeds(batch) | {THETA: theta}) for batch in batches)

@@ -90,7 +90,7 @@ def fit(
     progress: called after every step with "training", steps done, and steps in total
     """
     started_s = time.monotonic()
-    full_theta0, theta0 = theta0, graphs.narrow(theta0)
+    full_theta0, theta0 = theta0, graphs.opened(graphs.narrow(theta0), _taught(train))
     weights, schedule = _checked_weights(train, settings), Schedule(graphs, train.manifest, settings)
     state = resume or TrainState.initial(theta0)
     optimizer = AdamW(len(theta0), settings.weight_decay)
@@ -118,6 +118,15 @@ def fit(
         temperatures=calibrate(graphs, train, validation, theta),
         frozen_after=schedule.frozen_after(state),
     )
+
+
+def _taught(train: Dataset) -> dict[str, np.ndarray]:
+    """By task with masked labels, bool [width], which of its labels any sample has."""
+    names, taught = [task.name for task in train.manifest.tasks], dict[str, np.ndarray]()
+    for name in train.manifest.masked:
+        rows = train.labelled[:, names.index(name)] > 0
+        taught[name] = np.asarray((train.targets[name][rows] > 0.5).any(0))
+    return taught
 
 
 def _checked_weights(train: Dataset, settings: Settings) -> np.ndarray:

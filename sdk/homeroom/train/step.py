@@ -88,7 +88,7 @@ def gradient(
     positions: of that tier's values in theta
     following: a step whose first parts are made while the last of this one run
     """
-    tier_theta = theta[positions]
+    tier_theta = graphs.masked(theta[positions])
 
     def runs() -> Iterator[GraphFeeds]:
         parallel = 1

@@ -105,6 +105,7 @@ IDLE = {
     ("bundle export", "--key"): "{}/recipe.toml --dry-run --key {}/root.pem",
     ("bundle export", "--certificate"): "{}/recipe.toml --dry-run --certificate {}/root.json",
     ("bundle export", "--zip"): "{}/recipe.toml --dry-run --zip",
+    ("bundle export", "--extends"): "{}/recipe.toml --dry-run --extends {}/root.pem",
 }
 
 OF_EVERY_COMMAND = ("machine", "brief", "verbose")  # tests/sdk/cli/test_output.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from homeroom.contract.continuation import GROWING_KINDS, masked_columns
 from homeroom.contract.manifest import Manifest, Task
 from homeroom.data.samples import Label
 from homeroom.data.tasks.base import TaskKind
@@ -65,6 +66,11 @@ def probabilities(task: Task, outputs: np.ndarray, temperature: float = 1.0) -> 
     and tracing: one probability a column. Of numbers: the number, in units of the task's scale.
     """
     kind = kind_of(task)
+    shut = masked_columns(outputs) if task.kind in GROWING_KINDS else np.zeros(0, bool)
+    if shut.any() and not shut.all():  # exactly 0, and the others as they are without it
+        chances = np.zeros(outputs.shape)
+        chances[:, ~shut] = probabilities(task, np.ascontiguousarray(outputs[:, ~shut]), temperature)
+        return chances
     return kind.probabilities(np.asarray(outputs, np.float64) / temperature if kind.calibrated else outputs)
 
 

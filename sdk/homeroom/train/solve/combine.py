@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from homeroom.contract.continuation import MASKED_LOGIT, masked_columns
 from homeroom.contract.manifest import Task
 from homeroom.data.tasks import losses
 from homeroom.train.calibration import temperature
@@ -77,6 +78,11 @@ class SolvedOutputs:
         distance = None if self.distance is None else self.distance[rows]
         return SolvedOutputs(self.values[rows], self.known[rows], self.exclusive, distance)
 
+    def columns(self, chosen: np.ndarray) -> SolvedOutputs:
+        """The outputs of some columns, bool [width]."""
+        values = np.ascontiguousarray(self.values[:, chosen])
+        return SolvedOutputs(values, np.ascontiguousarray(self.known[:, chosen]), self.exclusive, self.distance)
+
 
 @dataclass(frozen=True)
 class SolvedPart:
@@ -127,11 +133,22 @@ def answered(mix: Mix, trained: np.ndarray, solved: SolvedOutputs) -> np.ndarray
     """The calibrated outputs [n, width] of both parts together.
 
     Of classes that exclude each other the solved head tells those it knows from one another, and theta how likely it is
-    one of them.
+    one of them. A new label that neither was taught stays masked, and leaves the others as they are without it.
     """
-    alone = np.asarray(trained / mix.trained_temperature, np.float64)
+    shut = masked_columns(trained) & ~solved.known.any(0)
+    if not shut.any() or shut.all():
+        return _answered(mix, trained, solved)
+    both = np.full(trained.shape, MASKED_LOGIT)
+    both[:, ~shut] = _answered(mix, np.ascontiguousarray(trained[:, ~shut]), solved.columns(~shut))
+    return both
+
+
+def _answered(mix: Mix, trained: np.ndarray, solved: SolvedOutputs) -> np.ndarray:
     if mix.solved == 0:
-        return alone
+        return np.asarray(trained / mix.trained_temperature, np.float64)
+    masked = (np.abs(trained) > MASK) & solved.known & (np.abs(solved.values) <= MASK)
+    trained = np.where(masked, _unmasked(trained, masked), trained)  # a new label that only solved samples teach yet
+    alone = np.asarray(trained / mix.trained_temperature, np.float64)
     both = combined(mix, trained, solved.values) / mix.temperature
     if solved.known.all():
         return both

@@ -95,9 +95,13 @@ class Discriminant:
         key = tuple(numbers)
         if key not in self._rules:
             inverse, spread = self.metric(numbers)
-            means = self.means[:, self.moments.columns(numbers)] / spread
-            weights = inverse @ means.T
-            self._rules[key] = Rule(spread, weights, self.priors - 0.5 * (means.T * weights).sum(0))
+            taught = self.taught > 0  # alone, so that a class without samples changes no bit of the others
+            means = self.means[taught][:, self.moments.columns(numbers)] / spread
+            some = inverse @ means.T
+            weights, bias = np.zeros((len(spread), len(taught))), self.priors.copy()
+            weights[:, taught] = some
+            bias[taught] -= 0.5 * (means.T * some).sum(0)
+            self._rules[key] = Rule(spread, weights, bias)
         return self._rules[key]
 
     def logits(self, vectors: TaskVectors) -> np.ndarray:

@@ -60,6 +60,7 @@ class Moments:
 
         rows: the rows that `second` was summed over, each sample in one
         """
+        rows = [row for row in rows if self.counts[row].any()]  # a row without samples changes no bit
         means, counts = self.means[rows], self.counts[rows]
         between = np.zeros_like(self.second)
         for a, first in enumerate(self.cuts):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec import UNSET
 
 from homeroom.contract.canonical_json import identity
 from homeroom.contract.manifest import Manifest, Task
@@ -98,6 +99,11 @@ def sums_id(manifest: Manifest) -> str:
         for t in tasks
     ]
     return identity({"blocks": blocks, "tasks": named, "subject_limit": section.subject_limit})
+
+
+def sums_ids(manifest: Manifest) -> tuple[str, ...]:
+    """What sums may mean that count in a bundle: `sums_id`, and that of each bundle which it extends."""
+    return (sums_id(manifest), *(() if manifest.continues is UNSET else manifest.continues.sums))
 
 
 def sample_vectors(
