@@ -1,7 +1,7 @@
 """An export that extends an earlier bundle: its backbones as they are, and theta where old answers stay as they were.
 
-Each segment of the earlier bundle goes on: under the same identity, or as a head with more labels (`Growth`). New tasks
-get heads of their own. A new label has a column of zeros, which devices mask until a label teaches it.
+Each segment of the earlier bundle goes on: under the same identity, or as a head with more labels (`Growth`). A new
+label has a column of zeros, which devices mask until a label teaches it. New tasks are refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy as np
 import safetensors.numpy
 
 from homeroom.contract.continuation import (
-    GROWING_KINDS,
     Continuation,
     Growth,
     carry_theta,
@@ -27,6 +26,7 @@ from homeroom.contract.layout import Layout, Segment
 from homeroom.contract.manifest import Manifest, Modality, Task, TextPreprocess, identifying
 from homeroom.contract.signing import Certificate
 from homeroom.data.samples import StoredSample
+from homeroom.data.tasks import kind_of
 from homeroom.errors import BundleError, ExportError, RecipeError, TrustError
 from homeroom.runtime.bundle import Bundle, install
 from homeroom.runtime.fallback import second_file, take_along
@@ -154,14 +154,14 @@ def _check_spec(spec: EncoderSpec, modality: Modality, graphs: Mapping[str, Path
 def added_labels(extended: Extended, tasks: Sequence[Task]) -> dict[str, tuple[int, ...]]:
     """By task, how many labels came with each bundle after its first, for `Design.added`.
 
-    RecipeError where labels of before are missing, or stand elsewhere than before the new ones.
+    RecipeError where labels of before are missing or stand elsewhere than before the new ones, or a task is new.
     """
     added, now = dict[str, tuple[int, ...]](), {task.name: task for task in tasks}
     for before in extended.bundle.manifest.tasks:
         where = f"tasks.{before.name}"
         if (task := now.get(before.name)) is None:
             raise RecipeError(f"leaves out task {before.name} of {extended.label}", where=where, remedy="keep it")
-        if before.kind not in GROWING_KINDS or task.kind != before.kind:
+        if not kind_of(before).grows or task.kind != before.kind:
             continue
         if lost := [label for label in before.labels if label not in task.labels]:
             raise RecipeError(f"leaves out label {lost[0]!r} of {extended.label}", where=where, remedy="keep it")
@@ -173,6 +173,9 @@ def added_labels(extended: Extended, tasks: Sequence[Task]) -> dict[str, tuple[i
             known = (*known, further)
         if known:
             added[task.name] = known
+    if new := now.keys() - {before.name for before in extended.bundle.manifest.tasks}:
+        what = f"adds task {min(new)}, which {extended.label} lacks: devices would answer it before anybody taught it"
+        raise RecipeError(what, where=f"tasks.{min(new)}", remedy=f"leave it out, {ANOTHER_NAME}")
     return added
 
 
@@ -206,7 +209,7 @@ def continuation_of(extended: Extended, design: Design) -> Continuation:
 
 def _is_grown(segment: Segment, before: Task, task: Task, design: Design, extended: Extended) -> bool:
     """Whether a head differs from its earlier form in its labels alone."""
-    if task.kind not in GROWING_KINDS:
+    if not kind_of(task).grows:
         return False
     width = exported_kind(task).width(before.labels, [design.slot(name) for name in task.reads])
     as_before = msgspec.structs.replace(task, labels=before.labels, width=width)
@@ -236,7 +239,7 @@ def _sums_that_go_on(old: Manifest, tasks: Mapping[str, Task]) -> tuple[str, ...
 
     def goes_on(before: Task) -> bool:
         now = tasks[before.name]
-        more = before.kind in GROWING_KINDS
+        more = kind_of(before).grows
         labels = now.labels[: len(before.labels)] if more else now.labels
         facts = (now.kind, now.reads, labels, now.offset, now.scale)
         return facts == (before.kind, before.reads, before.labels, before.offset, before.scale)

@@ -16,7 +16,6 @@ from homeroom.errors import BundleError
 Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 MASKED_FORMAT = 4  # of a bundle with masked labels, which an older reader would answer
 MASKED_LOGIT = -1e4  # its probability is exactly 0 in float32
-GROWING_KINDS = ("classification", "multilabel")  # whose outputs are a column a label
 OUTPUT = re.compile(r"(more\d+\.)?(weight|bias)")  # parameters of a head's last layer: a column, the last axis, a label
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from homeroom.contract.canonical_json import decode
-from homeroom.contract.continuation import GROWING_KINDS, MASKED_FORMAT, label_columns
+from homeroom.contract.continuation import MASKED_FORMAT, label_columns
 from homeroom.contract.layout import FULL_TIER, narrower
 from homeroom.contract.manifest import SLOT_LIMIT, THETA_LIMIT, Manifest, Objective, Task
 from homeroom.contract.statistics.section import OF_TWO_TEXTS, PAIR_KINDS
@@ -149,7 +149,7 @@ def _faults_of_statistics(manifest: Manifest) -> Iterator[str]:
 def _faults_of_continuation(manifest: Manifest) -> Iterator[str]:
     if manifest.continues is msgspec.UNSET:
         return
-    heads = {f"head.{task.name}": task for task in manifest.tasks if task.kind in GROWING_KINDS}
+    heads = {f"head.{task.name}": task for task in manifest.tasks}
     segments = {segment.name for segment in manifest.segments}
     for growth in manifest.continues.grown:
         if growth.segment not in heads.keys() & segments:

@@ -1,4 +1,4 @@
-"""A bundle that extends another: encoders, statistics and old answers stay; new labels and tasks begin unheard."""
+"""A bundle that extends another: encoders, statistics and old answers stay; new labels begin unheard."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from homeroom_exporter.bundle.write import BundleContents, Fitted
 from homeroom_exporter.export.extend import Extended, with_earlier_statistics
 
 Make = Callable[..., Bundle]
+ANOTHER_TASK = '[tasks.size]\nkind = "classification"\nreads = ["facts"]\nlabels = ["small", "large"]\n'
 
 
 @pytest.fixture
@@ -110,6 +111,7 @@ def test_maps_compose_on_a_device_that_is_two_bundles_behind(bundles: tuple[Bund
         ({"more": "[training]\nepochs = 3\n", "width": "24"}, RecipeError, "in more than its labels"),
         ({"columns": '{{name = "a", std = 3.0}}'}, RecipeError, "sees its inputs otherwise"),
         ({"name": "others"}, RecipeError, "is called shapes"),
+        ({"more": ANOTHER_TASK}, RecipeError, "adds task size, which shapes version 1 lacks"),
     ],
 )
 def test_what_does_not_follow_is_refused(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from homeroom.contract.continuation import GROWING_KINDS, masked_columns
+from homeroom.contract.continuation import growths_of, masked_columns
 from homeroom.contract.manifest import Manifest, Task
 from homeroom.data.samples import Label
 from homeroom.data.tasks.base import TaskKind
@@ -45,6 +45,11 @@ def check_tasks(manifest: Manifest) -> None:
         if kind_of(task).per_token and [counts[name] for name in task.reads] != [1]:
             what = f"task {task.name} does not read one single slot"
             raise BundleError(what, where=where, remedy="export the bundle again")
+    growing = {task.name for task in manifest.tasks if kind_of(task).grows}
+    heads = (growth.segment.removeprefix("head.") for growth in growths_of(manifest.continues))
+    if fixed := {*heads, *manifest.masked} - growing:
+        what = f"task {min(fixed)} cannot have more labels than before"
+        raise BundleError(what, where=where, remedy="export the bundle again")
 
 
 def needs_no_label(manifest: Manifest) -> bool:
@@ -66,7 +71,7 @@ def probabilities(task: Task, outputs: np.ndarray, temperature: float = 1.0) -> 
     and tracing: one probability a column. Of numbers: the number, in units of the task's scale.
     """
     kind = kind_of(task)
-    shut = masked_columns(outputs) if task.kind in GROWING_KINDS else np.zeros(0, bool)
+    shut = masked_columns(outputs) if kind.grows else np.zeros(0, bool)
     if shut.any() and not shut.all():  # exactly 0, and the others as they are without it
         chances = np.zeros(outputs.shape)
         chances[:, ~shut] = probabilities(task, np.ascontiguousarray(outputs[:, ~shut]), temperature)

@@ -106,6 +106,7 @@ class TaskKind:
     classes: the class of each target, int [n], in the order of the task's labels; only where a sample has one
     class_prior: whether a shift of the head's bias by log-priors adapts it to how often a class is
     needs_every_slot: whether it cannot answer without all its slots
+    grows: whether its outputs are a column a label, so that a later bundle may have more
     marks_words: whether it needs the words of its text
     teaches_unlabelled: whether a sample without a label teaches it
     """
@@ -140,6 +141,7 @@ class TaskKind:
     classes: Callable[[np.ndarray], np.ndarray] | None = None
     class_prior: bool = False
     needs_every_slot: bool = False
+    grows: bool = False
     marks_words: bool = False
     teaches_unlabelled: bool = False
 

@@ -52,6 +52,7 @@ CLASSIFICATION = TaskKind(
     counting=counting_classes(),
     classes=one_hot_class,
     class_prior=True,
+    grows=True,
     answer=best_label,
     select=_select,
     form=select_field,

@@ -72,6 +72,7 @@ MULTILABEL = TaskKind(
     losses=column_losses,
     score=score_columns,
     counting=COUNTING_COLUMNS,
+    grows=True,
     answer=_answer,
     select=_select,
     own_label=_likeliest,
