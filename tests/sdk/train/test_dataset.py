@@ -1,5 +1,7 @@
 """Examples packed into batches: nothing lost, nothing invented, subjects whole."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -64,3 +66,13 @@ def test_a_task_that_compares_needs_all_it_compares(task: str) -> None:
     data = dataset(20)
     blind = Dataset(manifest, [without(e, manifest.task(task).reads[-1]) for e in data.examples])
     assert not blind.labelled[:, [t.name for t in manifest.tasks].index(task)].any()
+
+
+def test_tokens_with_a_target_are_counted_as_one_whatever_their_width() -> None:
+    data = dataset(3)
+    task = data.manifest.tasks[0]
+    wide = np.array([[0, 1, 1], [0, 0, 0], [1, 0, 0]], np.float32)
+    for targets, count in ((wide, 2), (np.array([0, 7, -2, 0, -1], np.float32), 3), (None, 0)):
+        found = {} if targets is None else {task.name: targets}
+        one = Dataset(data.manifest, [replace(data.examples[0], targets=found)])
+        assert one.compared_tokens(task).tolist() == [count]

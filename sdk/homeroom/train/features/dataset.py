@@ -155,8 +155,9 @@ class Dataset:
 
     def compared_tokens(self, task: Task) -> np.ndarray:
         """float32 [examples]: the number of tokens with a target of a task per token."""
-        targets = (e.targets.get(task.name, ()) for e in self.examples)
-        return np.array([sum(map(np.any, target)) for target in targets], np.float32)
+        targets = (e.targets.get(task.name) for e in self.examples)
+        marked = (None if t is None else t.any(1) if t.ndim > 1 else t for t in targets)
+        return np.array([0 if t is None else np.count_nonzero(t) for t in marked], np.float32)
 
     def one_sided(self, task: Task) -> bool:
         """Whether a task's targets have nothing to tell apart: the answers of a tracing are all right, or all wrong."""
