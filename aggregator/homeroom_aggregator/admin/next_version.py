@@ -10,7 +10,7 @@ import datetime
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from homeroom.contract.round import RoundConfiguration
+from homeroom.contract.round import MOST_KRUM_UPDATES, RoundConfiguration
 from homeroom.system.clock import now
 from homeroom.system.printable import counted
 from homeroom_aggregator.merge.segment_sums import SchoolOf, count_fed, no_school
@@ -34,9 +34,10 @@ def active_devices(members: Members, days: Mapping[str, str]) -> frozenset[str]:
     )
 
 
-def automatic_buffer(active: int, least: int) -> int:
-    """Half of the active devices, at least the `least` devices of a release."""
-    return max(least, active // 2)
+def automatic_buffer(active: int, least: int, rule: str) -> int:
+    """Half of the active devices, at least the `least` devices of a release, at most what the merge rule compares."""
+    size = max(least, active // 2)
+    return min(size, MOST_KRUM_UPDATES) if rule == "multi-krum" else size
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class NextVersion:
     """The wait for the next version.
 
     updates: here of the `needed` ones. devices: that fed it already. active: of `active_devices`.
-    least: of a release, of what `k_of` names. k_of, school_of: as of `count_fed`.
+    least: of a release, of what `k_of` names. k_of, school_of: as of `count_fed`. rule: of the merge.
     """
 
     updates: int
@@ -54,6 +55,7 @@ class NextVersion:
     least: int
     k_of: str = "devices"
     school_of: SchoolOf = no_school
+    rule: str = "mean"
 
     @property
     def reach(self) -> int:
@@ -63,7 +65,7 @@ class NextVersion:
     @property
     def fits(self) -> int:
         """The buffer that these devices would fill."""
-        return automatic_buffer(len(set(self.active) | set(self.devices)), self.least)
+        return automatic_buffer(len(set(self.active) | set(self.devices)), self.least, self.rule)
 
     @property
     def hindrance(self) -> str:
@@ -89,4 +91,5 @@ def next_version(
     """
     needed = configuration.cohort.quorum if configuration.cohort else configuration.buffer_size
     least, k_of = configuration.min_devices, configuration.k_of
-    return NextVersion(pending, needed, fed, active_devices(members, days), least, k_of, members.school)
+    active = active_devices(members, days)
+    return NextVersion(pending, needed, fed, active, least, k_of, members.school, configuration.rule)

@@ -15,7 +15,6 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from starlette.requests import Request
 
-from homeroom.contract.round import MOST_KRUM_UPDATES
 from homeroom_aggregator.admin import learned_addresses
 from homeroom_aggregator.admin.configuration import DistrictConfiguration
 from homeroom_aggregator.admin.configuration_file import bring_into_force, read_configuration
@@ -140,8 +139,7 @@ class Service:
         rounds = self.rounds
         if self.configuration.automatic_buffer:
             active = active_devices(rounds.members, self.last_seen.days(rounds.log.database))
-            size = automatic_buffer(len(active), rounds.configuration.min_devices)
-            size = min(size, MOST_KRUM_UPDATES) if rounds.configuration.rule == "multi-krum" else size
+            size = automatic_buffer(len(active), rounds.configuration.min_devices, rounds.configuration.rule)
             rounds.configure(msgspec.structs.replace(rounds.configuration, buffer_size=size))
 
     def learn_addresses(self) -> None:

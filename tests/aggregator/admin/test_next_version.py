@@ -13,6 +13,7 @@ import pytest
 
 from aggregator.admin.starting import start
 from aggregator.institution import ROOT, School, make_folder, running, write_bundle
+from homeroom.contract.round import MOST_KRUM_UPDATES, RoundConfiguration
 from homeroom.contract.signing import write_key
 from homeroom.errors import InputError
 from homeroom.federation.network.client import Client, join
@@ -140,3 +141,11 @@ def test_what_would_never_come_is_said_with_its_reason_and_the_buffer_that_would
     assert stuck.fits == 3
     assert outlook(1, 3, "a", "ab").hindrance.startswith("needs 3 different devices, and only 2 came")
     assert outlook(2, 4, "ab", "cde").hindrance == "", "those that sent and went away count as well"
+
+
+def test_the_buffer_that_is_forecast_is_no_larger_than_multi_krum_compares() -> None:
+    came = [f"device {number}" for number in range(2 * MOST_KRUM_UPDATES + 2)]
+    waits = next_version.NextVersion(0, 3, (), came, 3, rule="multi-krum")
+    assert waits.fits == MOST_KRUM_UPDATES
+    assert msgspec.structs.replace(RoundConfiguration(bundle_id="b" * 64, rule="multi-krum"), buffer_size=waits.fits)
+    assert next_version.NextVersion(0, 3, (), came, 3, rule="bounded").fits == MOST_KRUM_UPDATES + 1
