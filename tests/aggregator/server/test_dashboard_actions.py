@@ -160,6 +160,18 @@ def test_a_buffer_that_never_fills_is_said_and_its_button_brings_the_version(tmp
         assert service.rounds.verify() == []
 
 
+def test_a_buffer_that_the_rule_cannot_merge_is_refused_before_it_is_confirmed(tmp_path: Path) -> None:
+    where = make_folder(tmp_path, buffer_size=5, min_devices=2, rule="multi-krum")
+    with (
+        contextlib.closing(open_service(where)) as service,
+        running(service) as address,
+        signed_in(service, address) as browser,
+    ):
+        assert browser.get("/dashboard/do/buffer?about=500").status_code == 200
+        refused = browser.get("/dashboard/do/buffer?about=501")
+        assert (refused.status_code, "compares at most 500 updates" in refused.text) == (400, True)
+
+
 def test_a_buffer_of_rounds_with_a_deadline_does_not_follow_the_devices(tmp_path: Path) -> None:
     where = make_folder(tmp_path, buffer_size=4, max_staleness=0, cohort=CohortRules(deadline_s=60, quorum=2))
     with contextlib.closing(open_service(where)) as service, running(service) as address:

@@ -249,6 +249,10 @@ def _tells_buffer(service: Service, wanted: str) -> list[str]:
             raise InputError("is what is in force", where=wanted)
         if size < present.least:
             raise InputError(f"is less than the {present.least} different devices of a release", where=wanted)
+        try:
+            msgspec.structs.replace(configuration, buffer_size=size)
+        except ValueError as problem:
+            raise InputError(str(problem), where=wanted) from None
     newest = service.rounds.state.version
     return [f"From version {newest + 1} on, a version comes after {formatting.count(size, 'update')}.{tail}"] + [
         f"Version {newest + 1} will be made at once: so many are here."
