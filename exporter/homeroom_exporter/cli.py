@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,18 +107,13 @@ def export_command(
     if out is not None:
         refuse_present(out)
         check_folder_of(out)
+    given = {"--key": key, "--certificate": certificate, "--zip": zipped, "--peft": peft, "--teach": teach}
+    _refuse_idle({**given, "--extends": extends}, dry_run)
     if dry_run:
-        unread = {"--key": key, "--certificate": certificate, "--zip": zipped, "--peft": peft, "--teach": teach}
-        unread |= {"--extends": extends}
-        if idle := [option for option, given in unread.items() if given]:
-            raise click.UsageError(f"{idle[0]} says nothing with --dry-run: leave it out")
         _dry_run(plan, calibration, threads)
         return
     if out is None or calibration is None:
         raise click.UsageError("needs OUT and --calibration, or --dry-run")
-    for option, given in {"--teach": teach, "--peft": peft}.items():
-        if extends is not None and given:
-            raise click.UsageError(f"{option} would change what --extends keeps: leave one of them out")
     start = read(peft) if peft is not None else None
     from rich.console import Console
 
@@ -146,6 +141,16 @@ def export_command(
     if target:
         zip_bundle(out, target)
     _tell(done, out, vouched, target)
+
+
+def _refuse_idle(given: Mapping[str, object], dry_run: bool) -> None:
+    """UsageError where an option says nothing, or against another."""
+    named = [option for option, value in given.items() if value]
+    if dry_run and named:
+        raise click.UsageError(f"{named[0]} says nothing with --dry-run: leave it out")
+    for option in ("--teach", "--peft"):
+        if "--extends" in named and option in named:
+            raise click.UsageError(f"{option} would change what --extends keeps: leave one of them out")
 
 
 def _tell(done: Exported, out: Path, vouched: Certificate, target: Path | None) -> None:
