@@ -356,7 +356,7 @@ def corrections() -> list[Kind]:
         again("the same words of nobody", "both kept, and said", row.format("cat", ""), row.format("dog", ""), labels({"category": "cat"}, {"category": "dog"}, said=("both are kept",))),
         sheet("two rows of one file that contradict", two, "the second is set aside", lambda o: right_if([bool(s["aside"]) for s in o.samples] == [False, True]), group="correction"),
         sheet("a sample removed by its id", slip, "gone, with what cannot be taken back", lambda o: right_if(not o.samples and mentions(o, "not taken back")), group="correction", then=(("remove", "DIR", "FIRST-ID", "--yes"),)),
-        sheet("a sample removed by half an id", slip, "refused", None, "8 characters", group="correction", then=(("remove", "DIR", "3f2a", "--yes"),)),
+        sheet("a sample removed by 4 characters of its id", slip, "refused", None, "8 characters", group="correction", then=(("remove", "DIR", "3f2a", "--yes"),)),
     ]  # fmt: skip
 
 

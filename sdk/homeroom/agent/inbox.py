@@ -7,17 +7,21 @@ It may be on a network share: entries still being copied are left alone.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
 import stat
 import time
-from collections.abc import Mapping
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from homeroom.agent.acceptance import WaitingEntry, waiting_entry
 from homeroom.agent.status import AGENT_FOLDER
+from homeroom.agent.taken_in import note_receipt
 from homeroom.contract.invitation import Enrolment
 from homeroom.data.ingest.column_memory import MEMORY_FILE
 from homeroom.data.ingest.folder import EXTRA_SUFFIXES, HIDDEN_MARKS, JUNK_NAMES, MODALITY_OF, why_not_read
@@ -39,6 +43,7 @@ MARK_FILE, ENTRY_LIMIT_S = "reading.json", 7200.0
 ROW_SUFFIXES = (".jsonl", ".ndjson", *SHEET_SUFFIXES)
 TEXT_ROW_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv")
 REFUSED_LIMIT_BYTES = 64 << 20
+WORKBOOK_TEXT = re.compile(r"xl/(sharedStrings|worksheets/[^/]+)\.xml")
 DAY_S = 86_400.0
 
 
@@ -192,6 +197,7 @@ def import_entries(device: Device, entries: tuple[Path, ...]) -> tuple[int, int]
             files = files_below(entry)
             with attempt(mark_of(device.store.directory), entry.name, ENTRY_LIMIT_S):
                 receipt = device.take_in(entry)
+            note_receipt(device.store, entry, receipt)
         except (InputError, BundleError) as problem:
             refuse_entry(entry, problem)
             refused += 1
@@ -252,15 +258,28 @@ def refused_sheet_of(folder: Path) -> str:
     """
     if not folder.is_dir():
         return ""
-    named = re.compile(rf"(?:^|[\s\"',;|\[])(?:\./)?{re.escape(folder.name)}/", re.MULTILINE)
+    named = re.compile(rf"(?:^|[\s\"',;|\[>])(?:\./)?{re.escape(folder.name)}/", re.MULTILINE)
     refused = [folder.parent / REFUSED_FOLDER / entry.name for entry in refused_entries(folder.parent)]
     for sheet in refused:
-        if sheet.suffix.lower() in TEXT_ROW_SUFFIXES and sheet.is_file() and not sheet.is_symlink():
-            data = read_bounded(sheet, REFUSED_LIMIT_BYTES)
-            encoding = "utf-16" if data.startswith(UTF_16_MARKS) else "utf-8"
-            if named.search(data.decode(encoding, errors="replace")):
-                return sheet.name
+        is_sheet = sheet.suffix.lower() in ROW_SUFFIXES and sheet.is_file() and not sheet.is_symlink()
+        if is_sheet and any(map(named.search, _texts_of(sheet))):
+            return sheet.name
     return ""
+
+
+def _texts_of(sheet: Path) -> Iterator[str]:
+    """What a sheet holds, as far as it can be read without its reader; of a workbook its parts with cells."""
+    if sheet.suffix.lower() in TEXT_ROW_SUFFIXES:
+        data = read_bounded(sheet, REFUSED_LIMIT_BYTES)
+        yield data.decode("utf-16" if data.startswith(UTF_16_MARKS) else "utf-8", errors="replace")
+        return
+    try:
+        with zipfile.ZipFile(io.BytesIO(read_bounded(sheet, REFUSED_LIMIT_BYTES))) as book:
+            for name in filter(WORKBOOK_TEXT.fullmatch, book.namelist()):
+                with book.open(name) as part:
+                    yield part.read(REFUSED_LIMIT_BYTES).decode(errors="replace")
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError):
+        return  # its reader refused it for that
 
 
 def give_back(inbox: Path, name: str) -> Path:

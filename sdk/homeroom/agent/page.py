@@ -26,6 +26,7 @@ from homeroom.agent.inbox import LeftEntries, left_entries, refuse_entry, refuse
 from homeroom.agent.label_form import is_asked, is_in_form, read_labels
 from homeroom.agent.loop import Agent
 from homeroom.agent.status import AGENT_FOLDER, status_lines
+from homeroom.agent.taken_in import TAKEN_IN
 from homeroom.data.consent import CONSENT_STATES
 from homeroom.data.samples import InputReference, StoredSample
 from homeroom.data.tasks import kind_of
@@ -200,6 +201,7 @@ class PageHandler(BaseHTTPRequestHandler):
             lines=status_lines(status),
             refused=refused_entries(inbox) if inbox else [],
             left=self._left(device),
+            taken_in=TAKEN_IN.read(device.store) or [],
             notice=notice,
             manifest=device.bundle.manifest,
             samples=samples,

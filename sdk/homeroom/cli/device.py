@@ -28,8 +28,9 @@ from homeroom.cli.options import (
 )
 from homeroom.cli.parameters import FOLDER, OUT_FILE, PATH, Finite, Whole
 from homeroom.cli.profile import profile_line
-from homeroom.cli.receipt import receipt_lines, write_refused
+from homeroom.cli.receipt import write_refused
 from homeroom.cli.status_lines import status_lines
+from homeroom.device.receipt_lines import receipt_lines
 from homeroom.errors import InputError
 from homeroom.system.printable import counted
 

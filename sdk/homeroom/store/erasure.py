@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from homeroom.errors import DiskFullError, InputError
 from homeroom.store.context import StoreContext
-from homeroom.store.device_state import JUDGED_RECORD, RESIDUAL, SECURE
+from homeroom.store.device_state import JUDGED_RECORD, RESIDUAL, SECURE, TAKEN_IN_RECORD
 from homeroom.store.outbox import Outbox
 from homeroom.store.profiles import read_profile, remove_profile
 from homeroom.store.records import ForgetReport, RemoveReport, VoidReport
@@ -93,6 +93,7 @@ def _remove_learned(context: StoreContext, subject_id: int) -> ForgetReport:
     database = context.database
     versions, profiles = (context.items(subject_id, kind) for kind in ("version", "profile"))
     unsent = drop_unsent(context, subject_id)
+    database.write("DELETE FROM secrets WHERE name = ?", (TAKEN_IN_RECORD,))
     asked = {row[0] for row in database.rows("SELECT update_id FROM unlearning")}
     unlearning = [update_id for update_id in context.items(subject_id, "update") if update_id not in {*unsent, *asked}]
     for owner in profiles:

@@ -19,6 +19,7 @@ from homeroom import Device, Sample
 from homeroom.agent import page as pages
 from homeroom.agent.loop import Agent, AgentSettings
 from homeroom.agent.page import PageServer, find_page
+from homeroom.agent.taken_in import TAKEN_IN, TakenIn
 
 EVIL = """\"'><script>alert('x')</script>"""
 
@@ -126,6 +127,15 @@ def test_what_a_pupil_wrote_is_text_and_nothing_else(page: PageServer) -> None:
     body = ask(page)[2].decode()
     assert EVIL not in body
     assert "&lt;script&gt;" in body
+
+
+def test_what_the_receipts_of_the_inbox_say_is_shown_as_text(page: PageServer) -> None:
+    said = [TakenIn("week.csv", "2026-12-03T08:00:00+00:00", ["1 sample added", EVIL])]
+    page.agent.ask(lambda device: TAKEN_IN.write(device.store, said), 60)
+    body = ask(page)[2].decode()
+    assert "week.csv" in body
+    assert "1 sample added<br>" in body
+    assert EVIL not in body
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,48 @@
+"""What a receipt of the inbox says is on the page, since nobody sees the receipt: near misses, what was left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+
+from homeroom import Device
+from homeroom.agent import inbox
+from homeroom.agent.taken_in import MOST_KEPT, TAKEN_IN
+
+PNG = tiny.samples(1, seed=1)[0]["picture"]
+SHEET = "word,facts.kilograms,label.category,subject\na cat,n/a,cat,P-1 \n"
+
+
+def test_the_page_says_what_the_receipts_of_the_inbox_say(tmp_path: Path, tiny_bundle: tiny.Tiny) -> None:
+    (tmp_path / "inbox" / "lesson" / "cta").mkdir(parents=True)
+    (tmp_path / "inbox" / "lesson" / "cta" / "a.png").write_bytes(PNG)
+    (tmp_path / "inbox" / "week.csv").write_text(SHEET)
+    with Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1) as device:
+        inbox.import_entries(device, inbox.scan_inbox(tmp_path / "inbox", 0.0).samples)
+        sheet, folder = sorted(TAKEN_IN.read(device.store) or [], key=lambda entry: entry.name, reverse=True)
+        assert (sheet.name, folder.name) == ("week.csv", "lesson")
+        assert "cells taken as missing: n/a (1)" in sheet.lines
+        assert any("did you mean" in line for line in folder.lines), folder.lines
+        for number in range(MOST_KEPT):
+            (tmp_path / "inbox" / f"{number}.csv").write_text(f"word\nthe cat {number}\n")
+        inbox.import_entries(device, inbox.scan_inbox(tmp_path / "inbox", 0.0).samples)
+        assert len(TAKEN_IN.read(device.store) or []) == MOST_KEPT
+        device.forget("P-1")
+        assert TAKEN_IN.read(device.store) is None, "a receipt may name who was forgotten"
+
+
+def test_a_refused_workbook_holds_the_folder_that_its_rows_name(tmp_path: Path, tiny_bundle: tiny.Tiny) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    (tmp_path / "inbox" / "photos").mkdir(parents=True)
+    (tmp_path / "inbox" / "photos" / "a.png").write_bytes(PNG)
+    book = openpyxl.Workbook()
+    for row in (("picture", "label.category"), ("photos/a.png", "no such label")):
+        book.active.append(row)
+    book.save(tmp_path / "inbox" / "lesson.xlsx")
+    with Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1) as device:
+        assert inbox.import_entries(device, inbox.scan_inbox(tmp_path / "inbox", 0.0).samples) == (0, 2)
+    whys = " ".join(entry.why for entry in inbox.refused_entries(tmp_path / "inbox"))
+    assert "lesson.xlsx, which was refused" in whys
+    assert len([*(tmp_path / "inbox").rglob("a.png")]) == 1
