@@ -325,6 +325,16 @@ def heard(seen: Any) -> bool:
     return bool(0.15 < seen["rms"] < 0.4)
 
 
+def half(kind: str) -> bytes:
+    return written(word(), kind)[: len(written(word(), kind)) // 2]
+
+
+def cut_short() -> list[Kind]:
+    names, said = {"WAV": "a.wav", "MP3": "a.mp3", "AIFF": "a.aiff"}, "read to its end, and said"
+    each = [sound(f"{kind} cut short", name, partial(half, kind), said, heard) for kind, name in names.items()]
+    return [and_said(one, "cut short") for one in each]
+
+
 def streamed() -> bytes:
     """A WAV whose header says length 0, as recorders write that were switched off."""
     data = bytearray(written(word(), "WAV", "PCM_16"))
@@ -360,15 +370,13 @@ def recordings() -> list[Kind]:
     opposite = np.stack([wave, -wave], 1)
     late = np.concatenate([np.zeros(3 * SOUND_RATE, np.float32), wave])
     hours = np.zeros(3_600 * 8_000 * 4, np.int16)
-    cut, named = written(wave, "WAV", "PCM_16"), "refused, with its format and the extra that reads it"
+    named = "refused, with its format and the extra that reads it"
     return [
         sound("stereo with one side silent", "a.wav", lambda: written(one_side, "WAV"), "the side that speaks", heard),
         sound("stereo in anti-phase", "a.wav", lambda: written(opposite, "WAV"), "does not cancel", heard),
         sound("three seconds of quiet before the word", "a.wav", lambda: written(late, "WAV"), "the word", heard),
-        and_said(
-            sound("WAV cut short", "a.wav", lambda: cut[: len(cut) // 2], "read to its end, and said", heard),
-            "cut short",
-        ),
+        *cut_short(),
+        sound("FLAC cut short", "a.flac", partial(half, "FLAC"), "refused, with what to do", None, "cut short"),
         sound(
             "four hours in 1 MB of FLAC", "a.flac", lambda: written(hours, "FLAC", rate=8_000), "refused", None, "long"
         ),

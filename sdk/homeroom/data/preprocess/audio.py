@@ -64,7 +64,10 @@ def decode(
             rate = int(file.samplerate)
     except soundfile.LibsndfileError:
         what = f"is not a sound that can be read{named_kind(data)}"
-        raise InputError(what, where=where, remedy="use WAV, MP3, OGG or FLAC") from None
+        remedy = "use WAV, MP3, OGG or FLAC"
+        if data.startswith((b"fLaC", b"OggS")) or data[8:12] == b"WAVE":
+            remedy = "it may be cut short or damaged: record or copy it again"
+        raise InputError(what, where=where, remedy=remedy) from None
     except (RuntimeError, TypeError, ValueError, MemoryError) as problem:
         raise InputError(f"the sound is damaged: {problem}", where=where, remedy="record or copy it again") from None
     if not len(wave):

@@ -21,6 +21,8 @@ DEMUXERS = {MP4_KIND: "mov", WEBM_KIND: "matroska", AMR_KIND: "amr", AAC_KIND: "
 AV_SUFFIXES = (".m4a", ".aac", ".mp4", ".3gp", ".webm", ".amr", ".wma", ".mov")
 RIFF_HEADER, CHUNK_HEADER = 12, 8  # bytes
 UNKNOWN_LENGTHS = (0, 0xFFFFFFFF)  # as programs leave them that were ended while they recorded
+ID3_HEADER, XING_WITHIN = 10, 200  # bytes
+SEGMENT_ID, SEGMENT_WITHIN = b"\x18\x53\x80\x67", 200
 SIDES_LIMIT = 16
 BYTES_LIMIT = 120_000_000  # of 16-bit samples: ten minutes in stereo at 48 kHz
 
@@ -52,15 +54,73 @@ def readable(data: bytes, where: str) -> bytes:
 
 
 def length_note(data: bytes, where: str) -> str:
-    """What a person must know where a WAV file's header does not state its length; empty where it does."""
+    """What a person must know where a file ends before its own header says, or states no length; empty elsewhere.
+
+    A raw AAC or AMR file states no length, nor does a WebM file of most browsers: of these, nothing can be told.
+    """
     start, stated = _samples_of_wav(data)
-    if not start or stated == len(data) - start or len(data) == start:
-        return ""
-    if stated in UNKNOWN_LENGTHS:
+    if start and stated in UNKNOWN_LENGTHS and len(data) > start:
         return f"{where}: its header states no length, so it was read to its end"
-    if stated > len(data) - start:
+    if start and stated > len(data) - start > 0:
         return f"{where}: is cut short: {len(data) - start:,} of {stated:,} bytes of sound are there, and were read"
+    if _ogg_without_end(data):
+        return f"{where}: has no end mark, so it may be cut short; what is there was read"
+    if stated_bytes(data) > len(data):
+        return f"{where}: is cut short: {len(data):,} of {stated_bytes(data):,} bytes are there, and were read"
     return ""
+
+
+def stated_bytes(data: bytes) -> int:
+    """Least bytes of the whole file by the header of an AIFF, MP3, MP4 or WebM file; 0 where it does not say."""
+    if data[:4] == b"FORM":
+        return int.from_bytes(data[4:8], "big") + CHUNK_HEADER - 1  # the last byte may be padding
+    if file_kind(data) == MP4_KIND:
+        return _end_of_boxes(data)
+    if file_kind(data) == WEBM_KIND:
+        return _end_of_segment(data)
+    return _end_of_mp3(data)
+
+
+def _ogg_without_end(data: bytes) -> bool:
+    """Whether the last page of an Ogg file is not marked as its end (RFC 3533, section 6)."""
+    last = data.rfind(b"OggS")
+    return data[:4] == b"OggS" and not data[last + 5 : last + 6] > b"\x03"
+
+
+def _end_of_mp3(data: bytes) -> int:
+    """Where an MP3 file ends by the Xing or Info header of its first frame; 0 where it has none."""
+    start = 0
+    if data[:3] == b"ID3" and len(data) > ID3_HEADER:
+        start = ID3_HEADER + sum((data[6 + place] & 0x7F) << 7 * (3 - place) for place in range(4))
+    frame = data[start : start + XING_WITHIN]
+    at = max(frame.find(b"Xing"), frame.find(b"Info"))
+    if frame[:1] != b"\xff" or at < 0 or len(frame) < at + 16 or not frame[at + 7] & 2:
+        return 0
+    return start + int.from_bytes(frame[at + (12 if frame[at + 7] & 1 else 8) :][:4], "big")
+
+
+def _end_of_boxes(data: bytes) -> int:
+    """Where the last top-level box of an MP4 file ends."""
+    at = 0
+    while at + CHUNK_HEADER <= len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        if size == 1:  # the length follows in 64 bits
+            size = int.from_bytes(data[at + 8 : at + 16], "big")
+        if size < CHUNK_HEADER:  # 0: to the end of the file
+            return 0
+        at += size
+    return at
+
+
+def _end_of_segment(data: bytes) -> int:
+    """Where the segment of a WebM file ends; 0 where its length is unknown, as browsers write it."""
+    at = data.find(SEGMENT_ID, 0, SEGMENT_WITHIN) + len(SEGMENT_ID)
+    if at < len(SEGMENT_ID) or at >= len(data) or not data[at]:
+        return 0
+    length = 9 - data[at].bit_length()
+    unknown = (1 << 7 * length) - 1
+    size = int.from_bytes(data[at : at + length], "big") & unknown
+    return 0 if size == unknown else at + length + size
 
 
 def _samples_of_wav(data: bytes) -> tuple[int, int]:
