@@ -27,7 +27,7 @@ from homeroom.federation import agreement, enrolment, offline, privacy_ledger, s
 from homeroom.federation.network.settings import NetworkSettings
 from homeroom.store import Store
 from homeroom.store.context import CLOCK
-from homeroom.store.device_state import IDENTITY, StateRecord, deletion, json_record
+from homeroom.store.device_state import IDENTITY, TAKEN_IN_RECORD, StateRecord, deletion, json_record
 from homeroom.store.retention_clock import RetentionClock
 from homeroom.store.versions import HISTORY, TRAINING, UnfinishedTraining
 
@@ -192,7 +192,7 @@ def test_costs_that_cannot_be_read_are_measured_again_and_other_records_are_not(
     store.bodies[COSTS.name] = b'{"of": "another version"}'
     assert COSTS.read(store) is None
     made_again = sorted(record.name for _, record in records().values() if record.made_again)
-    assert made_again == [COSTS.name, "digests", "judged"]
+    assert made_again == [COSTS.name, "digests", "judged", TAKEN_IN_RECORD]
 
 
 def test_fields_of_a_newer_version_are_passed_over() -> None:
