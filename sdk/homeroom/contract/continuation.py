@@ -96,8 +96,8 @@ def label_columns(layout: Layout, segment: str) -> list[np.ndarray]:
     for parameter in layout[segment].parameters:
         size = math.prod(parameter.shape)
         if (found := OUTPUT.fullmatch(parameter.name)) and found[2] == "weight":
-            weights = at + np.arange(size).reshape(parameter.shape)
-        elif found:
+            weights = at + np.arange(size).reshape(-1, parameter.shape[-1])
+        elif found and weights.shape[-1] == size:  # a bias without its weight is none of a label's
             columns += [np.append(weights[:, number], at + number) for number in range(size)]
         at += size
     return columns

@@ -153,7 +153,7 @@ def _faults_of_continuation(manifest: Manifest) -> Iterator[str]:
     segments = {segment.name for segment in manifest.segments}
     for growth in manifest.continues.grown:
         if growth.segment not in heads.keys() & segments:
-            yield f"says how {growth.segment} goes on, which is no head that grows here"
+            yield f"says how {growth.segment} goes on, which is no task's head"
     for name, labels in manifest.continues.masked.items():
         head = f"head.{name}"
         known = heads[head].labels if head in heads.keys() & segments else ()

@@ -12,17 +12,19 @@ import grown
 import msgspec
 import numpy as np
 import pytest
+import tiny
 from click.testing import CliRunner
 from grown import FIRST, NEW, OLD, RECIPE, SECOND, THIRD, accuracy, asked, check_answers, exported, rows, write
 
 from homeroom import Device
 from homeroom.cli.main import homeroom
 from homeroom.contract.canonical_json import canonical
-from homeroom.contract.continuation import MASKED_LOGIT, Continuation, Growth
+from homeroom.contract.continuation import MASKED_LOGIT, Continuation, Growth, label_columns
+from homeroom.contract.layout import Layout, Parameter, Segment
 from homeroom.contract.manifest import Task
 from homeroom.contract.manifest_checks import read_manifest
 from homeroom.contract.signing import certify, new_key
-from homeroom.data.tasks import probabilities
+from homeroom.data.tasks import check_tasks, probabilities
 from homeroom.errors import BundleError, HomeroomError, RecipeError, TrustError
 from homeroom.federation import versions
 from homeroom.runtime.bundle import Bundle
@@ -161,6 +163,22 @@ def test_a_map_that_does_not_fit_its_bundle_is_refused(
     wrong = Continuation(bundle_id="2" * 64, version=1, grown=grown, masked=masked)
     with pytest.raises(BundleError, match=says):
         read_manifest(canonical(msgspec.structs.replace(manifest, continues=wrong)))
+
+
+def test_a_task_whose_kind_does_not_grow_is_refused() -> None:
+    for name, labels in (("weight", ()), ("which_picture", ("0",))):
+        masked = {name: labels} if labels else {}
+        growths = () if labels else (Growth(segment=f"head.{name}", earlier="1" * 64),)
+        wrong = Continuation(bundle_id="2" * 64, version=1, grown=growths, masked=masked)
+        with pytest.raises(BundleError, match=f"task {name} cannot have more labels"):
+            check_tasks(msgspec.structs.replace(tiny.draft(), continues=wrong))
+
+
+def test_a_bias_without_its_weight_has_no_columns() -> None:
+    segment = Segment(
+        name="head.kind", parameters=(Parameter(name="bias", shape=(2,)),), meaning="m", reads=(), task="kind"
+    )
+    assert label_columns(Layout((segment,)), "head.kind") == []
 
 
 def test_options_that_would_change_what_is_kept_are_errors(tmp_path: Path) -> None:
