@@ -173,6 +173,33 @@ def test_whoever_learned_on_what_is_unlearned_drops_it_and_trains_anew(
     assert service.rounds.verify() == []
 
 
+@pytest.mark.parametrize("rules", [REWINDS])
+def test_a_device_that_was_away_through_two_rewinds_drops_what_grew_from_either(
+    service: Service, address: str, school: OpenSchool
+) -> None:
+    one, two, away = (school(service, address) for _ in range(3))
+    for number in (1, 3):  # the versions that become void
+        for device in (one, two):
+            device.sync()
+            assert device.train(minutes=1, epochs=1).update == "queued"
+            device.sync()
+        assert service.rounds.state.version == number
+        if number == 1:
+            away.sync()
+            away.train(minutes=1, epochs=1)
+        asks = one if number == 1 else two
+        asks.forget(asks.store.subjects()[0])
+        assert asks.sync().unlearned
+        service.rounds.rewind(by="tests")
+    report = away.sync()
+    assert (report.version, report.in_use) == (4, "global")
+    assert report.dropped.trainings == 1
+    assert {version.base for version in away.store.versions.all()} == {4}
+    assert away.train(minutes=1, epochs=1).update == "queued"
+    assert not away.sync().refused
+    assert service.rounds.verify() == []
+
+
 def test_a_device_asks_a_restored_aggregator_again_to_unlearn(
     service: Service, address: str, school: OpenSchool, tmp_path: Path
 ) -> None:
