@@ -31,6 +31,7 @@ def main(bundle: str, training: str, test: str, seed: str, out: str) -> None:
         "seconds": seconds,
         "processor_s": processor_s,
         "epochs": report.epochs,
+        "epochs_of_refit": report.best_epoch + 1 if report.finished else 0,
         "peak_rss_mb": peak_rss_mb(),
         "torch": "torch" in sys.modules,
     }
