@@ -241,8 +241,8 @@ def run(quick: bool, data: Path) -> Section:
             ),
         ],
         notes=[
-            f"an epoch: {middle['device epoch s']:.2f} s of processor time, the DKT's {middle['DKT epoch s']:.2f} s, each "
-            f"with its validation; a whole training of the device, both its fits: {middle['device training s']:.1f} s",
+            f"an epoch: {middle['device epoch s']:.2f} s of processor time, the DKT's {middle['DKT epoch s']:.2f} s, "
+            f"each with its validation; a training of the device, both fits: {middle['device training s']:.1f} s",
             f"{pupils} pupils to learn from, {tested} others asked, {len(SKILLS)} skills; {seeds} seeds, medians",
             f"the device ran without torch, at most {middle['device MB']:.0f} MB; all with one thread",
         ],

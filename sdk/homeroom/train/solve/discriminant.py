@@ -95,12 +95,11 @@ class Discriminant:
         key = tuple(numbers)
         if key not in self._rules:
             inverse, spread = self.metric(numbers)
-            taught = self.taught > 0  # alone, so that a class without samples changes no bit of the others
-            means = self.means[taught][:, self.moments.columns(numbers)] / spread
-            some = inverse @ means.T
-            weights, bias = np.zeros((len(spread), len(taught))), self.priors.copy()
-            weights[:, taught] = some
-            bias[taught] -= 0.5 * (means.T * some).sum(0)
+            weights, bias = np.zeros((len(spread), len(self.taught))), self.priors.copy()
+            for chosen in (self.taught > 0, self.taught == 0):  # apart, so that these change no bit of those
+                means = self.means[chosen][:, self.moments.columns(numbers)] / spread
+                weights[:, chosen] = some = inverse @ means.T
+                bias[chosen] -= 0.5 * (means.T * some).sum(0)
             self._rules[key] = Rule(spread, weights, bias)
         return self._rules[key]
 
