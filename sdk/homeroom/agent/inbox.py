@@ -273,11 +273,14 @@ def _texts_of(sheet: Path) -> Iterator[str]:
         data = read_bounded(sheet, REFUSED_LIMIT_BYTES)
         yield data.decode("utf-16" if data.startswith(UTF_16_MARKS) else "utf-8", errors="replace")
         return
+    left = REFUSED_LIMIT_BYTES  # of all parts together, unpacked
     try:
         with zipfile.ZipFile(io.BytesIO(read_bounded(sheet, REFUSED_LIMIT_BYTES))) as book:
             for name in filter(WORKBOOK_TEXT.fullmatch, book.namelist()):
                 with book.open(name) as part:
-                    yield part.read(REFUSED_LIMIT_BYTES).decode(errors="replace")
+                    text = part.read(left)
+                left -= len(text)
+                yield text.decode(errors="replace")
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError):
         return  # its reader refused it for that
 

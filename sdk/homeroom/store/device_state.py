@@ -19,9 +19,7 @@ IDENTITY, RESIDUAL, SECURE = "identity.", "residual.", "secure."  # how names of
 
 JUDGED_RECORD = "judged"  # what validation samples say of a global version; it goes with what their subjects taught
 
-TAKEN_IN_RECORD = (
-    "taken_in"  # what the receipts of the inbox say, people's names too: it goes with whoever is forgotten
-)
+TAKEN_IN_RECORD = "taken_in"  # what the receipts of the inbox say, people's names too: it goes whenever samples go
 
 T = TypeVar("T")
 

@@ -59,6 +59,7 @@ def remove_and_rotate(context: StoreContext) -> ForgetReport:
             if row is not None:
                 report = _remove(context, row[0])
         _drop_idle(context)
+        _drop_receipts(context)
         context.keys.rotate(context.key_ring)
         context.reload_keys()
     return report
@@ -93,7 +94,6 @@ def _remove_learned(context: StoreContext, subject_id: int) -> ForgetReport:
     database = context.database
     versions, profiles = (context.items(subject_id, kind) for kind in ("version", "profile"))
     unsent = drop_unsent(context, subject_id)
-    database.write("DELETE FROM secrets WHERE name = ?", (TAKEN_IN_RECORD,))
     asked = {row[0] for row in database.rows("SELECT update_id FROM unlearning")}
     unlearning = [update_id for update_id in context.items(subject_id, "update") if update_id not in {*unsent, *asked}]
     for owner in profiles:
@@ -229,9 +229,15 @@ def expire(context: StoreContext, today: str) -> int:
     return count
 
 
+def _drop_receipts(context: StoreContext) -> None:
+    """Erases what the inbox's receipts say: they may name whoever goes. Inside a step."""
+    context.database.write("DELETE FROM secrets WHERE name = ?", (TAKEN_IN_RECORD,))
+
+
 def _renew_or_drop(context: StoreContext, subject_ids: Iterable[int]) -> None:
     """Gives subjects of which a sample was removed new data keys; one with nothing left goes. Inside a step."""
     gone = _drop_idle(context)
+    _drop_receipts(context)
     for subject_id in subject_ids:
         drop_sums(context.database, subject_id)
         if subject_id not in gone:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,25 @@ def test_the_page_says_what_the_receipts_of_the_inbox_say(tmp_path: Path, tiny_b
             (tmp_path / "inbox" / f"{number}.csv").write_text(f"word\nthe cat {number}\n")
         inbox.import_entries(device, inbox.scan_inbox(tmp_path / "inbox", 0.0).samples)
         assert len(TAKEN_IN.read(device.store) or []) == MOST_KEPT
-        device.forget("P-1")
-        assert TAKEN_IN.read(device.store) is None, "a receipt may name who was forgotten"
+
+
+@pytest.mark.parametrize("how", ["forget", "remove", "expire"])
+def test_what_receipts_say_goes_whenever_samples_go(
+    how: str, tmp_path: Path, tiny_bundle: tiny.Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox" / "week.csv").write_text("word,subject,retain_until\na cat,P-1,2099-01-01\na dog,p-1,\n")
+    with Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1) as device:
+        inbox.import_entries(device, inbox.scan_inbox(tmp_path / "inbox", 0.0).samples)
+        assert "also held" in str(TAKEN_IN.read(device.store))
+        if how == "forget":
+            device.forget("P-1")
+        elif how == "remove":
+            device.remove(device.store.samples("P-1")[0].sample_id)
+        else:
+            monkeypatch.setattr(device.store, "today", lambda: datetime.date(2099, 2, 1))
+            assert device.store.expire() == 1
+        assert TAKEN_IN.read(device.store) is None
 
 
 def test_a_refused_workbook_holds_the_folder_that_its_rows_name(tmp_path: Path, tiny_bundle: tiny.Tiny) -> None:
