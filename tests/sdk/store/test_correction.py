@@ -69,6 +69,17 @@ def test_two_rows_of_one_file_that_contradict_are_no_correction(tmp_path: Path) 
         assert [one.aside.split()[0] for one in store.quarantined()] == ["contradicts"]
 
 
+def test_another_authors_row_is_no_correction(tmp_path: Path) -> None:
+    mine = changed(make_sample(0), author="Ms Ray")
+    with open_store(tmp_path) as store:
+        add(store, mine)
+        _, report = add(store, changed(mine, labels={"category": "plants"}, author="Mr Lee"))
+        assert (store.count(), report.corrected_samples) == (2, 0)
+        assert [one.aside.split()[0] for one in store.quarantined()] == ["contradicts"]
+        _, report = add(store, changed(mine, labels={"category": "plants"}))
+        assert report.corrected_samples == 1
+
+
 def test_where_nobody_is_named_both_are_kept_and_it_is_said(tmp_path: Path) -> None:
     words = StoredSample(inputs={"text": ["yes"]}, labels={"category": "animals"}, subject=DEFAULT_SUBJECT)
     with open_store(tmp_path) as store:
