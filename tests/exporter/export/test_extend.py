@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import fields as fields_of
 from functools import partial
@@ -14,7 +15,21 @@ import numpy as np
 import pytest
 import tiny
 from click.testing import CliRunner
-from grown import FIRST, NEW, OLD, RECIPE, SECOND, THIRD, accuracy, asked, check_answers, exported, rows, write
+from grown import (
+    CERTIFICATE,
+    FIRST,
+    NEW,
+    OLD,
+    RECIPE,
+    SECOND,
+    THIRD,
+    accuracy,
+    asked,
+    check_answers,
+    exported,
+    rows,
+    write,
+)
 
 from homeroom import Device
 from homeroom.cli.main import homeroom
@@ -25,14 +40,17 @@ from homeroom.contract.manifest import Task
 from homeroom.contract.manifest_checks import read_manifest
 from homeroom.contract.signing import certify, new_key
 from homeroom.data.tasks import check_tasks, probabilities
-from homeroom.errors import BundleError, HomeroomError, RecipeError, TrustError
+from homeroom.data.validation import resolve
+from homeroom.errors import BundleError, ExportError, HomeroomError, RecipeError, TrustError
 from homeroom.federation import versions
 from homeroom.runtime.bundle import Bundle
 from homeroom.train.settings import Settings
 from homeroom.train.solve.combine import Mix, SolvedOutputs, answered
 from homeroom.train.solve.vectors.samples import sums_id
 from homeroom_exporter.bundle.write import BundleContents, Fitted
-from homeroom_exporter.export.extend import Extended, with_earlier_statistics
+from homeroom_exporter.export.extend import Extended, check_old_answers, open_extended, with_earlier_statistics
+from homeroom_exporter.model.lora.plan import AdapterPlan
+from homeroom_exporter.recipe.recipe import parse_recipe
 
 Make = Callable[..., Bundle]
 ANOTHER_TASK = '[tasks.size]\nkind = "classification"\nreads = ["facts"]\nlabels = ["small", "large"]\n'
@@ -144,6 +162,30 @@ def test_a_bundle_of_another_root_is_not_extended(bundles: tuple[Bundle, ...], m
     first, other = bundles[0], new_key()
     with pytest.raises(TrustError, match="of another root"):
         make(first, key=other, certificate=certify(new_key(), "exporter", other, "others"), **SECOND)
+
+
+def test_an_old_answer_that_differs_is_an_error(bundles: tuple[Bundle, ...], make: Make) -> None:
+    first, second, _ = bundles
+    samples = [resolve(one, first.manifest) for one in asked(OLD)]
+    outputs = len(samples) * (len(OLD) + 1)
+    assert check_old_answers(Extended(first), second, samples, 1) == outputs
+    with pytest.raises(ExportError, match="answers otherwise than in shapes version 1"):
+        check_old_answers(Extended(first), make(**SECOND), samples, 1)
+
+
+def test_without_the_second_file_of_the_earlier_bundle_nothing_is_extended(tmp_path: Path) -> None:
+    alone = shutil.copytree(tiny.bundle().path, tmp_path / "alone", ignore=shutil.ignore_patterns("*.float32.onnx"))
+    recipe = msgspec.structs.replace(parse_recipe(RECIPE.format(**SECOND)), name="tiny")
+    with pytest.raises(BundleError, match="needs the float32 backbones of alone"):
+        open_extended(alone, tmp_path, recipe, CERTIFICATE)
+
+
+def test_an_encoder_with_lora_inside_is_not_extended(bundles: tuple[Bundle, ...], tmp_path: Path) -> None:
+    recipe = msgspec.structs.replace(
+        parse_recipe(RECIPE.format(**SECOND)), adapter=AdapterPlan(family="lora", modality="table")
+    )
+    with pytest.raises(RecipeError, match="has LoRA inside, and cannot be extended"):
+        open_extended(bundles[0].path, tmp_path, recipe, CERTIFICATE)
 
 
 @pytest.mark.parametrize(
