@@ -87,10 +87,10 @@ def parse_number(
     sign, digits, exponent = parts
     separator = SEPARATORS.get(_proved_decimal(text) or decimal, "")
     if not separator and any(one in digits for one in ".,"):
-        whole, part = digits.replace(",", "."), re.sub("[.,]", "", digits)
+        small, large = float(sign + digits.replace(",", ".")), sign + re.sub("[.,]", "", digits)
         raise InputError(
-            f"{cell!r} could be {float(whole):g} or {part}",
-            remedy=advise(f"write {float(whole):g} or {part}", "--decimal comma"),
+            f"{cell!r} could be {small:.10g} or {large}",
+            remedy=advise(f"write {small:.10g} or {large}", "--decimal point|comma"),
         )
     other = "," if separator == "." else "."
     return float(f"{sign}{digits.replace(other, '').replace(separator or '.', '.')}e{exponent or 0}")

@@ -28,7 +28,13 @@ def test_a_number_as_text_is_read_as_in_a_sheet(cell: object, number: float) -> 
 
 @pytest.mark.parametrize(
     ("cell", "says"),
-    [("1.250", r"kilograms: '1\.250' could be 1\.25 or 1250"), ("1_000", "is not a number"), (True, "is not a number")],
+    [
+        ("1.250", r"kilograms: '1\.250' could be 1\.25 or 1250"),
+        ("-1.250", r"could be -1\.25 or -1250 \(write -1\.25 or -1250"),
+        ("123.456", r"could be 123\.456 or 123456"),
+        ("1_000", "is not a number"),
+        (True, "is not a number"),
+    ],
 )
 def test_a_text_that_is_two_numbers_or_none_is_refused(cell: object, says: str) -> None:
     with pytest.raises(InputError, match=says):
