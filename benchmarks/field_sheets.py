@@ -132,7 +132,7 @@ def separators() -> list[Kind]:
         sheet("wholly empty rows", plain + ",,\r\n,,\r\n", "passed over", cat),
         sheet("wholly empty columns", "facts.legs,facts.kilograms,,,label.category\n4,4.5,,,cat\n", "passed over", cat),
         sheet("a note under the table", plain + "\r\nMade by Ms Lee,,\r\n", "refused", None, "line"),
-        sheet("a note under the table, in a column of text", "word,label.category\na cat,cat\n\nStand: 3. Mai\n", "refused, saying what to do", None, "looks like a note"),
+        sheet("a note below an empty row, in a column of text", "word,label.category\na cat,cat\n\nStand: 3. Mai\n", "refused, saying what to do", None, "looks like a note"),
         sheet("a quote that is never closed", 'word,label.category\n"a cat,cat\na dog,dog\n', "refused, with the line", None, "look for a quote"),
         sheet("names in capitals", "Facts.Legs,Facts.Kilograms,Label.Category\n4,4.5,cat\n", "the cells", cat, "legs"),
         sheet("a column twice", "word,word,label.category\na cat,a dog,cat\n", "refused", None, "once"),

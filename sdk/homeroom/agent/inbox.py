@@ -8,15 +8,18 @@ It may be on a network share: entries still being copied are left alone.
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shutil
 import stat
 import time
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 
 from homeroom.agent.acceptance import WaitingEntry, waiting_entry
@@ -258,13 +261,22 @@ def refused_sheet_of(folder: Path) -> str:
     """
     if not folder.is_dir():
         return ""
-    named = re.compile(rf"(?:^|[\s\"',;|\[>])(?:\./)?{re.escape(folder.name)}/", re.MULTILINE)
+    name = unicodedata.normalize("NFC", folder.name)
+    spelled = {name, escape(name, quote=False)}  # of a sheet, and of a workbook's XML
+    spelled |= {json.dumps(unicodedata.normalize(form, name))[1:-1] for form in ("NFC", "NFD")}
+    names = "|".join(re.escape(_folded(one)) for one in spelled)
+    named = re.compile(rf"(?:^|[\"',;|\[>\t]) *(?:\./)?(?:{names})[/\\]", re.MULTILINE)
     refused = [folder.parent / REFUSED_FOLDER / entry.name for entry in refused_entries(folder.parent)]
     for sheet in refused:
         is_sheet = sheet.suffix.lower() in ROW_SUFFIXES and sheet.is_file() and not sheet.is_symlink()
-        if is_sheet and any(map(named.search, _texts_of(sheet))):
+        if is_sheet and any(named.search(_folded(text)) for text in _texts_of(sheet)):
             return sheet.name
     return ""
+
+
+def _folded(text: str) -> str:
+    """A text in one case and one normal form, as files are found by their names."""
+    return unicodedata.normalize("NFC", text).casefold()
 
 
 def _texts_of(sheet: Path) -> Iterator[str]:

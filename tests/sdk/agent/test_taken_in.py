@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from pathlib import Path
 
 import pytest
@@ -51,16 +52,35 @@ def test_what_receipts_say_goes_whenever_samples_go(
         assert TAKEN_IN.read(device.store) is None
 
 
-def test_a_refused_workbook_holds_the_folder_that_its_rows_name(tmp_path: Path, tiny_bundle: tiny.Tiny) -> None:
-    openpyxl = pytest.importorskip("openpyxl")
-    (tmp_path / "inbox" / "photos").mkdir(parents=True)
-    (tmp_path / "inbox" / "photos" / "a.png").write_bytes(PNG)
-    book = openpyxl.Workbook()
-    for row in (("picture", "label.category"), ("photos/a.png", "no such label")):
-        book.active.append(row)
-    book.save(tmp_path / "inbox" / "lesson.xlsx")
+@pytest.mark.parametrize(
+    ("folder", "named", "kind", "holds"),
+    [
+        ("photos", "photos/a.png", "xlsx", True),
+        ("R&D pics", "R&D pics/a.png", "xlsx", True),
+        ("\u00e9cole", "\u00e9cole/a.png", "jsonl", True),
+        ("\u00e9cole", "e\u0301cole/a.png", "csv", True),
+        ("Photos", "photos\\a.png", "csv", True),
+        ("trip", "our trip/a.png", "csv", False),
+    ],
+)
+def test_a_refused_sheet_holds_the_folder_that_its_rows_name(
+    folder: str, named: str, kind: str, holds: bool, tmp_path: Path, tiny_bundle: tiny.Tiny
+) -> None:
+    (tmp_path / "inbox" / folder).mkdir(parents=True)
+    (tmp_path / "inbox" / folder / "a.png").write_bytes(PNG)
+    sheet = tmp_path / "inbox" / f"lesson.{kind}"
+    if kind == "xlsx":
+        book = pytest.importorskip("openpyxl").Workbook()
+        for row in (("picture", "label.category"), (named, "no such label")):
+            book.active.append(row)
+        book.save(sheet)
+    elif kind == "csv":
+        sheet.write_text(f"picture,label.category\n{named},no such label\n", encoding="utf-8")
+    else:
+        sheet.write_text(json.dumps({"picture": named, "labels": {"category": "no such label"}}) + "\n")
     with Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1) as device:
-        assert inbox.import_entries(device, inbox.scan_inbox(tmp_path / "inbox", 0.0).samples) == (0, 2)
+        found = inbox.import_entries(device, inbox.scan_inbox(tmp_path / "inbox", 0.0).samples)
+    assert found == ((0, 2) if holds else (1, 1))
     whys = " ".join(entry.why for entry in inbox.refused_entries(tmp_path / "inbox"))
-    assert "lesson.xlsx, which was refused" in whys
-    assert len([*(tmp_path / "inbox").rglob("a.png")]) == 1
+    assert (f"lesson.{kind}, which was refused" in whys) == holds
+    assert len([*(tmp_path / "inbox").rglob("a.png")]) == holds

@@ -54,6 +54,7 @@ def test_a_line_alone_below_the_table_is_no_sample(tmp_path: Path) -> None:
         read_text(tmp_path, table + "\nStand: 3. Mai\n")
     assert len(read_text(tmp_path, table + "a bird\n")) == 3, "a sample without a label"
     assert len(read_text(tmp_path, table + "\na bird,bird\n")) == 3
+    assert len(read_text(tmp_path, table + "\na bird\na fish\n")) == 4, "a block of two is no note"
     assert len(read_text(tmp_path, "word,label.category\n\na bird\n\na cat\n")) == 2, "where no row has more"
 
 

@@ -100,7 +100,7 @@ def read_rows(path: Path, known: ColumnNames, intake: Intake) -> Iterator[tuple[
             _leave_out(summary, where, dict(zip(names, cells, strict=False)), intake)
             continue
         number = sum(map(is_filled, cells))
-        if is_apart and number == 1 < fewest:
+        if number == 1 < fewest and is_apart and (following is NO_ROW or following[2]):
             with intake.row(where, dict(zip(names, cells, strict=False))):
                 note = next(cell for cell in cells if is_filled(cell))
                 remedy = "delete it; if it is a sample, put it right below the others"
