@@ -6,6 +6,8 @@ Pages are written for a code-hosting page, where a link is a path of the reposit
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
 import posixpath
 import re
@@ -37,6 +39,27 @@ LOADED = {  # attributes by which a page loads something
 LOADED_RELATIONS = {"stylesheet", "icon", "preload", "modulepreload", "preconnect", "dns-prefetch", "manifest"}
 
 
+BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+    "minLength": "characters at least",
+    "maxLength": "characters at most",
+    "minItems": "entries at least",
+    "maxItems": "entries at most",
+}
+FIELD = re.compile(r"^(\w+(?:, \w+)*): (.*(?:\n {4}.*)*)\n?", re.M)  # of a docstring
+HTTP_BEGINNING = """\
+What an aggregator answers, from the OpenAPI document that it serves at `/v1/openapi.json`. Homeroom's devices speak
+this by themselves; an app needs [the SDK](../api.md) alone. [Requests](../update.md#requests) says how a request and
+its answer are signed, and which codes a refusal has. The pages of [the dashboard](../dashboard.md) are for people, and
+no part of it.
+
+Whatever is refused is answered with [Refusal](#refusal), and has changed nothing. Every answer has the headers
+`homeroom-nonce`, for the next signed request, and `signature`."""
+
+
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Name headings as code-hosting pages do, so that a link to one holds on both."""
     config.mdx_configs["toc"]["slugify"] = slug
@@ -49,11 +72,12 @@ def slug(heading: str, separator: str = "-") -> str:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are made: of files outside docs/, of the command line, of the public names."""
+    """Add the pages that are made: of files outside docs/, of the command line, HTTP, the public names."""
     from mkdocs.structure.files import File
 
     made = {page: (ROOT / path).read_text() for path, page in OUTSIDE.items()}
     made |= {"reference/commands.md": commands_page(), "reference/python.md": names_page()}
+    made |= {"reference/http.md": http_page()}
     for path, text in made.items():
         files.append(File.generated(config, path, content=text))
     return files
@@ -125,6 +149,88 @@ def names_page() -> str:
         module = getattr(homeroom, name).__module__
         lines += ["", f"::: {module}.{name}"]
     return "\n".join(lines) + "\n"
+
+
+def http_page() -> str:
+    """Every operation of the aggregator's HTTP interface and every schema, from its OpenAPI document."""
+    from homeroom_aggregator.server.openapi import document
+
+    described = document()
+    lines = ["# HTTP", "", HTTP_BEGINNING]
+    for path, methods in described["paths"].items():
+        for method, operation in methods.items():
+            lines += ["", f"## {method.upper()} {path}", "", _linked(operation["summary"])]
+            lines += ["", f"**By**: {_who(operation)}"]
+            for parameter in operation.get("parameters", ()):
+                lines += ["", f"**`{parameter['name']}`** in the path: {_type(parameter['schema'])}"]
+            if body := operation.get("requestBody"):
+                lines += ["", f"**Body**, {_content(body)}"]
+            lines += ["", f"**Answer**, {_content(operation['responses']['200'])}"]
+    lines += ["", "## Schemas", "", "The data classes that requests and answers hold."]
+    for name, schema in described["components"]["schemas"].items():
+        told = inspect.cleandoc(schema.get("description", ""))
+        meanings = {name: " ".join(text.split()) for names, text in FIELD.findall(told) for name in names.split(", ")}
+        words = re.sub(r"\n{3,}", "\n\n", FIELD.sub("", told)).strip()
+        lines += ["", f"### {name}", "", _linked(words), "", _fields(schema, meanings)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _who(operation: dict[str, Any]) -> str:
+    if "security" not in operation:
+        return "everybody; unsigned"
+    return f"{', '.join(operation['x-roles']) or 'any key'}; signed"
+
+
+def _content(message: dict[str, Any]) -> str:
+    (media, held), *_ = message["content"].items()
+    schema = held["schema"]
+    if "allOf" in schema:
+        return f"`{media}`: the fields of all of these\n\n" + "\n\n".join(_fields(part) for part in schema["allOf"])
+    words = f"`{media}`" if media != "application/json" or "properties" in schema else f"`{media}`: {_type(schema)}"
+    words += f". {schema['description']}" if "description" in schema else ""
+    return f"{words}\n\n{_fields(schema)}" if "properties" in schema else words
+
+
+def _linked(words: str) -> str:
+    return re.sub(r"`?docs/([\w-]+)\.md`?", r"[\1](../\1.md)", words)
+
+
+def _fields(schema: dict[str, Any], meanings: dict[str, str] | None = None) -> str:
+    """An object's fields as a table, with their meanings where a data class tells them; the type of anything else."""
+    if "properties" not in schema:
+        return f"As JSON: {_type(schema)}"
+    needed, rows = schema.get("required", ()), []
+    for name, field in schema["properties"].items():
+        default = f"; by default `{json.dumps(field['default'])}`" if "default" in field else ""
+        absent = "" if name in needed or default else "; may be absent"
+        cells = [f"`{name}`", _type(field) + default + absent, *([_linked(meanings.get(name, ""))] if meanings else [])]
+        rows.append(f"| {' | '.join(cells)} |")
+    head = ["| field | type | means |", "|---|---|---|"] if meanings else ["| field | type |", "|---|---|"]
+    return "\n".join([*head, *rows])
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """A JSON schema in words, in a table's cell."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in schema:
+        return " or ".join(_type(one) for one in schema["anyOf"])
+    if "enum" in schema:
+        return " or ".join(f"`{json.dumps(value)}`" for value in schema["enum"])
+    kind = str(schema.get("type", "any value"))
+    if "prefixItems" in schema:
+        items = [f"({_type(item)})" for item in schema["prefixItems"]]
+        return f"array of {len(items)}: {', '.join(items)}"
+    if kind == "array":
+        return f"array of ({_type(schema.get('items', {}))})"
+    if kind == "object" and "properties" in schema:
+        return "object of " + ", ".join(f"`{name}` ({_type(field)})" for name, field in schema["properties"].items())
+    if kind == "object" and "additionalProperties" in schema:
+        return f"object of ({_type(schema['additionalProperties'])}) by name"
+    bounds = [f"{words} {schema[key]}" for key, words in BOUNDS.items() if key in schema]
+    form = [f"of the form `{schema['pattern']}`".replace("|", "\\|")] if "pattern" in schema else []
+    return ", ".join([kind, *bounds, *form])
 
 
 def on_post_build(config: MkDocsConfig) -> None:

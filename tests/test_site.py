@@ -16,6 +16,7 @@ import yaml
 
 import homeroom
 from homeroom.cli.commands import COMMANDS
+from homeroom_aggregator.server.openapi import document
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
@@ -43,7 +44,7 @@ def test_the_navigation_has_four_kinds_and_every_page() -> None:
         "Explanation",
     ]
     written = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
-    made = {*SITE.OUTSIDE.values(), "reference/commands.md", "reference/python.md"}
+    made = {*SITE.OUTSIDE.values(), "reference/commands.md", "reference/http.md", "reference/python.md"}
     listed = [*pages(SETTINGS["nav"])]
     assert sorted(listed) == sorted(written | made)
 
@@ -65,6 +66,20 @@ def test_every_command_is_in_the_reference_with_its_help() -> None:
 def test_every_public_name_is_in_the_reference() -> None:
     named = re.findall(r"^::: ([\w.]+)$", SITE.names_page(), re.M)
     assert [name.rpartition(".")[2] for name in named] == homeroom.__all__
+
+
+def test_every_operation_and_schema_of_the_aggregator_is_in_the_reference() -> None:
+    text, described = SITE.http_page(), document()
+    operations = {f"{method.upper()} {path}" for path, methods in described["paths"].items() for method in methods}
+    assert sorted(re.findall(r"^## ([A-Z]+ /.*)$", text, re.M)) == sorted(operations)
+    assert re.findall(r"^### (.*)$", text, re.M) == [*described["components"]["schemas"]]
+    anchors = {SITE.slug(heading) for heading in re.findall(r"^#+ (.*)$", text, re.M)}
+    assert {anchor for anchor in re.findall(r"\]\(#([^)]+)\)", text) if anchor not in anchors} == set()
+    assert "**By**: device; signed" in text
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    assert all(re.match(r"\| `\w+` \| \S", row) for row in rows)
+    meant = [row for row in rows if "| least number of distinct devices" in row]
+    assert len(meant) == 1, "what a field means comes from its data class"
 
 
 @pytest.mark.parametrize(

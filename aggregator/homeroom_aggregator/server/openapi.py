@@ -18,6 +18,7 @@ from homeroom.contract.signing import Certificate
 from homeroom.contract.statistics.messages import StatisticsStatus
 from homeroom.contract.statistics.secure import StatisticsTerms
 from homeroom.contract.update import REFUSALS
+from homeroom_aggregator.state.members import ROLES, Role
 
 Schema = dict[str, Any]
 
@@ -51,6 +52,8 @@ PARAMETERS = {
     "phase": {"enum": list(PHASES)},
 }
 PARCEL = _object(path=TEXT, size=INTEGER, sha256=TEXT)
+KEYS = _object(institution=TEXT, bundle_id=TEXT, certificate=_component("Certificate"), bundle=PARCEL, sealing=TEXT)
+KEYS["properties"] |= {"fallback": {"anyOf": [PARCEL, {"type": "null"}]}, "tls": TEXT, "proof": TEXT}
 _UNLEARN_STATUS = {"enum": ["accepted", "bounded", "kept"]}
 UNLEARNED = _object(update_id=UPDATE_ID, status=_UNLEARN_STATUS) | {
     "properties": {"update_id": UPDATE_ID, "status": _UNLEARN_STATUS, "by": TEXT}
@@ -82,7 +85,10 @@ SECURE_STATISTICS = {"allOf": [SECURE_ROUND, _object(terms=_component("Statistic
 
 @dataclass(frozen=True)
 class HttpOperation:
-    """One method of one path below /v1; the parameters in the path are `PARAMETERS`."""
+    """One method of one path below /v1; the parameters in the path are `PARAMETERS`.
+
+    roles: of the members who may ask it; none: any key at all. An operation that is not signed is open to everybody.
+    """
 
     method: str
     path: str
@@ -90,6 +96,13 @@ class HttpOperation:
     answer: Schema
     body: Schema | None = None
     signed: bool = True
+    roles: tuple[Role, ...] = ROLES
+
+
+DEVICE: tuple[Role, ...] = ("device",)
+ANY_KEY: tuple[Role, ...] = ()
+READERS: tuple[Role, ...] = ("district", "auditor")
+OFFICERS: tuple[Role, ...] = ("school", "district")
 
 
 OPERATIONS = (
@@ -98,7 +111,7 @@ OPERATIONS = (
         "get",
         "/keys",
         "Whose key signs here",
-        _object(institution=TEXT, bundle_id=TEXT, certificate=_component("Certificate"), bundle=PARCEL, sealing=TEXT),
+        KEYS,
         signed=False,
     ),
     HttpOperation(
@@ -107,17 +120,28 @@ OPERATIONS = (
         "Enrol the signing key with an invitation's code, sealed to `sealing` of /v1/keys",
         _object(device=TEXT, bundle_id=TEXT),
         _object(code=TEXT),
+        roles=ANY_KEY,
     ),
     HttpOperation("get", "/round", "What is asked for, signed for the purpose `round`", ROUND),
-    HttpOperation("post", "/updates", "Send an update (docs/update.md)", UPDATE_STATUS, BINARY),
-    HttpOperation("post", "/statistics", "Send a change of statistics (docs/statistics.md)", STATISTICS_TAKEN, BINARY),
+    HttpOperation("post", "/updates", "Send an update (docs/update.md)", UPDATE_STATUS, BINARY, roles=DEVICE),
+    HttpOperation(
+        "post",
+        "/statistics",
+        "Send a change of statistics (docs/statistics.md)",
+        STATISTICS_TAKEN,
+        BINARY,
+        roles=DEVICE,
+    ),
     HttpOperation(
         "get",
         "/statistics",
         "What is here of the device's statistics, and what is served",
         _component("StatisticsStatus"),
+        roles=DEVICE,
     ),
-    HttpOperation("get", "/statistics/{number}", "The release of statistics that is served; Range", BINARY),
+    HttpOperation(
+        "get", "/statistics/{number}", "The release of statistics that is served; Range", BINARY, roles=DEVICE
+    ),
     HttpOperation("get", "/versions/latest", "The newest theta", BINARY),
     HttpOperation(
         "get",
@@ -126,8 +150,12 @@ OPERATIONS = (
         _object(version=INTEGER, whole=PARCEL, delta={"anyOf": [PARCEL, {"type": "null"}]}),
     ),
     HttpOperation("get", "/versions/{number}/from/{base}", "A version as its difference from another; Range", BINARY),
-    HttpOperation("get", "/bundles/{bundle_id}", "The bundle as one file, also with an invitation; Range", BINARY),
-    HttpOperation("get", "/bundles/{bundle_id}/fallback", "Its second file, float32 backbones; Range", BINARY),
+    HttpOperation(
+        "get", "/bundles/{bundle_id}", "The bundle as one file, also with an invitation; Range", BINARY, roles=ANY_KEY
+    ),
+    HttpOperation(
+        "get", "/bundles/{bundle_id}/fallback", "Its second file, float32 backbones; Range", BINARY, roles=ANY_KEY
+    ),
     HttpOperation("get", "/versions/{number}", "One version of theta", BINARY),
     HttpOperation(
         "post",
@@ -135,6 +163,7 @@ OPERATIONS = (
         "Unlearn an update; `by`: the day of the rewind that it waits for",
         UNLEARNED,
         _object(update_id=UPDATE_ID),
+        roles=DEVICE,
     ),
     HttpOperation(
         "post",
@@ -142,6 +171,7 @@ OPERATIONS = (
         "A new key takes the sender's place; `proof` is its signature over both for the purpose `rotate`",
         _object(device=TEXT),
         _object(key=TEXT, proof=TEXT),
+        roles=ANY_KEY,
     ),
     HttpOperation(
         "post",
@@ -149,6 +179,7 @@ OPERATIONS = (
         "How a version does at a device whose school lets it tell (docs/network.md)",
         _object(status=TEXT),
         _component("EvaluationReport"),
+        roles=DEVICE,
     ),
     HttpOperation(
         "post",
@@ -156,17 +187,29 @@ OPERATIONS = (
         "How often a version is right and wrong at a device, as counts (docs/evaluation.md)",
         _object(version=INTEGER, status={"enum": ["accepted", "already"]}),
         _component("DeviceCounts"),
+        roles=DEVICE,
     ),
     HttpOperation(
-        "post", "/dashboard", "A code that opens the dashboard once; for district and auditor", _object(code=TEXT)
+        "post",
+        "/dashboard",
+        "A code that opens the dashboard once; for district and auditor",
+        _object(code=TEXT),
+        roles=READERS,
     ),
-    HttpOperation("get", "/members", "Who is enrolled; for district, auditor, and a school about itself", ANY_OBJECT),
+    HttpOperation(
+        "get",
+        "/members",
+        "Who is enrolled; for district, auditor, and a school about itself",
+        ANY_OBJECT,
+        roles=("school", *READERS),
+    ),
     HttpOperation(
         "post",
         "/consent",
         "A school gives its consent or withdraws it; for school and district",
         _object(school=TEXT, consented=BOOLEAN),
         _object(school=TEXT, by=TEXT, action={"enum": ["give", "withdraw"]}),
+        roles=OFFICERS,
     ),
     HttpOperation(
         "post",
@@ -174,6 +217,7 @@ OPERATIONS = (
         "A key opens nothing any more; for district, and a school's own devices",
         _object(device=TEXT),
         _object(device=TEXT),
+        roles=OFFICERS,
     ),
     HttpOperation(
         "post",
@@ -181,27 +225,54 @@ OPERATIONS = (
         "Unlearn a device's or school's updates, or those of a task or modality; for district, and a school's own",
         _object(updates=INTEGER, others=INTEGER, kept=INTEGER),
         _object(device=TEXT, school=TEXT, task=TEXT, modality=TEXT, why=TEXT),
+        roles=OFFICERS,
     ),
-    HttpOperation("get", "/audit/{after}", "The audit log after an entry; for district and auditor", ANY_OBJECT),
+    HttpOperation(
+        "get", "/audit/{after}", "The audit log after an entry; for district and auditor", ANY_OBJECT, roles=READERS
+    ),
     HttpOperation(
         "get",
         "/secure",
         "The secure round under way, as signed, and what it wants of this device; null without a roster",
         SECURE_ROUND,
+        roles=DEVICE,
     ),
-    HttpOperation("get", "/secure/{round}", "What the present phase reads", BINARY),
+    HttpOperation("get", "/secure/{round}", "What the present phase reads", BINARY, roles=DEVICE),
     HttpOperation(
-        "post", "/secure/{round}/{phase}", "A device's part of a phase (docs/secure.md)", _object(status=TEXT), BINARY
+        "post",
+        "/secure/{round}/{phase}",
+        "A device's part of a phase (docs/secure.md)",
+        _object(status=TEXT),
+        BINARY,
+        roles=DEVICE,
     ),
-    HttpOperation("get", "/secure-statistics", "As /secure, of statistics and with their terms", SECURE_STATISTICS),
-    HttpOperation("get", "/secure-statistics/{round}", "What the present phase reads", BINARY),
     HttpOperation(
-        "post", "/secure-statistics/{round}/{phase}", "As of /secure (docs/statistics.md)", _object(status=TEXT), BINARY
+        "get", "/secure-statistics", "As /secure, of statistics and with their terms", SECURE_STATISTICS, roles=DEVICE
     ),
-    HttpOperation("get", "/secure-evaluation", "As /secure, of an evaluation and with its version", SECURE_EVALUATION),
-    HttpOperation("get", "/secure-evaluation/{round}", "What the present phase reads", BINARY),
+    HttpOperation("get", "/secure-statistics/{round}", "What the present phase reads", BINARY, roles=DEVICE),
     HttpOperation(
-        "post", "/secure-evaluation/{round}/{phase}", "As of /secure (docs/evaluation.md)", _object(status=TEXT), BINARY
+        "post",
+        "/secure-statistics/{round}/{phase}",
+        "As of /secure (docs/statistics.md)",
+        _object(status=TEXT),
+        BINARY,
+        roles=DEVICE,
+    ),
+    HttpOperation(
+        "get",
+        "/secure-evaluation",
+        "As /secure, of an evaluation and with its version",
+        SECURE_EVALUATION,
+        roles=DEVICE,
+    ),
+    HttpOperation("get", "/secure-evaluation/{round}", "What the present phase reads", BINARY, roles=DEVICE),
+    HttpOperation(
+        "post",
+        "/secure-evaluation/{round}/{phase}",
+        "As of /secure (docs/evaluation.md)",
+        _object(status=TEXT),
+        BINARY,
+        roles=DEVICE,
     ),
     HttpOperation("get", "/metrics", "For Prometheus; the operator only", TEXT, signed=False),
     HttpOperation("get", "/openapi.json", "This document; for the operator", ANY_OBJECT, signed=False),
@@ -215,10 +286,13 @@ def document() -> dict[str, Any]:
     _, components = msgspec.json.schema_components(everything, ref_template="#/components/schemas/{name}")
     components["Refusal"] = _object(code=TEXT, message=TEXT, remedy=TEXT)
     signature = {"type": "apiKey", "in": "header", "name": "Signature", "description": SECURITY}
+    paths: dict[str, Schema] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(f"/v1{operation.path}", {})[operation.method] = _described(operation)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Homeroom aggregator", "version": "1", "description": homeroom.__doc__ or ""},
-        "paths": {f"/v1{operation.path}": {operation.method: _described(operation)} for operation in OPERATIONS},
+        "paths": paths,
         "components": {"schemas": components, "securitySchemes": {"signature": signature}},
     }
 
@@ -239,7 +313,7 @@ def _described(operation: HttpOperation) -> dict[str, Any]:
     }
     described: dict[str, Any] = {"summary": operation.summary, "responses": {"200": answered, "default": refused}}
     if operation.signed:
-        described["security"] = [{"signature": []}]
+        described |= {"security": [{"signature": []}], "x-roles": list(operation.roles)}
     if operation.body is not None:
         described["requestBody"] = {"required": True, "content": {_media(operation.body): {"schema": operation.body}}}
     if names := re.findall(r"{(\w+)}", operation.path):
