@@ -30,7 +30,7 @@ export PYTHON PIP_EXTRA
 export HOMEROOM_DEVICE_PYTHON := $(CURDIR)/$(DEVICE)/bin/python
 export HOMEROOM_LITERT_PYTHON := $(CURDIR)/$(LITERT)/bin/python
 
-.PHONY: help demo test test-extra test-oldest test-flower quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization bench-solved bench-languages bench-modalities bench-faults bench-scale bench-storage bench-robustness bench-equity bench-unlearning bench-apps bench-honesty bench-baselines freeze freeze-pi freeze-flower clean
+.PHONY: help demo test test-extra test-oldest test-flower quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization bench-solved bench-languages bench-modalities bench-faults bench-scale bench-storage bench-robustness bench-equity bench-unlearning bench-continual bench-apps bench-honesty bench-baselines freeze freeze-pi freeze-flower clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -148,6 +148,9 @@ bench-robustness: $(VENV)/.ready ## accuracy of plain rounds with liars among th
 
 bench-unlearning: $(VENV)/.ready ## a rewind beside leaving out, starting over and never having had it (an hour; QUICK=1: one seed; ONLY=digits|answers|vocabulary)
 	$(BIN)/python benchmarks/unlearning.py $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(DATA),--data $(DATA)) $(if $(JSON),--json $(JSON))
+
+bench-continual: $(VENV)/.ready ## what is kept of eight digits when two more come, by method (minutes; QUICK=1: one seed)
+	$(BIN)/python benchmarks/continual.py $(if $(QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
 
 bench-storage: $(VENV)/.ready ## how often media are decrypted and hashed, against the release before (minutes; QUICK=1: one minute)
 	$(BIN)/python benchmarks/storage.py $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))

@@ -29,15 +29,17 @@ DIGITS = load_digits()
 USED = np.flatnonzero(DIGITS.data.std(0) > 0.5)  # pixels that are ever drawn on
 
 
-def write_recipe(folder: Path) -> Path:
+def write_recipe(folder: Path, count: int = 10, version: int = 1) -> Path:
+    """count: of the digits that it names, from 0."""
     pixels = DIGITS.data
     columns = ", ".join(
         f'{{name = "p{i}", mean = {pixels[:, i].mean():.3f}, std = {pixels[:, i].std():.3f}}}' for i in USED
     )
-    labels = json.dumps([str(digit) for digit in range(10)])
+    labels = json.dumps([str(digit) for digit in range(count)])
     path = folder / "digits.toml"
     path.write_text(
-        'name = "digits"\nversion = 1\nseed = 1\nbatch = 8\nwidth = 16\nhidden = 16\ngolden = 4\nsaliency = false\n'
+        f'name = "digits"\nversion = {version}\nseed = 1\nbatch = 8\nwidth = 16\nhidden = 16\n'
+        "golden = 4\nsaliency = false\n"
         f'[encoders.table]\nsource = "table"\ncolumns = [{columns}]\n'
         f'[slots]\npicture = "table"\n[tasks.digit]\nkind = "classification"\nreads = ["picture"]\nlabels = {labels}\n'
     )
