@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from homeroom.contract.changed_encoders import changed_encoders
 from homeroom.contract.signing import read_key
 from homeroom.errors import InputError
 from homeroom.runtime.bundle import Bundle, install
@@ -40,10 +41,11 @@ class _TakenOver(msgspec.Struct, frozen=True):
 
 
 class BundleUpgrade(NamedTuple):
-    """The new folder, and what goes on in it."""
+    """The new folder, what goes on in it, and the encoders, before and now, of modalities whose features differ."""
 
     facts: FolderFacts
     carried: CarriedOver
+    encoders: dict[str, tuple[str, str]]
 
 
 def upgrade_bundle(folder: Path, old: Path, bundle: Path) -> BundleUpgrade:
@@ -86,7 +88,8 @@ def upgrade_bundle(folder: Path, old: Path, bundle: Path) -> BundleUpgrade:
             configuration=configuration,
             secret=district.read_secret(old),
         )
-    return BundleUpgrade(made, carried)
+        encoders = changed_encoders(before.bundle.manifest, installed.manifest)
+    return BundleUpgrade(made, carried, encoders)
 
 
 def _take_over(before: Rounds, log: Log, successor: Successor) -> CarriedOver:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from homeroom.cli.options import as_json, print_record, say
+from homeroom.cli.options import as_json, hint, print_record, say
 from homeroom.cli.parameters import FOLDER, OUT_FOLDER, PATH
 from homeroom.system.printable import counted
 
@@ -25,8 +25,9 @@ def upgrade_bundle(folder: Path, old: Path, bundle: Path) -> None:
     """
     from homeroom_aggregator.admin.bundle_upgrade import upgrade_bundle as take_over
 
-    facts, carried = take_over(folder, old, bundle)
-    print_record({"folder": folder, "bundle_id": facts.bundle_id, "root": facts.root, "carried": carried})
+    facts, carried, encoders = take_over(folder, old, bundle)
+    record = {"folder": folder, "bundle_id": facts.bundle_id, "root": facts.root, "carried": carried}
+    print_record(record | {"encoders": encoders})
     say(f"{folder}: bundle {facts.bundle_id[:12]}, root {facts.root}")
     start = f"goes on from version {carried.version}" if carried.version else "starts from the bundle's own theta"
     say(f"{start}; the same in both: {counted(len(carried.same), 'segment')}")
@@ -41,3 +42,7 @@ def upgrade_bundle(folder: Path, old: Path, bundle: Path) -> None:
         say(f"left behind, since nothing of it goes on here: {counted(carried.left, 'waiting update')}")
     if carried.parts:
         say(f"left behind: parts of earlier updates that waited for more schools, of {', '.join(carried.parts)}")
+    for name, (before, after) in encoders.items():
+        say(f"{name}: {after} reads it here, {before} before: what devices learned through it does not go on or merge")
+    if encoders:
+        hint("until `homeroom device upgrade DIR` a device takes no part; its waiting updates count for the rest alone")

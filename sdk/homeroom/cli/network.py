@@ -120,11 +120,17 @@ def upgrade(directory: Path) -> None:
 
     Example: homeroom device upgrade classroom/
     """
+    from homeroom.contract.changed_encoders import changed_encoders
+
     with opened(directory) as device:
+        before = device.bundle.manifest
         new = device.update_bundle()
         manifest, told = device.bundle.manifest, lines_on_use(device, directory) if new else []
-        print_record(installed(device, directory) | {"upgraded": new})
+        encoders = changed_encoders(before, manifest)
+        print_record(installed(device, directory) | {"upgraded": new, "encoders": encoders})
     say(f"{manifest.name} version {manifest.version} " + ("is now in use" if new else "is the newest"))
+    for name, (old, later) in encoders.items():
+        say(f"  {name}: {later} reads it now, {old} before: what was learned through it does not go on")
     say_use(told)
 
 

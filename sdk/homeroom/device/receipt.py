@@ -12,6 +12,7 @@ from homeroom.data.decoder import client
 from homeroom.data.ingest import Intake, Problem
 from homeroom.data.names import all_near_names
 from homeroom.data.preprocess.media import heard_s
+from homeroom.data.quality.text import language_doubt
 from homeroom.data.samples import DEFAULT_SUBJECT, StoredSample, group_key
 from homeroom.runtime.bundle import Bundle
 from homeroom.store.records import AddReport
@@ -22,6 +23,7 @@ APART = "histories do not go on from the one that is held, by times or as its be
 STALE_LABELS = "with labels that were corrected since: the corrected ones stay (`homeroom device page` changes them)"
 OTHER_LABELS = "as samples held, with other labels: nobody is named, so both are kept (`homeroom device remove`)"
 
+LANGUAGES_SAID = 3
 UNDECIDED = "with words on consent that nobody has decided: trained on until then (`homeroom device consent DIR`)"
 
 
@@ -67,6 +69,7 @@ class Tally:
     labelled: Counter[str] = field(default_factory=Counter)
     longer: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)  # texts by what is said of those that the model hardly reads
+    languages: Counter[str] = field(default_factory=Counter)  # samples with texts by what is said of their language
     subjects: set[str] = field(default_factory=set)
     nobody: int = 0  # samples that name no subject
     without_consent: Counter[str] = field(default_factory=Counter)
@@ -87,7 +90,15 @@ class Tally:
             pairs = [(slot, value) for slot, values in sample.inputs.items() for value in values]
             self.longer.update(slot for slot, value in pairs if self._is_longer(slot, value))
             self.unknown.update(filter(None, (self._unknown(slot, value) for slot, value in pairs)))
+            self.languages.update(filter(None, [self._language_doubt(sample)]))
             yield sample
+
+    def _language_doubt(self, sample: StoredSample) -> str:
+        """Says so where the model does not read the language that a sample with texts states, or nobody knows it."""
+        manifest = self.bundle.manifest
+        modalities = (manifest.modality(manifest.slot(slot).modality) for slot in sample.inputs)
+        texts = next((one for one in modalities if isinstance(one.preprocess, TextPreprocess)), None)
+        return language_doubt(sample.language, texts.known_languages) if texts and sample.language else ""
 
     def _unknown(self, slot: str, value: object) -> str:
         """Says so where the model hardly reads a text."""
@@ -142,6 +153,10 @@ def write_receipt(
             intake.note(f"{what}: `homeroom device consent DIR --subject {quoted(name)}` decides for all")
     for said, number in tally.unknown.items():
         intake.note(f"{number:,} of {said}")
+    for said, number in tally.languages.most_common(LANGUAGES_SAID):
+        intake.note(f"{number:,} of {len(sample_ids):,} are {said}")
+    if len(tally.languages) > LANGUAGES_SAID:
+        intake.note(f"{len(tally.languages) - LANGUAGES_SAID:,} more languages are not known here, or not read")
     all_near = all_near_names(held)
     for name in sorted(tally.subjects & all_near.keys()):
         intake.note(f"{name}: also held: {', '.join(all_near[name])}")

@@ -17,7 +17,9 @@ from aggregator.institution import running
 from aggregator.server.test_devices import enrol, make_district
 from homeroom import Device, Sample
 from homeroom.agent.loop import Agent, AgentSettings
+from homeroom.cli.main import main
 from homeroom.contract.canonical_json import canonical
+from homeroom.errors import TrustError
 from homeroom.federation import versions
 from homeroom.federation.enrolment import set_network
 from homeroom.runtime.bundle import write_signature
@@ -148,6 +150,67 @@ def test_an_update_on_its_way_counts_where_it_goes_on(
         assert not moved["head.grade"].any()
         assert moved["head.category"].any()
         assert service.rounds.verify() == []
+
+
+def with_another_encoder(made: tiny.Tiny, out: Path) -> tiny.Tiny:
+    """The tiny bundle as version 2, whose texts another encoder reads, as of MiniLM and then the multilingual one."""
+    shutil.copytree(made.path, out)
+    other = {one.name: one.features_id for one in made.manifest.modalities}["text"], "f" * 64
+    modalities = tuple(
+        msgspec.structs.replace(one, features_id=other[1], encoder="of many languages") if one.name == "text" else one
+        for one in made.manifest.modalities
+    )
+    segments = tuple(
+        msgspec.structs.replace(s, reads=tuple(other[1] if read == other[0] else read for read in s.reads))
+        for s in made.manifest.segments
+    )
+    manifest = msgspec.structs.replace(made.manifest, version=2, modalities=modalities, segments=segments)
+    (out / "manifest.json").write_bytes(canonical(manifest))
+    write_signature(out, manifest, made.certificate, made.exporter_key)
+    return replace(made, path=out, manifest=manifest)
+
+
+def test_a_bundle_with_another_text_encoder_beside_one_of_before_merges_no_text_and_says_so(
+    tiny_bundle: tiny.Tiny, devices: list[Device], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service = make_district(tmp_path / "district", tiny_bundle, buffer_size=3, min_devices=3)
+    first_version(service, devices, tmp_path)
+    service.close()
+    for device in devices:
+        assert device.train(settings=SHORT).update_code == "queued"
+    later = with_another_encoder(tiny_bundle, tmp_path / "second")
+    of_text = {segment.name for segment in later.manifest.segments if "f" * 64 in segment.reads}
+    folders = [str(tmp_path / name) for name in ("newer", "district", "second")]
+    assert main(["district", "upgrade-bundle", *folders[:2], "--bundle", folders[2]]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    reads = "text: of many languages reads it here, tiny random text encoder before"
+    assert f"{reads}: what devices learned through it does not go on or merge" in told
+    assert "until `homeroom device upgrade DIR` a device takes no part" in told
+    new = told.partition("new, as the bundle has them: ")[2]
+    assert all(name in new for name in of_text)
+    with contextlib.closing(open_service(tmp_path / "newer")) as service, running(service) as address:
+        before = service.rounds.state.theta.copy()
+        for device in devices:
+            set_network(device.store, address=address)
+            with pytest.raises(TrustError, match="the round is for another bundle") as refused:
+                device.sync()
+            assert refused.value.remedy == "`homeroom device upgrade DIR`"
+        assert service.rounds.state.pending == 0, "nothing came"
+        last = devices.pop()
+        last.close()
+        assert main(["device", "upgrade", str(tmp_path / "s2")]) == 0
+        told = " ".join(capsys.readouterr().out.split())
+        assert "text: of many languages reads it now, tiny random text encoder before" in told
+        assert "what was learned through it does not go on" in told
+        with Device.open(tmp_path / "s2") as last:
+            for device in (*devices, last):
+                device.update_bundle()
+                report = device.sync()
+                assert (len(report.sent), dict(report.refused)) == (1, {})
+        assert service.rounds.state.version == 2
+        moved = later.manifest.layout.split(service.rounds.state.theta != before)
+        assert not any(moved[name].any() for name in of_text)
+        assert moved["ladder.image"].any()
 
 
 def test_a_device_that_is_killed_while_it_goes_over_goes_on_afterwards(

@@ -71,7 +71,7 @@ def assess(value: str, language: str | None, read: Collection[str] = ()) -> Qual
         if foreign > MOST_FOREIGN_LETTERS:
             unread = f"{foreign:.0%} of the letters are of a script that the model does not read"
             return QualityFinding(f"{unread}: it reads {', '.join(read)}")
-    code = (language or "").lower().replace("_", "-").split("-")[0]
+    code = _primary_subtag(language or "")
     if code in SCRIPTS_OF_LANGUAGE and letters:
         foreign = sum(script_of(c) not in SCRIPTS_OF_LANGUAGE[code] for c in letters) / len(letters)
         if foreign > MOST_FOREIGN_LETTERS:
@@ -79,6 +79,22 @@ def assess(value: str, language: str | None, read: Collection[str] = ()) -> Qual
     if code in COMMON_WORDS and (other := _detect_other_language(value, code)):
         return QualityFinding(f"said to be {code!r}, but its words are those of {other!r}")
     return None
+
+
+def language_doubt(language: str, read: Collection[str]) -> str:
+    """Says so where a stated language is not known here, or the model does not read it; empty else.
+
+    language: as stated. read: languages of the model, none: not known.
+    """
+    code = _primary_subtag(language)
+    if code not in SCRIPTS_OF_LANGUAGE and code not in read:
+        return f"of language {language!r}, which is not known here, so nothing is checked by it: write a tag such as en"
+    unread = read and code not in read
+    return f"of language {language!r}, which the model does not read: it reads {', '.join(read)}" if unread else ""
+
+
+def _primary_subtag(language: str) -> str:
+    return language.strip().lower().replace("_", "-").split("-")[0]
 
 
 def script_of(letter: str) -> str:
