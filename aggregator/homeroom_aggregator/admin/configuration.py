@@ -1,4 +1,4 @@
-"""Configuration of a district's aggregator, and of a simulation: one frozen value each, in sections.
+"""Configuration of a district's aggregator: one frozen value, in sections.
 
 A field's default stands here, or in the contract, only. `admin.configuration_file` is the same as a file.
 """
@@ -28,6 +28,7 @@ ADAPTIVE, ADAPTIVE_RATE = ("fedadam", "fedyogi"), 0.1  # optimizers, and their l
 OPTIMIZERS_OF_OPTION = {"beta1": ("fedavgm", *ADAPTIVE), "beta2": ADAPTIVE, "tau": ADAPTIVE}
 PRIVACY_DELTA = 1e-5  # where --delta is not given
 SCHOOL_SHARE = 0.5  # of the rules but the mean, where --school-share is not given
+SCHOOL_DEVICES = 2  # on a roster of a new district, where --school-devices is not given
 AnyBundle = RoundConfiguration(bundle_id="0" * 64)
 NEW_PLAIN_ROUNDS = msgspec.structs.replace(
     AnyBundle,
@@ -168,22 +169,6 @@ class DistrictConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     dashboard: DashboardSection = DashboardSection()
 
 
-class SimulationConfiguration(msgspec.Struct, frozen=True, kw_only=True):
-    """A federation of simulated schools.
-
-    epochs: of each school in each round. participation: share of schools in a round. lag: share that trains on an
-    older theta. measure_every: rounds between two scores; None for the last round only.
-    """
-
-    rounds: int = 20
-    epochs: int = 2
-    participation: float = 1.0
-    lag: float = 0.0
-    seed: int = 0
-    engine: str = "homeroom"
-    measure_every: int | None = None
-
-
 # Fields by their dotted name
 
 DERIVED_ROUND = ("format", "bundle_id", "earlier_codecs", "earlier_bundles")
@@ -191,6 +176,7 @@ DERIVED = frozenset({"automatic_buffer", *(f"round.{name}" for name in DERIVED_R
 FIELD_OF_OPTION = {
     **{name: f"round.{name}" for name in ("buffer_size", "min_devices", "k_of", "max_staleness", "codec")},
     **{name: f"round.{name}" for name in ("by_school", "rule", "school_share", "server_rate", "proximal")},
+    "school_devices": "round.school_devices",
     "statistics": "round.statistics.mode",
     "evaluation": "round.evaluation.mode",
     "deadline": "round.cohort.deadline_s",
@@ -362,10 +348,12 @@ def first_configuration(base: DistrictConfiguration | None, options: Mapping[str
     """The configuration of a new folder: as `with_options`, with all addresses known and an automatic buffer's size.
 
     base: of the folder's own file; where it is None, rounds that are not private rewind to unlearn, and those that
-        are not secure either count schools and merge by the bounded rule.
+        are not secure either count schools and merge by the bounded rule; a roster has `SCHOOL_DEVICES` of a school.
     """
     private = any(FIELD_OF_OPTION[option] in PRIVACY_FIELDS for option in options)
     terms = AnyBundle if private else NEW_SECURE_ROUNDS if options.get("secure") else NEW_PLAIN_ROUNDS
+    if base is None and options.get("secure"):
+        options = {"school_devices": SCHOOL_DEVICES} | dict(options)
     wanted = with_options(base or DistrictConfiguration(automatic_buffer=True, round=terms), options)
     server = msgspec.structs.replace(wanted.server, addresses=wanted.server.addresses or ())
     wanted = msgspec.structs.replace(wanted, server=server)

@@ -45,6 +45,7 @@ from homeroom_aggregator.admin.folder import (
     read_facts,
     refuse_backup,
 )
+from homeroom_aggregator.admin.roster_schools import roster_note
 from homeroom_aggregator.merge.configuration_change import NEW_FOLDER, FieldChange, check_changes, followed, in_force
 from homeroom_aggregator.merge.rounds import Rounds
 
@@ -314,7 +315,7 @@ def evaluation_note(configuration: RoundConfiguration) -> str:
 def notes(folder: Path, configuration: RoundConfiguration) -> list[str]:
     """What a start has to say of a folder's rounds."""
     found = (waiting_note(configuration), statistics_note(configuration), evaluation_note(configuration))
-    return [note for note in (*found, link_note(folder)) if note]
+    return [note for note in (*found, roster_note(folder, configuration), link_note(folder)) if note]
 
 
 def bring_into_force(folder: Path, rounds: Rounds, wanted: DistrictConfiguration) -> list[FieldChange]:

@@ -86,6 +86,12 @@ secure_options = add_options(
     setting("--cohort", type=Whole(3, 10_000), help="Devices of one sum."),
     setting("--drop-rate", type=Finite(0, 0.45), help="Share of a cohort that may drop out."),
     setting("--corrupt-rate", type=Finite(0, 0.3), help="Share of a cohort that may be corrupt."),
+    setting(
+        "--school-devices",
+        type=Whole(0),
+        show_default="2 in a new district",
+        help="Of one school on a roster at most; 0: any number.",
+    ),
     setting("--phase-hours", type=Finite(0, 8760, min_open=True), help="Longest wait in a phase."),
     click.option("--roster", type=FILE, help="Who may form cohorts (`trust roster`); may be given anew at each start."),
 )

@@ -27,6 +27,7 @@ from homeroom_aggregator.admin.configuration import (
 )
 from homeroom_aggregator.cli.privacy import privacy_options
 from homeroom_aggregator.cli.round_options import optimizer_options, round_options, secure_options, setting
+from homeroom_aggregator.state.members import Members
 
 TOKEN = "HOMEROOM_OPERATOR_TOKEN"
 REVEALED = (
@@ -90,14 +91,17 @@ def serve(folder: Path, **options: Any) -> None:
     )
     from homeroom_aggregator.admin.folder import (
         FACTS_FILE,
+        LOG_FILE,
         ROSTER_FILE,
         load_roster,
         narrow_by_policy,
         open_folder_bundle,
+        open_log,
         read_facts,
         read_newer_roster,
         replace_roster,
     )
+    from homeroom_aggregator.admin.roster_schools import check_schools
     from homeroom_aggregator.server.serve import listen  # first: a missing extra is named before any work
 
     given = {name: value for name, value in options.items() if value is not None}
@@ -118,6 +122,10 @@ def serve(folder: Path, **options: Any) -> None:
     data = read_bytes(once["roster"]) if "roster" in once else None
     roster = load_roster(folder) if data is None else read_newer_roster(folder, data)
     check_configuration(folder, round_in_force(folder, facts), configuration, typed, roster)
+    if data is not None and roster and (folder / LOG_FILE).exists():
+        with contextlib.closing(open_log(folder)) as log:
+            limit = configuration.round.school_devices
+            check_schools(Members(log.database), roster.devices, limit, str(once["roster"]))
     for note in notes(folder, configuration.round):
         click.echo(note, err=True)
     if configuration.round.privacy:

@@ -15,14 +15,10 @@ from homeroom.errors import InputError
 from homeroom.system.files import write_durable
 from homeroom.system.printable import counted
 from homeroom_aggregator import flower
-from homeroom_aggregator.admin.configuration import (
-    FIELD_OF_OPTION,
-    DistrictConfiguration,
-    SimulationConfiguration,
-    with_options,
-)
+from homeroom_aggregator.admin.configuration import FIELD_OF_OPTION, DistrictConfiguration, with_options
 from homeroom_aggregator.cli.privacy import privacy_options
 from homeroom_aggregator.cli.round_options import optimizer_options, rule_options, setting
+from homeroom_aggregator.simulation.configuration import SimulationConfiguration
 
 
 def option(*names: str, **settings: Any) -> Decorator:

@@ -102,8 +102,9 @@ def roster(
 
     Example: homeroom trust roster roster.json --key signer.pem --devices keys.txt --minimum 5 --serial 1
     """
-    enrolled, terms = _enrolled(folder, terms)
-    names = [*devices, *enrolled, *(read_bytes(listed).decode(errors="replace").split() if listed else ())]
+    typed = [*devices, *(read_bytes(listed).decode(errors="replace").split() if listed else ())]
+    enrolled, left_out, terms = _enrolled(folder, terms, typed, str(out))
+    names = [*typed, *enrolled]
     if wrong := [name for name in names if len(name) != 64 or set(name) - set("0123456789abcdef")]:
         raise InputError(
             f"{wrong[0][:80]!r} is no device's key", remedy="64 hexadecimal digits, from `homeroom device status`"
@@ -119,28 +120,38 @@ def roster(
     data = msgspec.json.format(msgspec.json.encode(signed), indent=1)
     read_roster(data, root_fingerprint=fingerprint(vouched.root))  # refuses a key that may not sign rosters
     write_durable(out, data)
-    print_record({"roster": out, "serial": signed.serial, "devices": len(signed.devices), "minimum": minimum})
+    about = {"serial": signed.serial, "devices": len(signed.devices), "minimum": minimum, "left_out": left_out}
+    print_record({"roster": out, **about})
     say(f"{counted(len(signed.devices), 'device')}, at least {minimum} in a sum")
+    for school, count in left_out.items():
+        say(f"left out, by school_devices of the round: {counted(count, 'device')} of {school}")
 
 
-def _enrolled(folder: Path | None, terms: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
-    """The keys of an aggregator's devices, and the terms with what its folder says where they were not typed."""
+def _enrolled(
+    folder: Path | None, terms: dict[str, Any], typed: list[str], out: str
+) -> tuple[list[str], dict[str, int], dict[str, Any]]:
+    """The keys of an aggregator's devices, how many of which school are left out, and the terms.
+
+    terms: with what its folder says where they were not typed. typed: keys that are to be on the roster `out`.
+    """
     if folder is None:
         if terms["serial"] is None:
             raise InputError("a roster needs its --serial", remedy="or --members, the folder that has the last one")
-        return [], terms | {"minimum": terms["minimum"] or DEFAULT_MINIMUM}
-    from homeroom_aggregator.admin.folder import load_roster, open_log, read_facts
+        return [], {}, terms | {"minimum": terms["minimum"] or DEFAULT_MINIMUM}
+    from homeroom_aggregator.admin.configuration_file import read_configuration
+    from homeroom_aggregator.admin.folder import load_roster, open_log
+    from homeroom_aggregator.admin.roster_schools import check_schools, chosen_devices
     from homeroom_aggregator.state.members import Members
 
+    configuration, present = read_configuration(folder).round, load_roster(folder)
+    rules, limit = configuration.secure, configuration.school_devices
     with contextlib.closing(open_log(folder)) as log:
-        rows, present, rules = (
-            Members(log.database).every(),
-            load_roster(folder),
-            read_facts(folder).configuration.secure,
-        )
-    keys = [row["device"] for row in rows if row["role"] == "device" and not row["revoked"]]
+        members = Members(log.database)
+        check_schools(members, dict.fromkeys(typed), limit, out)
+        keys, left_out = chosen_devices(members, limit, typed, present.devices if present else ())
     minimum = terms["minimum"] or (rules.minimum if rules else DEFAULT_MINIMUM)
-    return keys, terms | {"minimum": minimum, "serial": terms["serial"] or (present.serial + 1 if present else 1)}
+    serial = terms["serial"] or (present.serial + 1 if present else 1)
+    return keys, left_out, terms | {"minimum": minimum, "serial": serial}
 
 
 def _new(path: Path) -> None:

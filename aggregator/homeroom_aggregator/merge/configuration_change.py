@@ -87,6 +87,7 @@ ROUND_FIELDS = {
         "next", f"{_COUNT} What came by the bounded rule waits for the next version, and is bounded there."
     ),
     "school_share": FieldRule("next", "Those that wait by the bounded rule are shared out by the new number."),
+    "school_devices": FieldRule("next", f"{_SECURE} A roster with more of a school is refused: sign a new one."),
     "statistics.mode": FieldRule(
         "next",
         f"{_COUNT} Each device sends plain statistics once a person there said yes; "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -272,7 +273,9 @@ class SecureRounds:
     def _close_cohort(self, live: ActiveRound, over: bool) -> bool:
         gone, advertised = self.rounds.members.gone(), self._advertised()
         came = {device: one for device, one in sorted(advertised.items()) if not self._is_gone(one, gone)}
-        if not (len(came) >= self.rules.cohort or came.keys() == set(live.roster.devices) or over):
+        everybody = came.keys() == set(live.roster.devices)
+        came = self._within_schools(came)
+        if not (len(came) >= self.rules.cohort or everybody or over):
             return False
         cohort = secagg.SecureCohort(tuple(came.values()))
         gathered = msgspec.structs.replace(live, cohort=cohort)
@@ -284,6 +287,17 @@ class SecureRounds:
         except TrustError as problem:  # no graph of so few bears the promised drop-outs
             self._gathers = problem.what
         return over and self._next(live) if self._gathers else self._next(gathered, phase="shares")
+
+    def _within_schools(self, came: dict[str, secagg.Advertisement]) -> dict[str, secagg.Advertisement]:
+        """Of each school no more devices than the round allows, whatever the roster has; the others' updates wait."""
+        limit, taken, members = self.rounds.configuration.school_devices, Counter[str](), self.rounds.members
+        kept = dict[str, secagg.Advertisement]()
+        for device, advertisement in came.items():
+            school = members.school(members.name_of(device))
+            taken[school] += 1
+            if not (limit and school) or taken[school] <= limit:
+                kept[device] = advertisement
+        return kept
 
     def _sum_layout(self, live: ActiveRound, view: CohortView) -> SumLayout:
         return view.sum_layout(self.minimum(live))

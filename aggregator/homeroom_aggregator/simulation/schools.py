@@ -27,8 +27,8 @@ from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
 from homeroom.train.features.quality_gate import check_quality, training_view
 from homeroom.train.settings import Settings, advised
-from homeroom_aggregator.admin.configuration import SimulationConfiguration
 from homeroom_aggregator.admin.folder import check_statistics
+from homeroom_aggregator.simulation.configuration import SimulationConfiguration
 from homeroom_aggregator.simulation.engine import LocalEngine, OnTrained, SchoolData, Scores
 from homeroom_aggregator.simulation.federate import Simulation, default_configuration, federate
 from homeroom_aggregator.simulation.round import RoundFacts

@@ -161,6 +161,8 @@ def join(directory: Path, invitation: str | Path, bundle: Path | None, root: str
     else:
         least = counted(terms.min_devices, "school" if terms.k_of == "schools" else "device")
         say(f"joined: a version here is made of what {least} learned, or more")
+        if terms.school_devices:
+            say(f"a sum has at most {counted(terms.school_devices, 'device')} of one school")
         if terms.evaluation.mode != "off":
             say(f"{asks_words(terms.evaluation.mode)}; {SAY_NO}")
 

@@ -151,6 +151,8 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
         `bounded`.
     school_share: of the rules but `mean`: the largest share of a release's weight that one school has, where enough
         schools feed it; 0: each has the same. A school's own segments are not shared.
+    school_devices: of secure rounds: the most devices of one school on a roster, and in a cohort; 0: any number. A
+        device that was invited without a school counts by itself. New districts with secure rounds have 2.
     unlearning: what becomes of versions that hold an update which is to be unlearned. New districts whose rounds are
         not private rewind; in secure ones a whole sum goes.
     evaluation: whether devices tell how each version does, as counts that are summed.
@@ -185,6 +187,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     k_of: Literal["devices", "schools"] = "devices"
     rule: Literal["mean", "bounded", "trimmed", "multi-krum"] = "mean"
     school_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    school_devices: Annotated[int, msgspec.Meta(ge=0)] = 0
     unlearning: UnlearningRules = UnlearningRules()
     evaluation: EvaluationRules = EvaluationRules()
     earlier_bundles: tuple[EarlierBundle, ...] = ()
@@ -193,6 +196,8 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
         if self.secure or self.privacy:
             self._check_hidden()
         self._check_rule()
+        if self.school_devices and not self.secure:
+            raise ValueError("school_devices is of rosters, and says nothing without secure rounds")
         if self.by_school and self.scope != "shared":
             raise ValueError("schools' own segments are merged in plain rounds of several schools only")
         if self.cohort and (self.max_staleness or self.cohort.quorum > self.buffer_size):

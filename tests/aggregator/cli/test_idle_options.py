@@ -67,6 +67,7 @@ IDLE = {
     ("district serve", "--drop-rate"): "{}/district --drop-rate 0.1",
     ("district serve", "--corrupt-rate"): "{}/district --corrupt-rate 0.1",
     ("district serve", "--phase-hours"): "{}/district --phase-hours 2",
+    ("district serve", "--school-devices"): "{}/district --school-devices 2",
     ("district serve", "--roster"): "{}/district --roster {}/schools.csv",
     ("district serve", "--insecure"): "{}/district --insecure",
     ("district serve", "--tls-cert"): "{}/district --tls-cert {}/root.pem",
@@ -121,7 +122,7 @@ COUNTS = {
     "district init": "--bundle --name --schools --keys --out --days --policy --host --port --announce"
     " --min-devices --k-of --rule --school-share --max-staleness --codec --deadline --quorum --over --by-school"
     " --optimizer --server-rate --beta1 --beta2 --tau --proximal --epsilon --delta --clip-norm --noise-multiplier"
-    " --subjects --clip-quantile --bands --cohort --drop-rate --corrupt-rate --phase-hours"
+    " --subjects --clip-quantile --bands --cohort --drop-rate --corrupt-rate --phase-hours --school-devices"
     " --statistics --evaluation",  # of the same code as serve's
     "district serve": "--min-devices --k-of --rule --max-staleness --by-school --retain --optimizer --server-rate"
     " --proximal --policy --secure --host --port --address --trusted-proxy --log-requests --statistics"

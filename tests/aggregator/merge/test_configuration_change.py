@@ -52,6 +52,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {  # by field: what the log was
     "secure.drop_rate": ({"secure": SECURE}, 0.2),
     "secure.corrupt_rate": ({"secure": SECURE}, 0.2),
     "secure.phase_s": ({"secure": SECURE}, 60),
+    "school_devices": ({"secure": SECURE}, 4),
     "privacy": ({}, PRIVACY),
     "privacy.clip_norm": ({"privacy": PRIVACY}, 2.0),
     "privacy.noise_multiplier": ({"privacy": PRIVACY}, 3.0),

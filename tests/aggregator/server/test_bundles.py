@@ -14,6 +14,7 @@ from homeroom import Device
 from homeroom.cli.main import homeroom
 from homeroom.contract.http_signatures import INVITATION_HEADER
 from homeroom.contract.invitation import enrolment_of
+from homeroom.contract.secagg import SecureRules
 from homeroom.contract.signing import fingerprint, new_key, public_hex
 from homeroom.errors import AnswerError, BundleError, NetworkError, TrustError
 from homeroom.federation.network.client import Client
@@ -42,6 +43,16 @@ def run(*words: object) -> str:
     done = CliRunner().invoke(homeroom, [str(word) for word in words], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.output
+
+
+def test_who_joins_secure_rounds_reads_how_many_devices_of_a_school_are_in_a_sum(tmp_path: Path) -> None:
+    rules = SecureRules(minimum=3, cohort=4, drop_rate=0.25)
+    service = open_service(make_folder(tmp_path, min_devices=3, secure=rules, school_devices=2))  # type: ignore[arg-type]
+    with running(service) as address:
+        invitation = invite(tmp_path / "district", address, tmp_path / "invitation.json")
+        told = run("device", "join", tmp_path / "classroom", invitation)
+    service.close()
+    assert "a sum has at most 2 devices of one school" in told
 
 
 def test_an_invitation_is_all_that_a_new_device_needs_and_a_newer_bundle_follows(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from homeroom.data.tasks import kind_of
 from homeroom.errors import InputError
 from homeroom.system.clock import now
 from homeroom.system.html.render import environment
+from homeroom.system.printable import counted
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin import evaluation_figures, learned_addresses, privacy_report
 from homeroom_aggregator.merge import rollback
@@ -131,7 +132,9 @@ def round_kind(configuration: RoundConfiguration) -> str:
     """The kind of rounds, in words."""
     kinds = {"private": configuration.privacy, "secure": configuration.secure}
     kind = " ".join(name for name in kinds if kinds[name]) or "plain"
-    return f"{kind} rounds, {'synchronous' if configuration.cohort else 'at any hour'}"
+    limit, when = configuration.school_devices, "synchronous" if configuration.cohort else "at any hour"
+    schools = f"; a roster has at most {counted(limit, 'device')} of one school" if limit else ""
+    return f"{kind} rounds, {when}{schools}"
 
 
 @dataclass(frozen=True)
