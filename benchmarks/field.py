@@ -35,6 +35,7 @@ import field_histories  # noqa: E402
 import field_inbox  # noqa: E402
 import field_media  # noqa: E402
 import field_sheets  # noqa: E402
+import field_sounds  # noqa: E402
 from field_kind import Kind, Outcome, Verdict, verdict  # noqa: E402
 from peers.verdict import finish, limited  # noqa: E402
 
@@ -108,6 +109,7 @@ def every_kind() -> list[Kind]:
     """All kinds of input, whether they can be made here or not."""
     return [
         *field_media.kinds(),
+        *field_sounds.kinds(),
         *field_colours.kinds(),
         *field_sheets.kinds(),
         *field_exports.kinds(),

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from field_kind import Kind, Outcome, Verdict, right_if
-from field_media import encoded, rgb, word, written
+from field_media import encoded, rgb
+from field_sounds import word, written
 
 Judge = Callable[[Outcome], Verdict]
 LONG = " ".join(["the cat sleeps"] * 40)  # far more than the model reads

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import click
 
 from homeroom.cli.options import MACHINE, as_json, asked, print_record, refuse_idle, say
-from homeroom.cli.parameters import OUT_FILE, Finite
+from homeroom.cli.parameters import OUT_FILE, Finite, NamedPath
 from homeroom.contract.address import in_clear
 from homeroom.errors import InputError
 from homeroom_aggregator.state.login_links import LINK_LIFE_MINUTES, Rank
@@ -21,7 +21,7 @@ IDLE = {
 
 
 @click.command()
-@click.argument("folder", metavar="FOLDER|INVITATION", type=click.Path(exists=True, path_type=Path))
+@click.argument("folder", metavar="FOLDER|INVITATION", type=NamedPath(exists=True))
 @click.option("--role", type=click.Choice(["district", "auditor"]), default="district", show_default=True)
 @click.option("--by", default="operator", show_default=True, help="Who will use it: stands in the audit log.")
 @click.option("--key", type=OUT_FILE, help="With an invitation: your own key.")

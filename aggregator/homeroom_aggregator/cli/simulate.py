@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from homeroom.cli.options import Decorator
-from homeroom.cli.parameters import OUT_FILE, PATH, Finite, Whole
+from homeroom.cli.parameters import OUT_FILE, PATH, Finite, NamedPath, Whole
 from homeroom.errors import InputError
 from homeroom.system.files import write_durable
 from homeroom.system.printable import counted
@@ -30,7 +30,7 @@ def option(*names: str, **settings: Any) -> Decorator:
 
 @click.command()
 @click.argument("bundle", type=PATH)
-@click.argument("schools", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("schools", nargs=-1, required=True, type=NamedPath(exists=True))
 @option("--rounds", type=Whole(1))
 @option("--epochs", type=Whole(1), help="Of each school in each round.")
 @option("--participation", type=Finite(0, 1, min_open=True), help="Share of schools a round.")

@@ -52,24 +52,31 @@ class Finite(click.FloatRange):
         return number
 
 
-class Folder(click.Path):
-    """A folder's path; an empty one, such as that of a variable that is not set, does not stand for the one at hand."""
+class NamedPath(click.Path):
+    """A path with a name: an empty one, such as that of a variable that is not set, is not the folder at hand."""
 
-    def __init__(self) -> None:
-        super().__init__(file_okay=False, path_type=Path)
+    def __init__(self, *, exists: bool = False, file_okay: bool = True, dir_okay: bool = True) -> None:
+        super().__init__(exists=exists, file_okay=file_okay, dir_okay=dir_okay, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """A path with a name, or a usage error."""
+        """The path, or a usage error."""
         if not str(value):
-            self.fail("an empty name is no folder; `.` is the one you are in.", param, ctx)
+            self.fail("an empty name is no path; `.` is the folder you are in.", param, ctx)
         return super().convert(value, param, ctx)
 
 
-class OutputFile(click.Path):
+class Folder(NamedPath):
+    """A folder, whether it is there or not."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False)
+
+
+class OutputFile(NamedPath):
     """A file to write into a folder that is there."""
 
     def __init__(self) -> None:
-        super().__init__(dir_okay=False, path_type=Path)
+        super().__init__(dir_okay=False)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path; InputError where its folder is not there."""
@@ -114,13 +121,13 @@ class NameText(Text):
             self.fail(f"{problem}.", param, ctx)
 
 
-class InvitationSource(click.Path):
+class InvitationSource(NamedPath):
     """An invitation: its file, its line of text, or `-` for standard input, which no other user of the machine sees."""
 
     name = "invitation"
 
     def __init__(self) -> None:
-        super().__init__(dir_okay=False, path_type=Path)
+        super().__init__(dir_okay=False)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The text, or the path of the file."""
@@ -135,5 +142,4 @@ class InvitationSource(click.Path):
 
 FOLDER, OUT_FILE, OUT_FOLDER = Folder(), OutputFile(), OutputFolder()
 INVITATION, NAME, TEXT = InvitationSource(), NameText(), Text()
-FILE = click.Path(dir_okay=False, path_type=Path)
-PATH = click.Path(path_type=Path)
+FILE, PATH = NamedPath(dir_okay=False), NamedPath()

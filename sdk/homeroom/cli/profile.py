@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from homeroom.cli.options import as_json, opened, print_record, readable, say
-from homeroom.cli.parameters import FOLDER, OUT_FILE
+from homeroom.cli.parameters import FOLDER, OUT_FILE, NamedPath
 from homeroom.system.printable import counted
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def profile_pack(directory: Path, person: str, file: Path) -> None:
 
 @click.command("import")
 @click.argument("directory", type=FOLDER)
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=NamedPath(exists=True, dir_okay=False))
 @as_json
 def profile_import(directory: Path, file: Path) -> None:
     """Import the profile in FILE, which another device of the same school packed.

@@ -85,6 +85,14 @@ def test_root_is_a_fingerprint_and_root_key_a_file(path: str) -> None:
     assert isinstance(types.get("--root-key", click.Path()), click.Path)
 
 
+@pytest.mark.parametrize("path", COMMANDS)
+def test_an_empty_name_is_no_path(path: str) -> None:
+    paths = [param.type for param in command(path).params if isinstance(param.type, click.Path)]
+    for kind in paths:
+        with pytest.raises(click.UsageError, match="an empty name is no path"):
+            kind.convert("", None, None)
+
+
 @pytest.mark.parametrize("old", ALIASES)
 def test_an_old_spelling_does_what_the_new_one_does_and_names_it_once_on_stderr(
     old: str, capsys: pytest.CaptureFixture[str], tmp_path: object, monkeypatch: pytest.MonkeyPatch

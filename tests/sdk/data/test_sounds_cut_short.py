@@ -21,7 +21,9 @@ def written(kind: str, subtype: str | None = None) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(("kind", "subtype"), [("MP3", None), ("AIFF", None), ("OGG", "OPUS"), ("WAV", None)])
+@pytest.mark.parametrize(
+    ("kind", "subtype"), [*((kind, None) for kind in ("MP3", "AIFF", "AU", "W64", "RF64", "WAV")), ("OGG", "OPUS")]
+)
 def test_a_sound_cut_short_is_read_and_said(kind, subtype):
     whole = written(kind, subtype)
     half = whole[: len(whole) // 2]
@@ -52,8 +54,24 @@ def test_a_container_cut_short_is_said(container, options, tmp_path):
     assert "cut short" in length_note(whole[: len(whole) * 2 // 3], "a")
 
 
-def test_a_flac_cut_short_is_refused_with_what_to_do():
-    whole = written("FLAC")
+def test_an_mp4_without_its_table_of_sounds_says_how_much_of_it_is_there():
+    pytest.importorskip("av")
+    cut = (24).to_bytes(4, "big") + b"ftypM4A " + bytes(12) + (9_000).to_bytes(4, "big") + b"mdat" + bytes(500)
+    with pytest.raises(InputError, match="cut short: of 9,024 bytes 532 are there") as refused:
+        decode(cut)
+    assert "whole" in (refused.value.remedy or "")
+
+
+@pytest.mark.parametrize(("data", "words"), [(b"", "copy"), (b"<html><p>Log in", "download"), (b"%PDF-1.7", "use WAV")])
+def test_a_file_that_is_no_sound_says_what_to_do_with_it(data, words):
+    with pytest.raises(InputError) as refused:
+        decode(data)
+    assert words in (refused.value.remedy or "")
+
+
+@pytest.mark.parametrize("kind", ["FLAC", "CAF"])
+def test_a_sound_that_cannot_be_read_when_cut_short_is_refused_with_what_to_do(kind):
+    whole = written(kind)
     with pytest.raises(InputError) as refused:
         decode(whole[: len(whole) // 2])
     assert "cut short" in (refused.value.remedy or "")

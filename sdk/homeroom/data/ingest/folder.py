@@ -46,7 +46,7 @@ MODALITY_SUFFIXES = {
         ".avif",
         ".jp2",
     ],
-    "audio": [".wav", ".ogg", ".oga", ".opus", ".flac", ".mp3", ".aif", ".aiff"],
+    "audio": [".wav", ".ogg", ".oga", ".opus", ".flac", ".mp3", ".aif", ".aiff", ".au", ".snd", ".caf", ".w64"],
     "text": [".txt"],
 }
 EXTRA_SUFFIXES = {  # ending -> modality, whether its extra is installed, what is wrong without it, what to do

@@ -14,7 +14,7 @@ import numpy as np
 from homeroom.contract.graph_io import AUDIO, MEL_BANDS, MEL_HOP
 from homeroom.contract.manifest import AudioPreprocess
 from homeroom.data.preprocess import recordings
-from homeroom.data.preprocess.file_kind import named_kind
+from homeroom.data.preprocess.file_kind import not_read
 from homeroom.data.preprocess.prepared import Prepared
 from homeroom.errors import Code, InputError
 
@@ -63,11 +63,10 @@ def decode(
             wave = file.read(frames=int(LENGTH_LIMIT_S * file.samplerate), dtype="float32", always_2d=True)
             rate = int(file.samplerate)
     except soundfile.LibsndfileError:
-        what = f"is not a sound that can be read{named_kind(data)}"
         remedy = "use WAV, MP3, OGG or FLAC"
-        if data.startswith((b"fLaC", b"OggS")) or data[8:12] == b"WAVE":
+        if data.startswith((b"fLaC", b"OggS", b"caff")) or data[8:12] == b"WAVE":
             remedy = "it may be cut short or damaged: record or copy it again"
-        raise InputError(what, where=where, remedy=remedy) from None
+        raise not_read(data, "sound", where, remedy) from None
     except (RuntimeError, TypeError, ValueError, MemoryError) as problem:
         raise InputError(f"the sound is damaged: {problem}", where=where, remedy="record or copy it again") from None
     if not len(wave):

@@ -14,7 +14,7 @@ from homeroom.contract.graph_io import PIXELS
 from homeroom.contract.manifest import ImagePreprocess
 from homeroom.data.preprocess import svg
 from homeroom.data.preprocess.colours import NOTE, Colours, colours_of
-from homeroom.data.preprocess.file_kind import named_kind
+from homeroom.data.preprocess.file_kind import not_read
 from homeroom.data.preprocess.heic import heic_formats
 from homeroom.data.preprocess.prepared import Prepared
 from homeroom.errors import Code, InputError
@@ -59,8 +59,7 @@ def decode(
                     _check_shape(file, where, version, limit_bytes)
                 return _upright(file, where, limit_bytes) if version == 1 else _reduced(file, where, limit_bytes)
     except UnidentifiedImageError:
-        what = f"is not a picture that can be read{named_kind(data)}"
-        raise InputError(what, where=where, remedy="use PNG, JPEG, WebP or SVG") from None
+        raise not_read(data, "picture", where, "use PNG, JPEG, WebP or SVG") from None
     except Image.DecompressionBombError:
         raise InputError(
             "has too many pixels", code=Code.TOO_LARGE, where=where, remedy="scale the picture down"

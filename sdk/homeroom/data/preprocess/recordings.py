@@ -71,9 +71,16 @@ def length_note(data: bytes, where: str) -> str:
 
 
 def stated_bytes(data: bytes) -> int:
-    """Least bytes of the whole file by the header of an AIFF, MP3, MP4 or WebM file; 0 where it does not say."""
+    """Least bytes of the whole file by its header (AIFF, AU, W64, RF64, MP3, MP4, WebM); 0 where it does not say."""
     if data[:4] == b"FORM":
         return int.from_bytes(data[4:8], "big") + CHUNK_HEADER - 1  # the last byte may be padding
+    if data[:4] == b".snd":
+        stated = int.from_bytes(data[8:12], "big")
+        return 0 if stated in UNKNOWN_LENGTHS else int.from_bytes(data[4:8], "big") + stated
+    if data[:4] == b"riff":
+        return int.from_bytes(data[16:24], "little")  # behind an identifier of 16 bytes
+    if data[:4] == b"RF64":
+        return int.from_bytes(data[20:28], "little") + CHUNK_HEADER  # of its chunk ds64 (EBU Tech 3306)
     if file_kind(data) == MP4_KIND:
         return _end_of_boxes(data)
     if file_kind(data) == WEBM_KIND:
@@ -157,13 +164,21 @@ def _decode(data: bytes, kind: str, where: str) -> bytes:
                     raise InputError("is longer than 10 minutes", where=where, remedy="cut it")
     except (av.error.FFmpegError, ValueError, IndexError) as problem:
         if not parts:
-            what = f"is {kind} that cannot be decoded: {problem}"
-            raise InputError(what, where=where, remedy="record it again, or save it as MP3 or WAV") from None
+            raise _undecoded(data, kind, where, problem) from None
     if not parts:
         raise InputError("the sound is empty", where=where, remedy="record it again")
     written = io.BytesIO()
     soundfile.write(written, np.concatenate(parts), rate, "PCM_16", format="WAV")
     return written.getvalue()
+
+
+def _undecoded(data: bytes, kind: str, where: str, problem: Exception) -> InputError:
+    """The error of a file of which nothing could be decoded: that it is cut short, or what FFmpeg says."""
+    if (stated := stated_bytes(data)) > len(data):
+        what = f"is {kind} cut short: of {stated:,} bytes {len(data):,} are there, and hold no sound"
+        return InputError(what, where=where, remedy="copy it again, whole")
+    what = f"is {kind} that cannot be decoded: {getattr(problem, 'strerror', None) or problem}"
+    return InputError(what, where=where, remedy="record it again, or save it as MP3 or WAV")
 
 
 def _frames(file: Any) -> Any:

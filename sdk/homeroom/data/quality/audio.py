@@ -27,7 +27,8 @@ def assess(wave: np.ndarray, rate: int, spec: AudioPreprocess) -> QualityFinding
     if len(wave) < SHORTEST_S * rate:
         return QualityFinding(f"only {len(wave) / rate:.2f} s long", empty=True)
     start, end = window(spec, wave, rate)
-    loudest = loudest_db(wave[start:end], rate)
+    heard = wave[start:end] - wave[start:end].mean()  # a constant level, as of some microphones, is no sound
+    loudest = loudest_db(heard, rate)
     if loudest < SILENT_DB:
         return QualityFinding(f"silent (at most {loudest:.0f} dB of full scale)", empty=True)
     if rate < LEAST_RATE_SHARE * spec.rate:
@@ -36,7 +37,7 @@ def assess(wave: np.ndarray, rate: int, spec: AudioPreprocess) -> QualityFinding
         return QualityFinding(f"clipped ({share:.0%} of it at full scale)")
     if loudest < QUIET_DB and not spec.normalize:  # else the model hears every sound equally loud
         return QualityFinding(f"quiet (at most {loudest:.0f} dB of full scale)")
-    if (ratio := noise_ratio_db(wave[start:end], rate)) < LEAST_NOISE_RATIO_DB:
+    if (ratio := noise_ratio_db(heard, rate)) < LEAST_NOISE_RATIO_DB:
         return QualityFinding(f"drowned in noise (the rest is at {ratio:+.0f} dB of it)")
     return None
 
