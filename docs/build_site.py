@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-OUTSIDE = {  # by file of the repository: its page on the site
+OUTSIDE = {  # by file of the repository that is no page of docs/: its page on the site
     "README.md": "outside/overview.md",
     "CHANGELOG.md": "outside/changelog.md",
     "CONTRIBUTING.md": "outside/contributing.md",
     "SECURITY.md": "outside/security.md",
     "examples/raspberry_pi/README.md": "outside/raspberry-pi.md",
+    "docs/notebooks/first_lesson.ipynb": "notebooks/first_lesson.md",
+    "docs/notebooks/twenty_schools.ipynb": "notebooks/twenty_schools.md",
 }
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s]+)\)")
 LOADED = {  # attributes by which a page loads something
@@ -75,7 +77,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made: of files outside docs/, of the command line, HTTP, the public names."""
     from mkdocs.structure.files import File
 
-    made = {page: (ROOT / path).read_text() for path, page in OUTSIDE.items()}
+    texts = {page: ROOT / path for path, page in OUTSIDE.items()}
+    made = {page: notebook_page(path) if path.suffix == ".ipynb" else path.read_text() for page, path in texts.items()}
     made |= {"reference/commands.md": commands_page(), "reference/python.md": names_page()}
     made |= {"reference/http.md": http_page()}
     for path, text in made.items():
@@ -112,6 +115,18 @@ def relink(text: str, source: str, page: str) -> str:
 def _loose_lists(text: str) -> str:
     text = re.sub(r"^ {2,3}(?=- )", "    ", text, flags=re.M)
     return re.sub(r"(^(?![-*] |\d+\. |[|>#\s]).+\n)(?=(?:-|\d+\.) \S)", r"\1\n", text, flags=re.M)
+
+
+def notebook_page(path: Path) -> str:
+    """A notebook as a page: its words, its cells, and itself to download. It holds no outputs."""
+    parts = []
+    for cell in json.loads(path.read_text("utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        language = "sh" if text.startswith("!") else "python"
+        parts.append(text if cell["cell_type"] == "markdown" else f"```{language}\n{text.removeprefix('!')}\n```")
+    title, *rest = parts[0].split("\n", 1)
+    note = f'<a href="{path.name}" download>Download this notebook</a>; a test of the project runs it.'
+    return "\n\n".join([title, note, *rest, *parts[1:]]) + "\n"
 
 
 def commands_page() -> str:

@@ -109,3 +109,12 @@ def solved_bundle(tmp_path_factory: pytest.TempPathFactory) -> tiny.Tiny:
     """The tiny bundle with statistics, from which heads are solved; read it, never change it."""
     pytest.importorskip("torch")
     return solvable.with_statistics(tmp_path_factory.mktemp("solved") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def small_starter() -> Path:
+    """The file of a starter bundle with tiny random encoders; read it, never change it."""
+    pytest.importorskip("torch")
+    import small_starter
+
+    return small_starter.bundle()

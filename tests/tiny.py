@@ -117,7 +117,7 @@ class Tiny:
 
 def bundle() -> Tiny:
     """The tiny bundle, built if the exporter's sources or the contracts changed since."""
-    path = Path(tempfile.gettempdir()) / f"homeroom-tiny-{_sources_hash()[:16]}"
+    path = Path(tempfile.gettempdir()) / f"homeroom-tiny-{sources_hash()[:16]}"
     if not path.exists():
         scratch = Path(tempfile.mkdtemp(prefix="homeroom-tiny-", dir=tempfile.gettempdir()))
         try:
@@ -133,7 +133,8 @@ def bundle() -> Tiny:
     return Tiny(path, manifest, root, certify(ROOT, "exporter", EXPORTER, "tests"), EXPORTER, ROOT, AGGREGATOR)
 
 
-def _sources_hash() -> str:
+def sources_hash() -> str:
+    """Of the sources that decide what a bundle of tests holds."""
     house = Path(__file__).resolve().parents[1]
     paths = [Path(__file__), *(house / "sdk/homeroom/runtime").glob("bundle.py")]
     for folder in ("exporter/homeroom_exporter", "sdk/homeroom/contract", "sdk/homeroom/data/preprocess"):

@@ -14,7 +14,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from examples.starter import calibration
-from exporter import models, small
 from homeroom.cli.main import main
 from homeroom.data.preprocess.image import decode
 from homeroom.quickstart import starter
@@ -25,40 +24,13 @@ from homeroom.quickstart.lesson import (
     CALIBRATION,
     LANGUAGES,
     TAUGHT,
-    write_samples,
 )
 from homeroom.quickstart.sounds import recording
-from homeroom.runtime.bundle import zip_bundle
 from homeroom.system.installation import Origin
-from homeroom_exporter.recipe.recipe import parse_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "examples" / "starter" / "recipe.toml"
 LIMIT_MB = 40
-
-
-@pytest.fixture(scope="module")
-def small_starter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The starter's recipe with random encoders of a few thousand weights in place of its own."""
-    folder = tmp_path_factory.mktemp("starter")
-    text = RECIPE.read_text()
-    for source, taps, make in (
-        ("pip:use-multilingual", "ngrams", models.bert),
-        ("pip:efficientnet-lite0", "block", models.vit),
-        ("pip:speech-embedding", "", models.whisper),
-    ):
-        (model := folder / make.__name__).mkdir()
-        text = text.replace(source, f"hf:{make(model)}")
-        text = re.sub(f"taps = .*{taps}.*\n", "", text) if taps else text
-    text = (
-        re.sub("languages = .*\n|drift = .*\n", "", text)
-        .replace("dim = 48", "dim = 16")
-        .replace("dim = 64", "dim = 16")
-    )
-    samples = write_samples(folder / "samples", CALIBRATION[:2], LANGUAGES)
-    bundle, _ = small.assembled(parse_recipe(text), samples, folder, saliency=True)
-    zip_bundle(bundle.path, folder / starter.STARTER_FILE)
-    return folder / starter.STARTER_FILE
 
 
 def test_every_thing_is_drawn_and_every_kind_is_heard() -> None:
