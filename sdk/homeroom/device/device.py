@@ -365,8 +365,8 @@ class Device(DeviceReader):
             watch.end()
         return watch
 
-    def _validation_scores(self, theta: np.ndarray) -> Mapping[str, Score]:
-        return validation_scores(self.store, self.bundle, self.graphs, theta)
+    def _validation_scores(self, thetas: Sequence[np.ndarray]) -> list[Mapping[str, Score]]:
+        return validation_scores(self.store, self.bundle, self.graphs, thetas)
 
     def _validation_counts(self, thetas: Sequence[np.ndarray]) -> list[dict[str, dict[Group, np.ndarray]]]:
         return validation_counts(self.store, self.bundle, self.graphs, thetas)

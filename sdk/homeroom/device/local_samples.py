@@ -94,10 +94,12 @@ def training_settings(store: Store, bundle: Bundle, epochs: int | None = None) -
     return advised(bundle.manifest, proximal=configuration.proximal if configuration else 0.0, **chosen)
 
 
-def validation_scores(store: Store, bundle: Bundle, graphs: Graphs, theta: np.ndarray) -> Mapping[str, Score]:
-    """Scores by task of theta float32 [P] on the validation subjects of the last training; none where it had none."""
+def validation_scores(
+    store: Store, bundle: Bundle, graphs: Graphs, thetas: Sequence[np.ndarray]
+) -> list[Mapping[str, Score]]:
+    """Scores by task of each theta float32 [P] on the validation subjects of the last training; none where none."""
     validation = validation_samples(store, bundle, graphs)
-    return evaluate(graphs, validation, theta) if validation else {}
+    return [evaluate(graphs, validation, theta) if validation else {} for theta in thetas]
 
 
 def validation_counts(

@@ -6,12 +6,11 @@ Updates, signatures and checks are those of `sync`; an update stays in the outbo
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from homeroom.contract import offline_message
@@ -24,7 +23,7 @@ from homeroom.contract.signing import public_hex
 from homeroom.errors import AnswerError, Code, InputError, NetworkError, TrustError, UpdateError
 from homeroom.federation import agreement, enrolment, offline_statistics, privacy_ledger, statistics
 from homeroom.federation.statistics import StatisticsReport
-from homeroom.federation.sync import FetchedTheta, Scores, use_global
+from homeroom.federation.sync import FetchedTheta, ScoreThetas, use_global
 from homeroom.federation.unlearning import UnlearningOutcome
 from homeroom.federation.versions import carry_over_global, newest_global
 from homeroom.runtime.bundle import Bundle
@@ -150,9 +149,7 @@ def export_message(store: Store, bundle: Bundle, folder: Path, root: str) -> Exp
     return ExportedMessage(path, len(updates), len(unlearn), joining is not None, len(message), refused, shared)
 
 
-def import_answer(
-    store: Store, bundle: Bundle, folder: Path, root: str, score: Callable[[np.ndarray], Scores]
-) -> ImportedAnswer:
+def import_answer(store: Store, bundle: Bundle, folder: Path, root: str, score: ScoreThetas) -> ImportedAnswer:
     """Imports the aggregator's answer from a folder and removes it there.
 
     Raises InputError where there is no answer, TrustError where a signature does not hold or it is about another
@@ -163,7 +160,7 @@ def import_answer(
     bundle: in use.
     folder: removable, on which the aggregator left the answer.
     root: fingerprint of the trusted root key.
-    score: of a theta float32 [P] on this device's validation samples, by task.
+    score: of thetas, each float32 [P], on this device's validation samples, by task.
     """
     key = enrolment.device_key(store)
     if key is None:
@@ -184,7 +181,7 @@ def import_answer(
 
 
 def _import_answer(
-    store: Store, bundle: Bundle, path: Path, root: str, score: Callable[[np.ndarray], Scores], device: str
+    store: Store, bundle: Bundle, path: Path, root: str, score: ScoreThetas, device: str
 ) -> ImportedAnswer:
     data, where = read(path, offline_message.ANSWER_LIMIT_BYTES), str(path)
     trusted = {"device": device, "root_fingerprint": root, "where": where}

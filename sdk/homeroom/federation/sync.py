@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -54,6 +54,7 @@ DOWNLOADS_FOLDER = "downloads"  # of unfinished downloads, in the device's direc
 WAITING = json_record("identity.waiting", tuple[int, int])  # updates for the next version, as the aggregator last told
 
 Scores = Mapping[str, Score]
+ScoreThetas = Callable[[Sequence[np.ndarray]], list[Scores]]
 Result = TypeVar("Result")
 
 
@@ -106,15 +107,13 @@ class SyncReport:
     rewound: bool = False
 
 
-def sync(
-    store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], Scores], count: evaluation.Count
-) -> SyncReport:
+def sync(store: Store, bundle: Bundle, root: str, score: ScoreThetas, count: evaluation.Count) -> SyncReport:
     """Sends waiting updates or takes part in the secure round, and fetches the newest global theta; as `Device.sync`.
 
     store: this device's, enrolled with an aggregator.
     bundle: the one in use.
     root: fingerprint of the trusted root key.
-    score: of a theta float32 [P] on this device's validation samples, by task.
+    score: of thetas, each float32 [P], on this device's validation samples, by task.
     count: of right and wrong answers of thetas, on the same.
     """
     store.check_unedited()
@@ -260,9 +259,7 @@ class FetchedTheta:
         return replace(last, received_bytes=received, dropped=self.dropped.plus(later.dropped), rewound=rewound)
 
 
-def fetch_global(
-    store: Store, bundle: Bundle, client: Client, root: str, score: Callable[[np.ndarray], Scores]
-) -> FetchedTheta:
+def fetch_global(store: Store, bundle: Bundle, client: Client, root: str, score: ScoreThetas) -> FetchedTheta:
     """Fetches the newest global theta, verifies it, and uses it unless it is clearly worse on the validation samples.
 
     The next training starts from it in either case.
@@ -271,7 +268,7 @@ def fetch_global(
     bundle: in use.
     client: connected to the aggregator.
     root: fingerprint of the trusted root key.
-    score: of a theta float32 [P] on this device's validation samples, by task.
+    score: of thetas, each float32 [P], on this device's validation samples, by task.
     """
     newest = newest_global(store, bundle)
     theta = stored_theta(store, bundle, newest)
@@ -299,16 +296,14 @@ def report_scores(store: Store, bundle: Bundle, client: Client, fetched: Fetched
             client.report(report)
 
 
-def use_global(
-    store: Store, bundle: Bundle, data: bytes, root: str, score: Callable[[np.ndarray], Scores]
-) -> FetchedTheta:
+def use_global(store: Store, bundle: Bundle, data: bytes, root: str, score: ScoreThetas) -> FetchedTheta:
     """Verifies a signed version and uses it, as `fetch_global` does.
 
     store: of this device.
     bundle: in use.
     data: the signed version.
     root: fingerprint of the trusted root key.
-    score: of a theta float32 [P] on this device's validation samples, by task.
+    score: of thetas, each float32 [P], on this device's validation samples, by task.
     """
     newest, present = newest_global(store, bundle), store.versions.current()
     after = newest.base if newest else 0
@@ -317,9 +312,9 @@ def use_global(
     )
     if header.version == after:
         return FetchedTheta(received_bytes=len(data))
-    theirs = score(with_local_segments(store, bundle, theta))
     sound = present is not None and not header.is_void(present.base)
-    ours = score(theta_of(store, bundle, present)) if sound else {}
+    compared = [with_local_segments(store, bundle, theta), *([theta_of(store, bundle, present)] if sound else [])]
+    theirs, ours = [*score(compared), {}][:2]
     worse, clip = clearly_worse(theirs, ours), {}
     if header.clip_norm is not msgspec.UNSET:
         clip["clip_norm"] = header.clip_norm

@@ -94,8 +94,8 @@ class Pair:
         """Let the device take a global version."""
         certificate = certify(self.made.root_key, "aggregator", self.made.aggregator_key, "District 7")
         data = make_version(self.made.aggregator_key, certificate, self.made.bundle_id, version, theta, {})
-        store, bundle = self.device.store, self.device.bundle
-        sync.use_global(store, bundle, data, self.made.root, lambda _: {"category": Score(n=9, accuracy=0.5)})
+        store, bundle, same = self.device.store, self.device.bundle, {"category": Score(n=9, accuracy=0.5)}
+        sync.use_global(store, bundle, data, self.made.root, lambda thetas: [same] * len(thetas))
 
     @property
     def learned(self) -> tuple[dict[str, float], dict[str, float]]:

@@ -23,6 +23,7 @@ from homeroom.federation.statistics import shared_tasks
 from homeroom.runtime.bundle import open_bundle
 from homeroom.train.solve.heads import section_strength
 from homeroom.train.solve.vectors.letters import BUCKETS, CODES, WRITTEN, letter_numbers, read_spelling
+from homeroom.train.solve.vectors.raw import numbers_of_text
 from homeroom.train.solve.vectors.samples import blocks_of, covered, sums_id
 from homeroom_aggregator.admin.folder import check_statistics
 from homeroom_exporter.export.spelling import make_spelling
@@ -75,6 +76,22 @@ def test_letters_of_any_text_are_within_norm_1_and_tell_words_apart() -> None:
         assert own @ letter_numbers(text + "x", SPELLING) > own @ letter_numbers("vélo", SPELLING) + 0.2
     ten_thousand = letter_numbers("palabra " * 9999 + "otra", SPELLING)
     assert np.linalg.norm(ten_thousand) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "counted"), [("letters", "letter_numbers"), ("text", "surface.surface_numbers")])
+def test_a_word_that_is_an_option_of_many_samples_is_measured_once(
+    made: tiny.Tiny, monkeypatch: pytest.MonkeyPatch, kind: str, counted: str
+) -> None:
+    measured: list[str] = []
+
+    def count(text: str, *_: object) -> np.ndarray:
+        measured.append(text)
+        return np.float32([len(text)])
+
+    monkeypatch.setattr(f"homeroom.train.solve.vectors.raw.{counted}", count)
+    of_text = numbers_of_text(kind, made.manifest.modality("text"), SPELLING)
+    assert [of_text(word).tolist() for word in ("cat", "bird", "cat", "cat")] == [[3], [4], [3], [3]]
+    assert measured == ["cat", "bird"]
 
 
 def test_letters_are_in_the_sums_of_the_task_that_names_them_and_nowhere_in_theta(

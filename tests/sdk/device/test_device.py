@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from homeroom.contract.version import make_version
 from homeroom.data.consent import Consent
 from homeroom.data.samples import StoredSample
 from homeroom.data.tasks.metrics import Score
+from homeroom.device import local_samples
 from homeroom.errors import BundleError, InputError, StoreError, TrainError, TrustError
 from homeroom.federation import sync, versions
 from homeroom.store.open import is_device
@@ -102,6 +104,27 @@ def test_a_budget_is_kept_and_the_rest_is_done_the_next_time(device: Device) -> 
     assert not device.train(settings=FAST).resumed, "other samples are another training"
 
 
+def test_two_thetas_are_compared_on_validation_samples_that_are_read_once(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.train(settings=FAST)
+    first, second = (
+        device.bundle.theta(),
+        versions.theta_of(device.store, device.bundle, device.store.versions.current()),
+    )
+    apart = [device._validation_scores([theta])[0] for theta in (first, second)]
+    reads, read = list[object](), local_samples.validation_samples
+
+    def counted(*words: Any) -> Any:
+        reads.append(words)
+        return read(*words)
+
+    monkeypatch.setattr(local_samples, "validation_samples", counted)
+    assert device._validation_scores([first, second]) == apart
+    assert apart[0] != apart[1]
+    assert len(reads) == 1
+
+
 def test_rolling_back_gives_the_answers_of_before(device: Device) -> None:
     asked = Sample(word="cat", facts={"legs": 4})
     first = device.train(settings=FAST)
@@ -164,7 +187,11 @@ def scored(accuracy: float, n: int = 200) -> dict[str, Score]:
 def take(device: Device, made: tiny.Tiny, data: bytes, scores: list[float]) -> sync.FetchedTheta:
     given = iter(scores)
     root = made.root
-    return sync.fetch_global(device.store, device.bundle, server(data), root, lambda _: scored(next(given)))
+
+    def score(thetas: Sequence[np.ndarray]) -> list[Mapping[str, Score]]:
+        return [scored(next(given)) for _ in thetas]
+
+    return sync.fetch_global(device.store, device.bundle, server(data), root, score)
 
 
 def test_a_global_theta_is_used_unless_it_is_clearly_worse_here(device: Device, tiny_bundle: tiny.Tiny) -> None:

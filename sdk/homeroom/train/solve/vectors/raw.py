@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,6 @@ def mean_of_taps(features: np.ndarray) -> np.ndarray:
     """float32 [taps * dim]: the mean over tokens of features int8 [taps, n, dim]."""
     total = features.sum(1, dtype=np.int32)  # exact, whatever order a library adds in
     return np.asarray(total.ravel() / np.float32(features.shape[1]), np.float32)
-
-
-def text_numbers(features: np.ndarray, value: str) -> np.ndarray:
-    """float32: the mean of the taps, then surface numbers of the whole text."""
-    return np.concatenate([mean_of_taps(features), surface.surface_numbers(value)])
 
 
 def pair_numbers(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -52,32 +48,43 @@ def reads_values(kind: str) -> bool:
     return kind not in ("taps", "pair")
 
 
+def numbers_of_text(kind: str, modality: Modality, spelling: Spelling | None = None) -> Callable[[str], np.ndarray]:
+    """What a block reads of a text itself, float32, worked out once for each text: a word is an option of many samples.
+
+    spelling: of a block of letters
+    """
+    if kind != "letters":
+        return cache(surface.surface_numbers)
+    assert isinstance(modality.preprocess, TextPreprocess)
+    assert spelling
+    version, letters = modality.preprocess.version, spelling
+    return cache(lambda value: letter_numbers(text.read(value, version), letters))
+
+
 def raw_numbers(
     kind: str,
     modality: Modality,
     features: Sequence[np.ndarray],
     values: Sequence[Any],
-    language: str = "",
-    spelling: Spelling | None = None,
+    language: str,
+    of_text: Callable[[str], np.ndarray],
 ) -> np.ndarray:
     """Raw numbers of one sample in one block, float32 [width].
 
     kind: of `contract.statistics.section.Block`
     features: int8 [taps, n, dim] of each input that the block reads
     values: these inputs themselves; none where `reads_values` says so
-    spelling: of a block of letters
+    of_text: of `numbers_of_text`
     """
     if kind == "taps":
         return mean_of_taps(features[0])
     if kind == "text":
-        return text_numbers(features[0], values[0])
+        return np.concatenate([mean_of_taps(features[0]), of_text(values[0])])  # of the whole text, however few tokens
     if kind == "pair":
         return pair_numbers(features[0], features[1])
     if kind == "overlap":
         return overlap.overlap_numbers(values[0], values[1], language)
     if kind == "letters":
-        assert isinstance(modality.preprocess, TextPreprocess)
-        assert spelling
-        return letter_numbers(text.read(values[0], modality.preprocess.version), spelling)
+        return of_text(values[0])
     assert isinstance(modality.preprocess, TablePreprocess)
     return table_numbers(modality.preprocess, values[0])

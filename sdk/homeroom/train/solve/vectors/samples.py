@@ -19,7 +19,7 @@ from homeroom.train.solve.kinds import solver_of
 from homeroom.train.solve.task_vectors import TaskVectors
 from homeroom.train.solve.vectors.letters import Spelling
 from homeroom.train.solve.vectors.projection import Projection
-from homeroom.train.solve.vectors.raw import raw_numbers, reads_values
+from homeroom.train.solve.vectors.raw import numbers_of_text, raw_numbers, reads_values
 
 Inputs = Mapping[InputKey, np.ndarray]  # features int8 [taps, n, dim] of a sample
 Read = Callable[[StoredSample, StoredInput], StoredInput | None]  # opens an input that was left in the store
@@ -146,6 +146,7 @@ def raw_rows(
     spelling: of a block of letters.
     """
     modality = manifest.modality(manifest.slot(slots[0]).modality)
+    of_text = numbers_of_text(kind, modality, spelling)
     for row, (sample, features) in enumerate(samples):
         for index in range(manifest.slot(slots[0]).count):
             keys = [(slot, index) for slot in slots]
@@ -155,7 +156,7 @@ def raw_rows(
             if any(value is None for value in opened):
                 continue
             arrays = [features[key] for key in keys]
-            yield row, index, raw_numbers(kind, modality, arrays, opened, sample.language or "", spelling)
+            yield row, index, raw_numbers(kind, modality, arrays, opened, sample.language or "", of_text)
 
 
 def _opened(sample: StoredSample, keys: Sequence[InputKey], read: Read) -> list[StoredInput | None]:
