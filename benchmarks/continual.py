@@ -6,10 +6,12 @@
 A device learns eight digits, installs the bundle with ten labels, is asked before any training, and learns the two new
 ones. When they come, most old pictures have expired. Compared:
 
-    no method          all old pictures have expired
-    rehearsal          a fifth of the old pictures are within retention, and learned again beside the new
-    nothing expired    all old pictures are
-    joint              a device that had all pictures from the start
+    no method            all old pictures have expired
+    rehearsal            a fifth of the old pictures are within retention, and learned again beside the new
+    distillation, 0.3    learning without forgetting (Li and Hoiem 2016), of this weight; all old pictures have expired
+    both, 0.3            a fifth are within retention, and answers of before are learned too
+    nothing expired      all old pictures are within retention
+    joint                a device that had all pictures from the start
 
 Accuracy is on pictures that no device has, of theta alone and of the device's answers (theta and solved heads), old and
 new digits apart, all ten labels open. A method is chosen by the mean of both on other pictures, over all seeds; figures
@@ -23,6 +25,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -52,7 +55,23 @@ from homeroom import Device
 from peers.verdict import finish, limited
 
 SEEDS, RESAMPLES = 5, 2000
-METHODS = {"no method": LATER + 1, "rehearsal": SOON + 1}  # days after the first term when the new digits come
+WEIGHTS = (0.3, 3.0)  # of distillation
+
+
+@dataclass(frozen=True)
+class Method:
+    """days: after the first term, when the new digits come; weight: of distillation."""
+
+    days: int
+    weight: float = 0.0
+
+
+METHODS = {
+    "no method": Method(LATER + 1),
+    "rehearsal": Method(SOON + 1),
+    **{f"distillation, {weight:g}": Method(LATER + 1, weight) for weight in WEIGHTS},
+    **{f"both, {weight:g}": Method(SOON + 1, weight) for weight in WEIGHTS},
+}
 ALL_KEPT, JOINT = "nothing expired", "joint"
 ANSWERING = "theta and solved heads"  # what a person sees
 BEFORE, INSTALLED = "before", "installed"
@@ -64,11 +83,11 @@ def asked(device: Device, pictures: Pictures) -> Answers:
     return {part: right(device, getattr(pictures, part)) for part in PARTS}
 
 
-def second_term(place: Path, bundles: Bundles, pictures: Pictures, seed: int, days: int) -> Answers:
-    """Installs the second bundle, adds the new digits `days` later, and trains."""
-    with days_later(days), opened(place, bundles.second) as device:
+def second_term(place: Path, bundles: Bundles, pictures: Pictures, seed: int, method: Method) -> Answers:
+    """Installs the second bundle, adds the new digits some days later, and trains."""
+    with days_later(method.days), opened(place, bundles.second) as device:
         add(device, pictures.drawn(NEW))
-        device.train(settings=settings(device, seed))
+        device.train(settings=settings(device, seed), distillation=method.weight)
         return asked(device, pictures)
 
 
@@ -80,8 +99,8 @@ def run(folder: Path, bundles: Bundles, seed: int) -> dict[str, Answers]:
         found[BEFORE] = asked(device, pictures)
     with opened(copied(place, "installed"), bundles.second) as device:
         found[INSTALLED] = asked(device, pictures)
-    for name, days in {**METHODS, ALL_KEPT: 1}.items():
-        found[name] = second_term(copied(place, name.replace(" ", "-")), bundles, pictures, seed, days)
+    for name, method in {**METHODS, ALL_KEPT: Method(1)}.items():
+        found[name] = second_term(copied(place, name.replace(" ", "-")), bundles, pictures, seed, method)
     with opened(folder / JOINT, bundles.second) as device:
         add(device, pictures.device)
         device.train(settings=settings(device, seed))
@@ -149,10 +168,10 @@ def tell(table: Table, document: Mapping[str, Any]) -> None:
     print(f"chosen on other pictures: {document['chosen']}")
     for who, rows in document["figures"].items():
         print(f"\n{who}, means of {len(table.runs)} seeds: old digits {document['before'][who]:.3f} when learned")
-        print(f"{'':16} {'old':>6} {'new':>6} {'backward transfer':>18} {'forgetting':>11}")
+        print(f"{'':17} {'old':>6} {'new':>6} {'backward transfer':>18} {'forgetting':>11}")
         for name, row in rows.items():
             tail = f"{row['backward_transfer']:18.3f} {row['forgetting']:11.3f}" if name != JOINT else ""
-            print(f"{name:16} {row['old']:6.3f} {row['new']:6.3f} {tail}")
+            print(f"{name:17} {row['old']:6.3f} {row['new']:6.3f} {tail}")
     print()
 
 

@@ -120,6 +120,11 @@ def _column_pair(pair: str) -> tuple[str, str]:
 @click.option("--minutes", type=Finite(0, min_open=True), default=10.0, show_default=True, help="Budget.")
 @budget_options
 @click.option("--epochs", type=Whole(1), help="In place of what the bundle recommends.")
+@click.option(
+    "--distillation",
+    type=Finite(0, min_open=True),
+    help="Weight of the answers of before beside the labels (learning without forgetting); 1 counts them alike.",
+)
 @for_person
 @as_json
 @click.pass_context
@@ -129,6 +134,7 @@ def train(
     directory: Path,
     minutes: float,
     epochs: int | None,
+    distillation: float | None,
     profile: str | None,
     **limits: Any,
 ) -> None:
@@ -138,11 +144,13 @@ def train(
     """
     if profile is not None:
         refuse_idle(
-            context, "--profile", ("epochs", "threads")
+            context, "--profile", ("epochs", "threads", "distillation")
         )  # its methods have epochs of their own; it is not planned
     budget = budget_of(minutes, limits)
     with opened(directory) as device:
-        report = device.train(epochs=epochs, budget=budget, profile=profile, progress=_progress)
+        report = device.train(
+            epochs=epochs, budget=budget, profile=profile, distillation=distillation, progress=_progress
+        )
     progress("", done=True)
     print_record(asdict(report))
     if profile is None:
@@ -155,6 +163,8 @@ def train(
 
 
 def _show_training(report: TrainReport) -> None:
+    from homeroom.train.by_label import label_line
+
     frozen = f" (the heads alone after {report.settled_after})" if report.settled_after else ""
     much = f"{counted(report.samples, 'sample')}, {counted(report.epochs, 'epoch')}"
     say(f"{much}{frozen}, {report.seconds:.1f} s")
@@ -167,6 +177,9 @@ def _show_training(report: TrainReport) -> None:
             if len(alone) > 1:
                 figures = ", ".join(f"{slot} {one.brief} of {one.n}" for slot, one in alone.items())
                 say(f"    theta from one input alone: {figures}")
+            if labels := report.by_label.get(task):
+                before = " (and the version before)" if any(one.before is not None for one in labels.values()) else ""
+                say(f"    theta by label{before}: {label_line(labels)}")
     for language, scores in report.by_language.items():
         figures = ", ".join(f"{task} {score.brief} of {score.n}" for task, score in scores.items() if score.n)
         say(f"  in language {language}: {figures or 'no sample to judge by'}")

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
+import msgspec
 import numpy as np
 
 from homeroom.contract.evaluation_counts import Group
@@ -197,6 +198,7 @@ class Device(DeviceReader):
         megabytes: float | None = None,
         budget: Budget | None = None,
         profile: str | None = None,
+        distillation: float | None = None,
         settings: Settings | None = None,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
@@ -211,6 +213,7 @@ class Device(DeviceReader):
         megabytes: of memory, 10^6 bytes, at most.
         budget: further limits, in place of `minutes` and `megabytes`.
         profile: a person, for whom a model of their own is trained on their samples, on top of the one in use.
+        distillation: weight of the answers of before beside the labels, in place of that of the settings.
         settings: in place of the bundle's.
         progress: called with stage, done and total.
         cancel: once another thread sets it, the training ends after its step, and what was learned is kept.
@@ -218,6 +221,9 @@ class Device(DeviceReader):
         began_s = time.monotonic()
         settings = settings if settings is not None else training_settings(self.store, self.bundle, epochs)
         check_settings(settings, self.bundle.manifest)
+        if distillation is not None:
+            settings = msgspec.structs.replace(settings, distillation=distillation)
+            check_settings(settings, self.bundle.manifest)
         budget = checked_budget(budget if budget is not None else Budget(minutes=minutes, megabytes=megabytes))
         decoder.end()  # the store's samples are decoded here, and its memory is needed
         watch = self._begin(budget, cancel)

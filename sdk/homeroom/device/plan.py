@@ -47,7 +47,8 @@ def plan_training(
     if costs is None and budget.limit_bytes is not None:
         costs = measure_costs(store, bundle, graphs.runtime)
     fresh = missing(store, bundle, graphs, samples) if costs else np.zeros(0, bool)
-    epochs, validation = settings.epochs, settings.validation
+    # a step that keeps answers of before runs its graph twice
+    epochs, validation = settings.epochs * (2 if settings.distillation else 1), settings.validation
     chosen = planner.plan_costs(bundle, costs, samples, fresh, budget, epochs, validation, graphs.tier, graphs.runtime)
     if chosen.tier != graphs.tier:
         use_tier(store, bundle, graphs, chosen.tier)  # stored: `Device.open(tier=…)` takes it back

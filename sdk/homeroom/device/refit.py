@@ -79,6 +79,7 @@ def refit(run: TrainingRun, data: TrainingData, first: Fit, version_id: str) -> 
             resume=TrainState.decode(kept.refit) if kept.refit else None,
             checkpoint=checkpoint,
             progress=(lambda _, done, total: progress(STAGE, done, total)) if progress else None,
+            learned=data.start.learned,
         )
         if not second.finished:
             return Refit(False, f"{run.watch.spent}, in the fit on all samples: run it again to go on with it")

@@ -46,5 +46,7 @@ class TrainReport:
     unsolved: str = ""  # why no heads are solved, where the bundle has statistics
     judged: Mapping[str, Judged] = field(default_factory=dict)  # by task, the samples behind its figures
     by_input: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # scores of theta by task and single slot
+    # theta alone on validation samples by task and label, beside the version before; LabelScore
+    by_label: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     fitted: str = ""  # from how many samples the theta that answers was fitted, in words
     notes: Sequence[str] = ()  # what the figures do not say: one label alone, too few samples, a training cut short

@@ -21,9 +21,11 @@ from homeroom.device.resources import planner
 from homeroom.device.resources.plan import TrainingPlan
 from homeroom.device.solved import TaughtVectors, mix_facts, teach, validated_part
 from homeroom.device.training_data import TrainingData, TrainingRun
-from homeroom.errors import Code, TrainError, UpdateError
+from homeroom.errors import Code, InputError, TrainError, UpdateError
 from homeroom.federation import agreement, enrolment, make_update, versions
 from homeroom.system.attempt import attempt, cut_short
+from homeroom.train.by_label import LabelScore, by_label, unheld
+from homeroom.train.distillation import kept_tasks
 from homeroom.train.evaluate import by_input, by_language, evaluate
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.fit import Fit, fit
@@ -40,6 +42,7 @@ COMPUTING_FILE = "computing-features.json"  # the mark of a training that comput
 
 def train(run: TrainingRun) -> TrainReport:
     """Trains on all samples that teach something; raises TrainError where none does or nothing fits the budget."""
+    kept = _kept_answers(run)
     mark = run.store.directory / COMPUTING_FILE
     if cut_short(mark):  # the process ended at one of them, perhaps because of it
         quarantine_unreadable(run.store, run.bundle, training_samples(run.store, run.bundle))
@@ -60,6 +63,7 @@ def train(run: TrainingRun) -> TrainReport:
     judgement = judgement_of(data.examples, data.train, data.validation)
     scores, languages = _scores(run, data.validation if result.steps else None, result, part)
     worse = bool(scores) and clearly_worse(trained_scores(scores), _scores_before(run, data.validation))
+    labels, unjudged = _by_label(run, data, result)
     facts = {"doubts": judgement.doubts, "worse": parts_ahead(scores), **mix_facts(part, result.temperatures)}
     facts["least"] = choose_least(run.graphs, data.validation, result.theta, part, result.temperatures)
     facts["far"] = choose_far(part)
@@ -91,10 +95,32 @@ def train(run: TrainingRun) -> TrainReport:
         unsolved=unsolved,
         judged=judgement.tasks,
         by_input=_by_input(run, data.validation, result),
-        notes=(*judgement.sentences, *_unfinished(run, result), *filter(None, [second.why_not])),
+        by_label=labels,
+        notes=(*judgement.sentences, *unjudged, *kept, *_unfinished(run, result), *filter(None, [second.why_not])),
         fitted=versions.fitted_on(run.store, run.store.versions.current()) if result.steps else "",
         worse_tasks=facts["worse"],
     )
+
+
+def _kept_answers(run: TrainingRun) -> list[str]:
+    """Which answers of before are learned beside the labels; TrainError where there are none."""
+    weight, manifest = run.settings.distillation, run.bundle.manifest
+    if not weight:
+        return []
+    start = versions.start_of_training(run.store, run.bundle)
+    kept = [] if start.name == "bundle" else kept_tasks(manifest, start.learned)
+    if not kept:
+        what = "there are no answers of before to keep: nothing that can be kept was trained here yet"
+        raise TrainError(what, remedy="train without distillation")
+    lost = [task.name for task in manifest.tasks if task not in kept and task.name in (start.learned or ())]
+    told = [
+        f"learned beside the labels, weight {weight:g}: what it answered before of {', '.join(t.name for t in kept)}"
+    ]
+    told += [f"answers of {', '.join(lost)} cannot be kept so: its kind of task has no soft targets"] if lost else []
+    configuration = agreement.read_agreement(run.store).configuration
+    if configuration is not None and configuration.by_subject:
+        told.append("the update that leaves is trained subject by subject, on labels alone")
+    return told
 
 
 def _by_input(run: TrainingRun, validation: Dataset | None, result: Fit) -> dict[str, dict[str, Score]]:
@@ -102,6 +128,16 @@ def _by_input(run: TrainingRun, validation: Dataset | None, result: Fit) -> dict
     if validation is None or not result.steps:
         return {}
     return by_input(run.graphs, validation, result.theta, result.temperatures)
+
+
+def _by_label(run: TrainingRun, data: TrainingData, result: Fit) -> tuple[dict[str, dict[str, LabelScore]], list[str]]:
+    """Scores by task and label beside the version in use until now; and which labels nothing here judges any more."""
+    present = run.store.versions.current()
+    before = None if present is None else versions.theta_of(run.store, run.bundle, present)
+    unjudged = [] if before is None else list(unheld(Dataset(run.bundle.manifest, data.examples)))
+    if data.validation is None or not result.steps:
+        return {}, unjudged
+    return by_label(run.graphs, data.validation, result.theta, before), unjudged
 
 
 def _unfinished(run: TrainingRun, result: Fit) -> list[str]:
@@ -174,6 +210,7 @@ def _fit(run: TrainingRun, data: TrainingData) -> Fit:
         resume=TrainState.decode(data.unfinished.state) if data.unfinished else None,
         checkpoint=lambda now: run.store.versions.save_state(now.encode(), data.tag, data.subjects),
         progress=run.progress,
+        learned=data.start.learned,
     )
 
 
@@ -231,6 +268,8 @@ def _store(
 
 def train_profile(run: TrainingRun, subject: str) -> TrainReport:
     """Trains a model for one person on labelled samples about or by them; raises TrainError where there are none."""
+    if run.settings.distillation:
+        raise InputError("distillation is not for a person's own model", remedy="leave it out, or train the shared one")
     subject = run.store.name_of(subject)
     samples = [sample for sample in training_samples(run.store, run.bundle, subject) if sample.labels]
     if not samples:

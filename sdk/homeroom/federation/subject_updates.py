@@ -33,11 +33,11 @@ def subject_updates(
     graphs: of the bundle in use.
     train: the examples of all subjects.
     theta: float32 [P], where each training starts.
-    settings: of training; epochs, rate, weight decay and balance are replaced.
+    settings: of training; epochs, rate, weight decay, balance and distillation are replaced.
     stop: true when the budget is spent; asked before each subject.
     """
     subject_settings = msgspec.structs.replace(
-        settings, epochs=EPOCHS_PER_SUBJECT, constant_rate=True, weight_decay=0.0, balance=0.0
+        settings, epochs=EPOCHS_PER_SUBJECT, constant_rate=True, weight_decay=0.0, balance=0.0, distillation=0.0
     )
     by_subject: dict[str, list[int]] = {}
     for row, example in enumerate(train.examples):

@@ -26,12 +26,16 @@ from homeroom.train.solve.combine import Mix
 
 @dataclass(frozen=True)
 class TrainingStart:
-    """Where a training starts. `theta`: float32 [P]; `base`: the global version below it; `subjects`: already in it."""
+    """Where a training starts. `theta`: float32 [P]; `base`: the global version below it; `subjects`: already in it.
+
+    `learned`: the tasks that it ever learned; None where that is not known.
+    """
 
     theta: np.ndarray
     base: int
     name: str
     subjects: tuple[str, ...] = ()
+    learned: frozenset[str] | None = None
 
 
 def version_facts(bundle: Bundle, **more: Any) -> dict[str, Any]:
@@ -163,7 +167,9 @@ def _start(store: Store, bundle: Bundle, version: StoredVersion | None) -> Train
     base, subjects = (version.base, store.versions.subjects(version)) if version.kind == "global" else (0, ())
     local = _source_of_local(store, bundle) if version.kind == "global" else version
     subjects += store.versions.subjects(local) if local else ()
-    return TrainingStart(theta_of(store, bundle, version), base, version.version_id, subjects)
+    learned = learned_tasks(store, version)
+    kept = None if learned is None else frozenset(learned)
+    return TrainingStart(theta_of(store, bundle, version), base, version.version_id, subjects, kept)
 
 
 def temperatures(store: Store, version: StoredVersion | None) -> dict[str, float]:
@@ -301,7 +307,10 @@ def training_tag(
     tier: of the adapter.
     """
     more = [*([dict(weights)] if weights else []), *([tier] if tier != FULL_TIER else [])]
-    return identity([bundle.bundle_id, start.name, msgspec.to_builtins(settings), [*ids], *more])
+    facts = msgspec.to_builtins(settings)
+    if not settings.distillation:  # as before there was such a setting
+        del facts["distillation"]
+    return identity([bundle.bundle_id, start.name, facts, [*ids], *more])
 
 
 def find_start(

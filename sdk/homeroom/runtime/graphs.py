@@ -115,13 +115,16 @@ class Graphs:
         full[index] = narrow
         return full
 
-    def masked(self, theta: np.ndarray) -> np.ndarray:
+    def masked(self, theta: np.ndarray, before: np.ndarray | None = None) -> np.ndarray:
         """The tier's theta float32 [p] as graphs read it: a new label that nobody has taught yet cannot be an answer.
 
         Its column of the head is all zeros; its logit becomes one of probability 0, so that other answers and their
         gradients are as without it. Theta itself, and its gradient there, stay zero.
+
+        before: an earlier theta of the tier, to mask what nobody had taught that one.
         """
-        untaught = [indices[-1] for indices in self._masked_columns() if not theta[indices].any()]
+        known = theta if before is None else before
+        untaught = [indices[-1] for indices in self._masked_columns() if not known[indices].any()]
         if not untaught:
             return theta
         theta = theta.copy()

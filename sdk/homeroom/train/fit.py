@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from homeroom.errors import TrainError
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.calibration import calibrate
+from homeroom.train.distillation import Distillation, answers_before
 from homeroom.train.evaluate import evaluate
 from homeroom.train.features.compute import Progress
 from homeroom.train.features.dataset import Dataset
@@ -56,6 +57,7 @@ class _Training:
 
     train: Dataset
     weights: np.ndarray
+    distilled: Distillation | None
     theta0: np.ndarray
     settings: Settings
     schedule: Schedule
@@ -78,6 +80,7 @@ def fit(
     resume: TrainState | None = None,
     checkpoint: Callable[[TrainState], None] | None = None,
     progress: Progress | None = None,
+    learned: Collection[str] | None = None,
 ) -> Fit:
     """Minimises the mean loss of every task from theta0 float32 [P] by AdamW; keeps the best epoch on validation data.
 
@@ -88,15 +91,28 @@ def fit(
     resume: a state to go on from; gives the same theta, bit for bit, as a training that was never stopped
     checkpoint: called with the state every `settings.checkpoint_s` seconds, and where `stop` ended the training
     progress: called after every step with "training", steps done, and steps in total
+    learned: the tasks whose answers `settings.distillation` keeps as theta0 gives them; None for all
     """
     started_s = time.monotonic()
-    full_theta0, theta0 = theta0, graphs.opened(graphs.narrow(theta0), _taught(train))
+    full_theta0, narrow = theta0, graphs.narrow(theta0)
+    theta0, distilled = graphs.opened(narrow, _taught(train)), answers_before(graphs, train, narrow, settings, learned)
     weights, schedule = _checked_weights(train, settings), Schedule(graphs, train.manifest, settings)
     state = resume or TrainState.initial(theta0)
     optimizer = AdamW(len(theta0), settings.weight_decay)
     optimizer.first, optimizer.second, optimizer.steps = state.first, state.second, state.steps
     training = _Training(
-        train, weights, theta0, settings, schedule, state, optimizer, stop, checkpoint, progress, time.monotonic()
+        train=train,
+        weights=weights,
+        distilled=distilled,
+        theta0=theta0,
+        settings=settings,
+        schedule=schedule,
+        state=state,
+        optimizer=optimizer,
+        stop=stop,
+        checkpoint=checkpoint,
+        progress=progress,
+        saved_s=time.monotonic(),
     )
     in_time = True
     while in_time and not schedule.ended(state):
@@ -175,7 +191,7 @@ def _plan_epoch(training: _Training, epoch: EpochSchedule) -> Steps:
     plans = [train.plan(graphs.steps(epoch.role), np.random.default_rng(seed), rows) for graphs, _ in tiers]
     for (graphs, _), plan in zip(tiers, plans, strict=True):
         graphs.preload(part.graph for batch in plan for part in batch.parts())
-    return Steps(train, plans, training.weights, settings, epoch.number)
+    return Steps(train, plans, training.weights, settings, epoch.number, training.distilled)
 
 
 def _end_epoch(graphs: Graphs, validation: Dataset | None, state: TrainState, shared: np.ndarray) -> None:

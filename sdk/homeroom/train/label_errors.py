@@ -83,7 +83,9 @@ def suspect_labels(
             "no label was judged: too few samples",
             remedy=f"a task needs {LEAST_LABELLED_SAMPLES} labelled samples, of classes or levels",
         )
-    short = msgspec.structs.replace(settings, epochs=CROSS_VALIDATION_EPOCHS, balance=0.0, clip_norm=0.0)
+    short = msgspec.structs.replace(
+        settings, epochs=CROSS_VALIDATION_EPOCHS, balance=0.0, clip_norm=0.0, distillation=0.0
+    )
     suspects: list[SuspectLabel] = []
     for _ in range(PASSES):
         suspect_rows = [suspect.row for suspect in suspects]

@@ -28,6 +28,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     constant_rate: for rounds of a federation, each a part of one long training
     checkpoint_s: seconds between checkpoints
     frozen: names of segments that are not trained
+    distillation: weight of the answers of before beside the labels (`distillation`); 0: labels alone
     nested: a step trains a tier drawn from those up to its own, so that the smaller ones answer well by themselves
         (ordered dropout: FjORD, Horvath et al. 2021); values outside the smallest have OUTER_TIER_RATE of the rate
     """
@@ -50,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_s: float = 5.0
     frozen: tuple[str, ...] = ()
     nested: bool = False
+    distillation: float = 0.0
 
 
 RECOMMENDED = (
@@ -104,6 +106,8 @@ def _faults(settings: Settings, manifest: Manifest) -> Iterator[str]:
             asked = asked.removesuffix(" to inf")
         if not right:
             yield f"{name} is {value!r}, and has to be {asked}"
+    if settings.distillation and settings.clip_norm:
+        yield "distillation and clip_norm exclude each other: the answers of before are outside of the bound"
 
 
 def _is_amount(value: object) -> bool:

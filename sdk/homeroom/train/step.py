@@ -11,12 +11,14 @@ import numpy as np
 from homeroom.contract import graph_io
 from homeroom.contract.manifest import Graph, Manifest
 from homeroom.runtime.graphs import Graphs
+from homeroom.train.distillation import Distillation
 from homeroom.train.features.batches import Batch
 from homeroom.train.features.dataset import Dataset, fused_slots
 from homeroom.train.masking import augmented
 from homeroom.train.settings import Settings
 
-GraphFeeds = tuple[Graph, dict[str, np.ndarray]]  # a graph and its inputs, but for theta
+GraphFeeds = tuple[Graph, dict[str, np.ndarray]]  # a graph and its inputs
+PartFeeds = tuple[Graph, dict[str, np.ndarray], bool]  # the same, but for theta; whether targets are answers of before
 
 
 @dataclass
@@ -27,12 +29,14 @@ class Step:
     size: what the sums over the batch are divided by
     parts: the batch in pieces that a graph holds, each made when it is taken
     ahead: parts that are made already
+    before: float32 [P], the theta whose answers are learned too
     """
 
     tier: int
     size: int
-    parts: Iterator[GraphFeeds]
-    ahead: list[GraphFeeds] = field(default_factory=list)
+    parts: Iterator[PartFeeds]
+    ahead: list[PartFeeds] = field(default_factory=list)
+    before: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Steps:
     weights: np.ndarray
     settings: Settings
     epoch: int
+    distilled: Distillation | None = None
 
     def __len__(self) -> int:
         return len(self.plans[-1])
@@ -56,26 +61,32 @@ class Steps:
         """The step of a tier drawn at random; IndexError beyond the last."""
         tier = 0 if len(self.plans) == 1 else int(self._rng(number, 3).integers(len(self.plans)))
         batch = self.plans[tier][number]
-        return Step(tier, batch.size if self.settings.clip_norm else 1, self._parts(number, batch))
+        before = self.distilled.theta if self.distilled else None
+        return Step(tier, batch.size if self.settings.clip_norm else 1, self._parts(number, batch), before=before)
 
     def _rng(self, number: int, purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.settings.seed, self.epoch, number, purpose, self.settings.draw])
 
-    def _parts(self, number: int, batch: Batch) -> Iterator[GraphFeeds]:
+    def _parts(self, number: int, batch: Batch) -> Iterator[PartFeeds]:
         train, settings = self.train, self.settings
         presence, weights = None, self.weights[batch.rows]
+        kept = self.distilled.weights[batch.rows] if self.distilled else None
         if settings.modality_dropout and droppable(train.manifest):
             rate, rng = settings.modality_dropout, self._rng(number, 1)
             presence = drop_inputs(train.presence[batch.rows], train.manifest, rate, rng)
             usable = np.stack([train.usable(task, presence) for task in train.manifest.tasks], 1)
-            weights = weights * np.hstack([usable, train.paired(presence)])
+            usable = np.hstack([usable, train.paired(presence)])
+            weights, kept = weights * usable, None if kept is None else kept * usable
         if not settings.clip_norm:
-            weights = weights / batch.size
+            weights, kept = weights / batch.size, None if kept is None else kept / batch.size
         start, masking_rng = 0, self._rng(number, 2) if train.manifest.objectives else None
         for part in batch.parts():
             end = start + len(part.positions)
             shown = None if presence is None else presence[start:end]
-            yield part.graph, _feeds(train, part, shown, weights[start:end], settings.clip_norm, masking_rng)
+            feeds = _feeds(train, part, shown, weights[start:end], settings.clip_norm, masking_rng)
+            yield part.graph, feeds, False
+            if self.distilled and kept is not None and kept[start:end].any():
+                yield part.graph, feeds | _answers_before(self.distilled, part, kept[start:end]), True
             start = end
 
 
@@ -89,12 +100,13 @@ def gradient(
     following: a step whose first parts are made while the last of this one run
     """
     tier_theta = graphs.masked(theta[positions])
+    as_before = tier_theta if step.before is None else graphs.masked(theta[positions], step.before[positions])
 
     def runs() -> Iterator[GraphFeeds]:
         parallel = 1
-        for graph, feeds in chain(step.ahead, step.parts):
+        for graph, feeds, distilled in chain(step.ahead, step.parts):
             parallel = graphs.parallel_runs(graph)
-            yield graph, feeds | {graph_io.THETA: tier_theta}
+            yield graph, feeds | {graph_io.THETA: as_before if distilled else tier_theta}
         if following and parallel > 1:
             following.ahead += islice(following.parts, parallel)
 
@@ -131,6 +143,17 @@ def _feeds(
     feeds[graph_io.WEIGHTS][: len(weights)] = weights
     if clip_norm:
         feeds |= _clipping(train, part.rows, size, clip_norm)
+    return feeds
+
+
+def _answers_before(distilled: Distillation, part: Batch, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """The targets and weights of a part of a batch that are learned beside its labels. weights: of its rows."""
+    size, feeds = part.graph.batch, dict[str, np.ndarray]()
+    for task, answers in distilled.targets.items():
+        feeds[graph_io.named(task, graph_io.TARGET)] = targets = np.zeros((size, answers.shape[1]), np.float32)
+        targets[: len(weights)] = answers[part.rows]
+    feeds[graph_io.WEIGHTS] = padded = np.zeros((size, weights.shape[1]), np.float32)
+    padded[: len(weights)] = weights
     return feeds
 
 

@@ -31,6 +31,7 @@ IDLE = {
     ("device run", "--port"): "{}/device --port 8000 --no-page",
     ("device run", "--sync-minutes"): "{}/device --once --sync-minutes 5",
     ("device train", "--epochs"): "{}/device --profile Ana --epochs 3",
+    ("device train", "--distillation"): "{}/device --profile Ana --distillation 1",
     ("device train", "--threads"): "{}/device --profile Ana --threads 2",
     (
         "district init",

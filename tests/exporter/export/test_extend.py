@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import fields as fields_of
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from grown import (
     write,
 )
 
-from homeroom import Device
+from homeroom import Device, Sample
 from homeroom.cli.main import homeroom
 from homeroom.contract.canonical_json import canonical
 from homeroom.contract.continuation import MASKED_LOGIT, Continuation, Growth, label_columns
@@ -44,9 +45,14 @@ from homeroom.data.validation import resolve
 from homeroom.errors import BundleError, ExportError, HomeroomError, RecipeError, TrustError
 from homeroom.federation import versions
 from homeroom.runtime.bundle import Bundle
+from homeroom.runtime.graphs import Graphs
+from homeroom.train.distillation import Distillation, answers_before
+from homeroom.train.features.dataset import Dataset
+from homeroom.train.features.examples import examples
 from homeroom.train.settings import Settings
 from homeroom.train.solve.combine import Mix, SolvedOutputs, answered
 from homeroom.train.solve.vectors.samples import sums_id
+from homeroom.train.step import Steps, gradient
 from homeroom_exporter.bundle.write import BundleContents, Fitted
 from homeroom_exporter.export.extend import Extended, check_old_answers, open_extended, with_earlier_statistics
 from homeroom_exporter.model.lora.plan import AdapterPlan
@@ -114,6 +120,25 @@ def test_old_answers_stay_without_training_and_a_new_label_answers_once_it_is_ta
         opened.train(settings=Settings(epochs=12, learning_rate=2e-2))
         assert accuracy(opened, NEW) > 0.9
         assert accuracy(opened, OLD) > known - 0.02
+
+
+def test_answers_of_before_are_compared_among_the_labels_that_were_known_then(bundles: tuple[Bundle, ...]) -> None:
+    second = bundles[1]
+    graphs, start = Graphs(second, threads=1), second.theta()
+    samples = [resolve(Sample(**row), second.manifest) for row in rows(40, ("a", *NEW))]
+    train = Dataset(second.manifest, examples(None, second, graphs, samples))
+    kept = answers_before(graphs, train, start, Settings(distillation=1.0))
+    assert kept is not None
+    opened = graphs.opened(start, {"kind": np.ones(len(OLD + NEW), bool), "traits": np.ones(2, bool)})
+    assert not np.array_equal(opened, start)
+    steps = Steps(train, [train.plan(graphs.steps("grad"))], np.zeros_like(kept.weights), Settings(), 0, kept)
+
+    def slope(distilled: Distillation) -> float:
+        found = [gradient(graphs, one, opened, slice(None))[1] for one in replace(steps, distilled=distilled)]
+        return float(np.linalg.norm(np.sum(found, 0)))
+
+    assert slope(replace(kept, theta=opened)) > 1e-3, "new labels would count as wrong answers"
+    assert slope(kept) < 1e-6
 
 
 def test_maps_compose_on_a_device_that_is_two_bundles_behind(bundles: tuple[Bundle, ...], device: Path) -> None:

@@ -83,6 +83,7 @@ class TaskKind:
     score: (task, probabilities, targets)
     answer: (task, one sample's probabilities, presence of each input of its last slot, the example)
     target: of a label, float32 [width]; None for kinds that answer for each token
+    soft_target: of outputs, the target with which they are the least loss; None where answers cannot be learned
 
     parse: a cell's or a form's text to a label; what does not fit stays text, for `check` to refuse
     asked_input: the slot and index of the one input that a label asks about
@@ -118,6 +119,7 @@ class TaskKind:
     score: Callable[[Task, np.ndarray, np.ndarray], Score]
     answer: Callable[[Task, np.ndarray, Sequence[bool], AnsweredExample], Answer]
     target: Callable[[Task, Label], np.ndarray] | None = None
+    soft_target: Callable[[np.ndarray], np.ndarray] | None = None
 
     parse: Callable[[str], Any] = str
     asked_input: Callable[[Task, Label], InputKey | None] = nothing_asked

@@ -46,6 +46,7 @@ CLASSIFICATION = TaskKind(
     name="classification",
     check=check_class,
     target=_target,
+    soft_target=softmax,
     probabilities=softmax,
     losses=one_hot_losses,
     score=score_classes,

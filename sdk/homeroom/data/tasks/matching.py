@@ -52,6 +52,7 @@ MATCHING = TaskKind(
     check=_check,
     parse=_parse,
     target=_target,
+    soft_target=sigmoid,
     probabilities=sigmoid,
     losses=column_losses,
     score=partial(score_columns, both_sides=True),

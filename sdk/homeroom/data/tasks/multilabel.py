@@ -68,6 +68,7 @@ MULTILABEL = TaskKind(
     check=_check,
     parse=parts_of,
     target=_target,
+    soft_target=sigmoid,
     probabilities=sigmoid,
     losses=column_losses,
     score=score_columns,

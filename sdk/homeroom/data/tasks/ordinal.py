@@ -49,6 +49,7 @@ ORDINAL = TaskKind(
     name="ordinal",
     check=check_class,
     target=_target,
+    soft_target=sigmoid,
     probabilities=_probabilities,
     losses=_losses,
     score=partial(score_classes, class_of=_levels, ordered=True),

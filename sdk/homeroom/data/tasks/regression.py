@@ -71,6 +71,7 @@ REGRESSION = TaskKind(
     check=_check,
     parse=_parse,
     target=_target,
+    soft_target=np.asarray,
     probabilities=np.asarray,
     losses=_losses,
     score=score_numbers,
