@@ -38,7 +38,7 @@ FILE_SUFFIXES = (".db", ".json", ".py", ".md", ".toml")
 
 PATH = re.compile(r"(?<![\w/.-])(?:\.\./)*((?:tests|benchmarks|docs|examples|sdk|exporter|aggregator|\.ci)/[\w./-]*\w)")
 DOTTED = re.compile(r"(?<![\w./-])homeroom(?:_exporter|_aggregator)?(?:\.[A-Za-z_]\w*)+")
-CLASS_ATTRIBUTE = re.compile(r"(?<![\w.])([A-Z]\w*[a-z]\w*)\.([a-z_]\w*)(?![\w.])")
+CLASS_ATTRIBUTE = re.compile(r"(?<![\w.-])([A-Z]\w*[a-z]\w*)\.([a-z_]\w*)(?![\w.])")
 DEVICE_VERB = re.compile(r"(?<![\w.])[Dd]evice\.([a-z_]\w*)(?![\w.])(\([^()]*\))?")
 TEST = re.compile(r"(tests/[\w/]+\.py)::(\w+)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.S | re.M)

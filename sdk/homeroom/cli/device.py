@@ -207,7 +207,10 @@ def _show_training(report: TrainReport) -> None:
 @click.argument("inputs", nargs=-1, required=True, metavar="SLOT=VALUE…")
 @for_person
 @as_json
-def predict(directory: Path, inputs: tuple[str, ...], profile: str | None) -> None:
+@with_bundle
+def predict(
+    directory: Path, inputs: tuple[str, ...], profile: str | None, bundle: Path | None, root: str | None
+) -> None:
     """Answer every task for one sample; a value is a text or a file.
 
     Example: homeroom device predict classroom/ image=photo.jpg text="el gato"
@@ -215,7 +218,7 @@ def predict(directory: Path, inputs: tuple[str, ...], profile: str | None) -> No
     from homeroom.data.tasks import kind_of
 
     sample = sample_of(inputs)
-    with readable(directory) as device:
+    with opened(directory, bundle, root) if bundle or root else readable(directory) as device:
         if profile is not None and device.profile(profile) is None:
             say(f"no model of {profile} is here: the shared model answers", err=True)
         answers, tasks = device.predict(sample, profile), device.bundle.manifest.tasks
