@@ -1,7 +1,7 @@
 # Homeroom's commands. Each makes the environment that it needs, once; `make help` lists them.
 # PYTHON=…      another Python (3.11 or newer)
 # PIP_EXTRA=…   options for pip, where torch's CPU build does not come from the usual index
-# PYTEST_ARGS=… further arguments for pytest; WORKERS=… test files at a time; DATA=… the folder of the shared data sets; SEEDS=…; JSON=…
+# PYTEST_ARGS=… further arguments for pytest; WORKERS=… test files at a time; DATA=… the folder of the shared data sets; SEEDS=…; JSON=…; ROLES=…
 
 VENV := .venv
 DEVICE := .venv-device
@@ -24,6 +24,7 @@ DISTRICT ?=
 KEY ?=
 CERTIFICATE ?=
 SEEDS ?=
+ROLES ?=
 JSON ?=
 
 export PYTHON PIP_EXTRA
@@ -64,6 +65,11 @@ release: dist/starter.homeroom ## wheel, sdist and the starter bundle in dist/, 
 	rm -rf $(TRY) && .ci/environment $(TRY) -c constraints.txt dist/homeroom-*.whl
 	cd build/try && ../../$(TRY)/bin/homeroom --version && ../../$(TRY)/bin/homeroom quickstart session --json > session.json
 	@echo "dist/ holds the release; build/try/session.json is what its quickstart did"
+
+.PHONY: newcomer
+newcomer: dist/starter.homeroom $(VENV)/.ready ## what each role of a new user needs, from the docs' blocks in new environments (ROLES="technician officer": some; JSON=…)
+	rm -rf build/wheel && $(BIN)/python -m pip wheel -q --no-deps -w build/wheel .
+	cd tests && ../$(BIN)/python -m newcomer $(ROLES) --wheel ../build/wheel/homeroom-*.whl --starter ../dist/starter.homeroom $(if $(JSON),--json $(abspath $(JSON)))
 
 demo: $(VENV)/.ready $(DEVICE)/.ready ## run the vocabulary lesson: five schools, one aggregator, a report
 	$(BIN)/python -m examples.vocabulary.demo
