@@ -64,9 +64,8 @@ def train(run: TrainingRun) -> TrainReport:
     scores, languages = _scores(run, data.validation if result.steps else None, result, part)
     worse = bool(scores) and clearly_worse(trained_scores(scores), _scores_before(run, data.validation))
     labels, unjudged = _by_label(run, data, result)
-    facts = {"doubts": judgement.doubts, "worse": parts_ahead(scores), **mix_facts(part, result.temperatures)}
-    facts["least"] = choose_least(run.graphs, data.validation, result.theta, part, result.temperatures)
-    facts["far"] = choose_far(part)
+    facts = _facts(run, data, result, part) | {"doubts": judgement.doubts, "worse": parts_ahead(scores)}
+    facts, gone = versions.with_earlier_tasks(run.store, run.bundle, data.start, facts)
     refits = wants_refit(data, result) and not worse
     version_id, update = _store(run, data, result, clipped, facts, refits=refits)
     second = refit(run, data, result, version_id) if refits else Refit()
@@ -96,7 +95,7 @@ def train(run: TrainingRun) -> TrainReport:
         judged=judgement.tasks,
         by_input=_by_input(run, data.validation, result),
         by_label=labels,
-        notes=(*judgement.sentences, *unjudged, *kept, *_unfinished(run, result), *filter(None, [second.why_not])),
+        notes=(*judgement.sentences, *_left_alone(gone), *unjudged, *kept, *_unfinished(run, result, second)),
         fitted=versions.fitted_on(run.store, run.store.versions.current()) if result.steps else "",
         worse_tasks=facts["worse"],
     )
@@ -123,6 +122,16 @@ def _kept_answers(run: TrainingRun) -> list[str]:
     return told
 
 
+def _facts(run: TrainingRun, data: TrainingData, result: Fit, part: SolvedPart) -> dict[str, Any]:
+    """How the new version answers, by fact and task."""
+    return {
+        "temperatures": dict(result.temperatures),
+        **mix_facts(part, result.temperatures),
+        "least": choose_least(run.graphs, data.validation, result.theta, part, result.temperatures),
+        "far": choose_far(part),
+    }
+
+
 def _by_input(run: TrainingRun, validation: Dataset | None, result: Fit) -> dict[str, dict[str, Score]]:
     """Scores of theta from each single input, where some were kept to judge by."""
     if validation is None or not result.steps:
@@ -140,10 +149,16 @@ def _by_label(run: TrainingRun, data: TrainingData, result: Fit) -> tuple[dict[s
     return by_label(run.graphs, data.validation, result.theta, before), unjudged
 
 
-def _unfinished(run: TrainingRun, result: Fit) -> list[str]:
-    """That a training was cut short, and what the figures are of then."""
+def _left_alone(tasks: Sequence[str]) -> list[str]:
+    """That tasks which were learned before have no sample any more."""
+    what = "no labelled sample of it is here any more: it answers as it learned before, and never for sure"
+    return [f"{name}: {what}" for name in tasks]
+
+
+def _unfinished(run: TrainingRun, result: Fit, second: Refit) -> list[str]:
+    """That a training was cut short, and what the figures are of then; or why there is no second fit."""
     if result.finished:
-        return []
+        return [second.why_not] if second.why_not else []
     if not result.steps:
         return [f"{run.watch.spent}, before theta learned anything: run it again to go on"]
     done = f"after {len(result.history)} of {run.settings.epochs} epochs" if result.history else "in its first epoch"
@@ -242,7 +257,6 @@ def _store(
     facts = versions.version_facts(
         run.bundle,
         examples=data.train.examples_by_segment(),
-        temperatures=dict(result.temperatures),
         weights=weights,
         settings=msgspec.to_builtins(run.settings),
         start=data.start.name,

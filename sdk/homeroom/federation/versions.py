@@ -23,6 +23,9 @@ from homeroom.store.versions import UnfinishedTraining
 from homeroom.train.settings import Settings
 from homeroom.train.solve.combine import Mix
 
+FACTS_BY_TASK = ("temperatures", "mixes", "priors", "least", "far")  # of how a version answers
+NOT_JUDGED_SINCE = "no labelled sample of it was left at the newest training, so nothing has judged it since"
+
 
 @dataclass(frozen=True)
 class TrainingStart:
@@ -42,6 +45,37 @@ def version_facts(bundle: Bundle, **more: Any) -> dict[str, Any]:
     """The facts stored with a version; its segments by identity, so that a later bundle can use them."""
     bounds = {segment: [*where] for segment, where in segment_bounds(bundle.manifest.layout).items()}
     return {"bundle_id": bundle.bundle_id, "segments": bounds, **more}
+
+
+def with_earlier_tasks(
+    store: Store, bundle: Bundle, start: TrainingStart, facts: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Facts of a version with those of its start on tasks of which no sample was left, so that these answer on.
+
+    Returns the names of such tasks too; none of their answers is sure. Only of a head that goes on as it was.
+    start: where the version was trained from; facts: by name, of this training
+    """
+    before = next((one for one in store.versions.all() if one.version_id == start.name), None)
+    learned = start.learned if before is not None else None
+    gone = [name for name in sorted(learned or ()) if name not in facts["temperatures"]]
+    gone = [name for name in gone if before is not None and _head_goes_on(bundle, before, name)]
+    if before is None or not gone:
+        return dict(facts), []
+    merged = dict(facts)
+    for fact in FACTS_BY_TASK:
+        known = before.facts.get(fact, {})
+        if kept := {name: known[name] for name in gone if name in known}:
+            merged[fact] = {**merged.get(fact, {}), **kept}
+    return merged | {"doubts": {**merged.get("doubts", {}), **dict.fromkeys(gone, NOT_JUDGED_SINCE)}}, gone
+
+
+def _head_goes_on(bundle: Bundle, version: StoredVersion, task: str) -> bool:
+    """Whether a version has the values of a task's head for this bundle."""
+    manifest, head = bundle.manifest, f"head.{task}"
+    if head not in manifest.layout.slices:
+        return False
+    earlier = {one.earlier for one in growths_of(manifest.continues) if one.segment == head}
+    return bool({manifest.layout[head].segment_id, *earlier} & set(version.facts["segments"]))
 
 
 def theta_of(store: Store, bundle: Bundle, version: StoredVersion | None) -> np.ndarray:
