@@ -155,8 +155,8 @@ bench-robustness: $(VENV)/.ready ## accuracy of plain rounds with liars among th
 bench-unlearning: $(VENV)/.ready ## a rewind beside leaving out, starting over and never having had it (an hour; QUICK=1: one seed; ONLY=digits|answers|vocabulary)
 	$(BIN)/python benchmarks/unlearning.py $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(DATA),--data $(DATA)) $(if $(JSON),--json $(JSON))
 
-bench-continual: $(VENV)/.ready ## what is kept of eight digits when two more come, by method (minutes; QUICK=1: one seed)
-	$(BIN)/python benchmarks/continual.py $(if $(QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
+bench-continual: $(VENV)/.ready ## what is kept of a lesson that grows, by method (a quarter of an hour; QUICK=1: one seed; ONLY=digits|terms)
+	$(BIN)/python benchmarks/continual.py $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
 
 bench-storage: $(VENV)/.ready ## how often media are decrypted and hashed, against the release before (minutes; QUICK=1: one minute)
 	$(BIN)/python benchmarks/storage.py $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))

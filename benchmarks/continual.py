@@ -1,10 +1,10 @@
-"""What a device keeps of the digits 0 to 7 when 8 and 9 come with a bundle that extends the first.
+"""What a device keeps of the digits 0 to 7 when 8 and 9 come, and of each of four terms when its answers have expired.
 
-    python benchmarks/continual.py --json continual.json     5 seeds, minutes
-    python benchmarks/continual.py --quick                   1 seed
+    python benchmarks/continual.py --json continual.json     5 seeds
+    python benchmarks/continual.py --quick --only digits     1 seed; digits need no data
 
-A device learns eight digits, installs the bundle with ten labels, is asked before any training, and learns the two new
-ones. When they come, most old pictures have expired. Compared:
+The section *terms* is `continual_terms`. In *digits* a device learns eight digits, installs the bundle with ten labels,
+is asked before any training, and learns the two new ones. When they come, most old pictures have expired. Compared:
 
     no method            all old pictures have expired
     rehearsal            a fifth of the old pictures are within retention, and learned again beside the new
@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+import continual_terms
 import privacy_digits as digits
 from continual_digits import (
     LATER,
@@ -55,6 +56,7 @@ from homeroom import Device
 from peers.verdict import finish, limited
 
 SEEDS, RESAMPLES = 5, 2000
+DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 WEIGHTS = (0.3, 3.0)  # of distillation
 
 
@@ -175,21 +177,13 @@ def tell(table: Table, document: Mapping[str, Any]) -> None:
     print()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="what is kept when a lesson grows")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--quick", action="store_true", help="one seed")
-    options = parser.parse_args()
-    began = time.monotonic()
-    with TemporaryDirectory(prefix="homeroom-continual-") as name:
-        folder = Path(name)
-        bundles = make_bundles(folder)
-        runs = []
-        for seed in range(1 if options.quick else options.seeds):
-            (folder / str(seed)).mkdir()
-            runs.append(run(folder / str(seed), bundles, seed))
-            print(f"seed {seed}: {time.monotonic() - began:.0f} s", flush=True)
+def two_more_digits(data: Path, folder: Path, seeds: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The figures of the section digits, and its targets."""
+    bundles, runs = make_bundles(folder), []
+    for seed in range(seeds):
+        (folder / str(seed)).mkdir()
+        runs.append(run(folder / str(seed), bundles, seed))
+        print(f"seed {seed} is done", flush=True)
     table = Table(runs)
     chosen = table.chosen()
     document: dict[str, Any] = {
@@ -200,10 +194,29 @@ def main() -> None:
             who: {name: table.figures(name, who) for name in (*METHODS, ALL_KEPT, JOINT)}
             for who in ("theta", ANSWERING)
         },
-        "targets": targets(table, chosen),
-        "minutes": round((time.monotonic() - began) / 60, 1),
     }
     tell(table, document)
+    return document, targets(table, chosen)
+
+
+SECTIONS = {"digits": two_more_digits, "terms": continual_terms.measure}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="what is kept when a lesson grows")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--quick", action="store_true", help="one seed")
+    parser.add_argument("--only", choices=SECTIONS, help="one section alone")
+    options = parser.parse_args()
+    began, document = time.monotonic(), dict[str, Any](targets=[])
+    for name in [options.only] if options.only else SECTIONS:
+        with TemporaryDirectory(prefix="homeroom-continual-") as folder:
+            seeds = 1 if options.quick else options.seeds
+            document[name], made = SECTIONS[name](options.data, Path(folder), seeds)
+            document["targets"] += made
+    document["minutes"] = round((time.monotonic() - began) / 60, 1)
     finish(document, options.json)
 
 

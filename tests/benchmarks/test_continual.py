@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import continual
+import continual_terms
 import privacy_digits as digits
 from continual_digits import NEW, OLD, deal
 
 
 def run(seed: int, **wrong: tuple[float, float]) -> dict[str, Any]:
-    """One seed's answers: all right, but by method and step these shares of old and new digits."""
+    """One seed's answers, all right but these shares of old and new digits by step; none are where distilled."""
     pictures, found = deal(seed), {}
     steps = (continual.BEFORE, continual.INSTALLED, *continual.METHODS, continual.ALL_KEPT, continual.JOINT)
     for step in steps:
@@ -21,7 +22,8 @@ def run(seed: int, **wrong: tuple[float, float]) -> dict[str, Any]:
         for part in continual.PARTS:
             labels = digits.DIGITS.target[getattr(pictures, part)]
             right = np.ones(len(labels), bool)
-            for some, share in zip((OLD, NEW), wrong.get(step.replace(" ", "_"), (0, 0)), strict=True):
+            usual = (1, 1) if step.startswith(("distillation", "both")) else (0, 0)
+            for some, share in zip((OLD, NEW), wrong.get(step.replace(" ", "_"), usual), strict=True):
                 shown = np.flatnonzero(np.isin(labels, some))
                 right[shown[: round(share * len(shown))]] = False
             found[step][part] = dict.fromkeys(("theta", continual.ANSWERING), right)
@@ -60,3 +62,23 @@ def test_a_method_is_chosen_by_old_and_new_on_pictures_that_are_not_the_tests() 
 def test_each_target_can_be_missed(wrong: dict[str, tuple[float, float]], unmet: int) -> None:
     table = continual.Table([run(0, **wrong)])
     assert sum(not one["met"] for one in continual.targets(table, table.chosen())) == unmet
+
+
+def terms_of(shares: list[list[float]]) -> continual_terms.Matrix:
+    """A matrix of 100 answers a term, of which these shares are right by step and term."""
+    return [[{"test": {"theta": np.arange(100) < round(100 * share)}} for share in row] for row in shares]
+
+
+def test_what_a_term_lost_is_measured_over_all_later_steps() -> None:
+    one = terms_of([[0.9, 0.1, 0.1, 0.1], [0.95, 0.8, 0.1, 0.1], [0.7, 0.8, 0.7, 0.1], [0.5, 0.6, 0.6, 0.9]])
+    together = terms_of([[0.9, 0.85, 0.8, 0.8]] * 4)
+    figures = continual_terms.figures([one], "theta")
+    assert figures["when_learned"] == pytest.approx(np.mean([0.9, 0.8, 0.7, 0.9]))
+    assert figures["at_the_end"] == pytest.approx(np.mean([0.5, 0.6, 0.6, 0.9]))
+    assert figures["backward_transfer"] == pytest.approx(-np.mean([0.4, 0.2, 0.1]))
+    assert figures["forgetting"] == pytest.approx(np.mean([0.45, 0.2, 0.1]))
+    lost, low, high = continual_terms.interval([list(continual_terms.lost_old(one, "theta"))])
+    assert lost == pytest.approx(100 * (-0.05 + 0.2 + 0.4 + 0.0 + 0.2 + 0.1) / 6)
+    assert low < lost < high
+    lost, *_ = continual_terms.interval([list(continual_terms.lost_new(one, together, "theta"))])
+    assert lost == pytest.approx(100 * (0.05 + 0.1 - 0.1) / 3)
