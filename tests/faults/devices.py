@@ -37,7 +37,8 @@ def open_store(home: Path, **options: bool) -> Store:
 
 # What each version had not yet; the newest first.
 UNDONE = {
-    3: """DROP TABLE refits; DROP TABLE statistics; DROP TABLE inputs; DROP TABLE samples; CREATE TABLE samples (
+    3: """DROP TABLE refits; DROP TABLE local_statistics; DROP TABLE statistics; DROP TABLE inputs; DROP TABLE samples;
+        CREATE TABLE samples (
         number INTEGER PRIMARY KEY AUTOINCREMENT, sample_id TEXT NOT NULL UNIQUE,
         subject_id INTEGER NOT NULL REFERENCES subjects, facts BLOB NOT NULL, inputs BLOB NOT NULL,
         aside INTEGER NOT NULL DEFAULT 0, near BLOB);

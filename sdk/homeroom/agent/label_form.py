@@ -11,7 +11,7 @@ from homeroom.data.tasks import kind_of
 
 def is_asked(task: Task, sample: StoredSample) -> bool:
     """Whether a task's label is asked for: the sample has an input that it reads, or a label already."""
-    return task.name in sample.labels or any(slot in sample.inputs for slot in task.reads)
+    return task.name in sample.every_label or any(slot in sample.inputs for slot in task.reads)
 
 
 def is_in_form(task: Task) -> bool:

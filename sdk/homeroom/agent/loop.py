@@ -304,7 +304,7 @@ class Agent:
         clock_check = doctor.check_clock(clock.now())
         mark = device.store.samples_mark()
         if self._counted[0] != mark:
-            self._counted = (mark, sum(not sample.labels for sample in device.store.each_without_inputs()))
+            self._counted = (mark, sum(not sample.every_label for sample in device.store.each_without_inputs()))
         self.say(
             bundle=f"{facts['bundle']['name']} version {facts['bundle']['version']}",
             samples=facts["samples"],

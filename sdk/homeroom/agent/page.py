@@ -9,8 +9,9 @@ from __future__ import annotations
 import hmac
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as TooSlowError
+from functools import partial
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
+from homeroom.agent import labels
 from homeroom.agent.acceptance import accept
 from homeroom.agent.decisions import Confirmation, consent_question, removal_question, remove_sample, set_consent
 from homeroom.agent.inbox import LeftEntries, left_entries, refuse_entry, refused_entries
@@ -33,11 +35,14 @@ from homeroom.data.tasks import kind_of
 from homeroom.data.validation import check_label
 from homeroom.device.consents import undecided_consents
 from homeroom.device.device import Device
+from homeroom.device.local_labels import answering, reading_manifest
 from homeroom.errors import HomeroomError, InputError
 from homeroom.federation.enrolment import ENROLMENT
+from homeroom.store.local_labels import LOCAL_SCOPES
 from homeroom.store.subject_export import media_format
 from homeroom.system.files import read_small, write_durable
 from homeroom.system.html.render import render, style_source
+from homeroom.train.solve.local_labels import with_labels
 
 HOST, PAGE_FILE, COOKIE = "127.0.0.1", "page.json", "homeroom"
 BODY_LIMIT_BYTES = 64 << 10
@@ -56,6 +61,8 @@ SAFE_HEADERS = {
 }
 
 Fields = dict[str, list[str]]  # of a form
+Outcome = str | Confirmation
+LabelWork = Callable[[Device, Mapping[str, str]], Outcome]
 
 
 class PageAddress(msgspec.Struct, frozen=True):
@@ -203,7 +210,10 @@ class PageHandler(BaseHTTPRequestHandler):
             left=self._left(device),
             taken_in=TAKEN_IN.read(device.store) or [],
             notice=notice,
-            manifest=device.bundle.manifest,
+            manifest=reading_manifest(device.store, device.bundle.manifest),
+            own_labels=labels.own_labels(device),
+            taking_tasks=labels.taking_tasks(device),
+            scopes=LOCAL_SCOPES,
             samples=samples,
             undecided=undecided_consents(device.store),
             states=CONSENT_STATES[:3],
@@ -272,24 +282,34 @@ def remove(_: PageHandler, device: Device, fields: Fields) -> str | Confirmation
     return removal_question(device, sample_id)
 
 
+def change_label(_: PageHandler, device: Device, fields: Fields, work: LabelWork, ask: LabelWork | None) -> Outcome:
+    """Adds, renames, merges or removes a label of this device; `ask` is the first step of what takes two."""
+    given = {name: values[0] for name, values in fields.items()}
+    return work(device, given) if ask is None or "seen" in given else ask(device, given)
+
+
 def first(fields: Fields, name: str) -> str:
     """A field's first value; empty where the form has none."""
     return fields.get(name, [""])[0]
 
 
-POSTS: dict[str, Callable[[PageHandler, Device, Fields], str | Confirmation]] = {
+POSTS: dict[str, Callable[[PageHandler, Device, Fields], Outcome]] = {
     "/label": label,
     "/put-back": put_back,
     "/accept": lambda page, device, fields: page.decide(device, fields, yes=True),
     "/decline": lambda page, device, fields: page.decide(device, fields, yes=False),
     "/consent": decide_consent,
     "/remove": remove,
+    "/labels/add": partial(change_label, work=labels.add_label, ask=None),
+    "/labels/rename": partial(change_label, work=labels.rename, ask=None),
+    "/labels/remove": partial(change_label, work=labels.remove, ask=labels.removal),
+    "/labels/merge": partial(change_label, work=labels.merge, ask=labels.merging),
 }
 
 
 def list_samples(device: Device, start: int) -> tuple[int, list[StoredSample]]:
     """The number of samples, and those from `start` on: quarantined ones, those without labels, then the newest."""
-    facts = [(sample.sample_id, bool(sample.labels)) for sample in device.store.each_without_inputs()]
+    facts = [(sample.sample_id, bool(sample.every_label)) for sample in device.store.each_without_inputs()]
     order = [sample.sample_id for sample in device.set_aside()]
     quarantined = set(order)
     for wanted in (False, True):
@@ -300,15 +320,23 @@ def list_samples(device: Device, start: int) -> tuple[int, list[StoredSample]]:
 
 
 def save_labels(device: Device, sample_id: str, fields: dict[str, list[str]]) -> None:
-    """Checks a form's labels and replaces the sample's; raises InputError where one is not the task's."""
-    manifest = device.bundle.manifest
-    labels = {name: check_label(manifest.task(name), value) for name, value in read_labels(manifest, fields).items()}
+    """Checks a form's labels and replaces the sample's; raises InputError where one is not the task's.
+
+    A label of this device that the form does not offer, since its name is in question, stays where no other is given.
+    """
+    local = answering(device.store, device.bundle.manifest)
+    manifest = with_labels(device.bundle.manifest, local)
+    given = {name: check_label(manifest.task(name), value) for name, value in read_labels(manifest, fields).items()}
     sample = device.store.sample(sample_id)
     if sample is None:
         raise InputError("there is no such sample", remedy="open the page again: it may have changed")
     shown = {task.name for task in manifest.tasks if is_in_form(task)}  # spans are not marked on this page
     other = {name: label for name, label in sample.labels.items() if name not in shown}
-    device.store.relabel(sample_id, other | labels)
+    own = {name: label for name, label in given.items() if label in local.get(name, ())}
+    kept = {n: label for n, label in sample.local_labels.items() if n not in given and label not in local.get(n, ())}
+    bundled = {name: label for name, label in given.items() if name not in own}
+    device.store.relabel(sample_id, other | bundled, kept | own)
+    device.learn_labels()
 
 
 def read_media(device: Device, parts: list[str]) -> bytes | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 GROUPS = {
     "device": "A school's device: samples, training, answers, sync.",
     "device offline": "Exchange on a removable folder, without a network.",
+    "device labels": "Labels of each task; those that this device alone has.",
     "device profile": "One person's own model, and its transfer.",
     "bundle": "Make, verify and convert model bundles.",
     "bundle recipe": "Recipes that bundles are made from.",
@@ -24,11 +25,17 @@ COMMANDS = {
     "device init": ("homeroom.cli.device:init", "Make a device, or install a newer bundle in it."),
     "device fetch": ("homeroom.cli.network:fetch", "Make a device with the aggregator's bundle."),
     "device add": ("homeroom.cli.device:add", "Add samples: all of them, or none."),
+    "device labels show": ("homeroom.cli.labels:labels_show", "List the labels of each task, with their samples."),
+    "device labels add": ("homeroom.cli.labels:labels_add", "Add labels that this device alone has."),
+    "device labels remove": ("homeroom.cli.labels:labels_remove", "Remove one; its samples stay without it."),
+    "device labels rename": ("homeroom.cli.labels:labels_rename", "Give one another name, with its samples."),
+    "device labels merge": ("homeroom.cli.labels:labels_merge", "Make one the bundle's label of the same name."),
     "device quarantine": ("homeroom.cli.device:quarantine", "List quarantined samples and why; release some."),
     "device train": ("homeroom.cli.device:train", "Train within a budget; resumes where it was interrupted."),
     "device predict": ("homeroom.cli.device:predict", "Answer every task for one sample."),
     "device explain": ("homeroom.cli.explain:explain", "Say what in a sample speaks for an answer."),
     "device score": ("homeroom.cli.device:score", "Score the model on labelled samples, which are not stored."),
+    "device history": ("homeroom.cli.history:history", "List past trainings with their scores by task."),
     "device undo": ("homeroom.cli.device:undo", "Use the version of theta before the present one."),
     "device status": ("homeroom.cli.device:status", "Say what is held, what waits, what is damaged."),
     "device migrate": ("homeroom.cli.migrate:migrate", "Bring a store to this version, or go back to its copy."),
@@ -110,6 +117,8 @@ COMMANDS = {
     ),
     "doctor": ("homeroom.cli.doctor:doctor", "Check whether this machine is fit, and what is missing."),
 }
+
+DEFAULTS = {"device labels": "device labels show"}  # what a group runs where no command of it is named
 
 EXTRAS = {"homeroom_exporter": "exporter", "homeroom_aggregator": "aggregator"}  # which installs a package's needs
 

@@ -282,7 +282,9 @@ def quarantine(
         if doubt:
             device.doubt()
         samples = device.set_aside()
-    rows = [{"id": s.sample_id, "subject": s.subject, "why": s.quarantine_reason, "labels": s.labels} for s in samples]
+    rows = [
+        {"id": s.sample_id, "subject": s.subject, "why": s.quarantine_reason, "labels": s.every_label} for s in samples
+    ]
     print_record(rows)
     for line in [f"{s.sample_id}  {s.subject}: {s.quarantine_reason}" for s in samples] or ["none is quarantined"]:
         say(line)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
-from homeroom.cli.commands import ALIASES, COMMANDS, EXTRAS, GROUPS, OLD_JSON, OLD_ORDER
+from homeroom.cli.commands import ALIASES, COMMANDS, DEFAULTS, EXTRAS, GROUPS, OLD_JSON, OLD_ORDER
 from homeroom.cli.options import VERBOSITY, one_line, progress
 from homeroom.cli.parameters import TEXT
 from homeroom.cli.verbose import told_in_full
@@ -58,6 +58,8 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that `args` begin with; says on stderr where an old spelling has a new one."""
         path = self.below(args[0])
+        if path in DEFAULTS and len(args) > 1 and args[1] not in (*_children(path), "-h", "--help"):
+            return args[0], _load(DEFAULTS[path]), args[1:]
         if path not in ALIASES or (path in GROUPS and (len(args) < 2 or args[1] in (*_children(path), "-h", "--help"))):
             return super().resolve_command(context, args)
         click.echo(f"homeroom: `homeroom {path}` is now `homeroom {ALIASES[path]}`", err=True)

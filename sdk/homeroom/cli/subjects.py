@@ -40,6 +40,8 @@ def forget(directory: Path, subject: str, yes: bool) -> None:
         f"{counted(report.profiles, 'profile')}, {counted(report.unsent_updates, 'unsent update')}; "
         f"{counted(len(report.unlearning), 'sent update')} will be unlearned at the next sync"
     )
+    if report.labels:
+        say(f"  no sample has these labels of this device any more, and they went too: {', '.join(report.labels)}")
     if report.subtracting:
         say(
             "  statistics that were sent are taken away with changes of other subjects, at the latest some weeks from "
@@ -87,7 +89,7 @@ def _list_samples(directory: Path, person: str) -> None:
             "id": sample.sample_id,
             "subject": sample.subject,
             "author": sample.author,
-            "labels": sample.labels,
+            "labels": sample.every_label,
             "consent": sample.consent_state,
             "inputs": {
                 slot: next((v for v in values if isinstance(v, str)), "") for slot, values in text.inputs.items()

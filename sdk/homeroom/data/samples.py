@@ -106,6 +106,8 @@ class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
 
     inputs: by slot, a value or None for each of its inputs; media as encoded files. From the store, references.
     author: who wrote or took it, where that is another than the subject.
+    labels: of the bundle's tasks; theta, updates and statistics that are sent learn from these alone.
+    local_labels: by task, labels that this device alone has; of a task that has one there is none in `labels`.
     group: what it is held out whole with, as a person said when it was added.
     aside: why the sample is quarantined until a person has looked at it; empty where it is not.
     left_out, weighed: by slot, the indices of poor inputs, where the rest of the sample is trained on all the same:
@@ -124,7 +126,13 @@ class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
     weighed: dict[str, list[int]] = {}
     author: str | None = None
     group: HeldOutGroup | None = None
+    local_labels: dict[str, Label] = {}
     sample_id: str = ""
+
+    @property
+    def every_label(self) -> dict[str, Label]:
+        """By task, the labels of the bundle and those of this device alone."""
+        return {**self.labels, **self.local_labels}
 
     @property
     def quarantine_reason(self) -> str:

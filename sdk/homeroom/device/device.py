@@ -23,10 +23,11 @@ from homeroom.data.consent import Consent
 from homeroom.data.decoder import client as decoder
 from homeroom.data.samples import Sample, StoredSample
 from homeroom.data.tasks.metrics import Score
-from homeroom.device import consents, profile_transfer
+from homeroom.device import consents, local_labels, profile_transfer
 from homeroom.device.held import grouped_alike
 from homeroom.device.install import installed_bundle, open_device, upgrade_bundle
 from homeroom.device.judging import judge_in_use
+from homeroom.device.local_labels import reading_manifest, separated
 from homeroom.device.local_samples import (
     to_examples,
     training_samples,
@@ -161,20 +162,36 @@ class Device(DeviceReader):
         """
         today, tally, changes = self.store.today(), Tally(self.bundle), AddReport()
         intake = ingest.Intake(options or ingest.ReadOptions(), today.isoformat(), adding=True)
-        read = ingest.read(samples, self.bundle.manifest, intake)
-        policy = policy_in_force(self.store)
+        manifest, policy = self.bundle.manifest, policy_in_force(self.store)
+        read = ingest.read(samples, reading_manifest(self.store, manifest), intake)
+        read = separated(read, self.store, manifest, intake.refuse)
         admitted = grouped_alike(self.store, tally.of(admit_samples(policy, read, today, intake.refuse)))
         refuse_new, before = refuse_unconsented(policy, intake.refuse), self.store.count()
         if gates:
-            ids = add_checked(self.store, self.bundle.manifest, admitted, changes, refuse_new)
+            ids = add_checked(self.store, manifest, admitted, changes, refuse_new)
         else:
             ids = self.store.add(admitted, report=changes, refuse_new=refuse_new)
         ingest.remember_columns(intake)
+        self.learn_labels()
+        if tally.local:
+            intake.note(local_labels.local_note(tally.local))
         return write_receipt(self.store, ids, before, tally, intake, changes)
 
     def set_aside(self) -> list[StoredSample]:
         """Quarantined samples, whole or in some inputs, without their inputs; `aside` says why."""
         return self.store.quarantined()
+
+    @one_at_a_time
+    def change_labels(self, change: Callable[[Store, Bundle], Result]) -> Result:
+        """Adds, renames, merges or removes labels of this device, in one step (`homeroom.device.local_labels`).
+
+        What is left of them is learned at once. InputError, with nothing changed, where `change` raises it.
+        """
+        with self.store.step("labels"):
+            result = change(self.store, self.bundle)
+        self.learn_labels()
+        self.store.back_up()
+        return result
 
     @one_at_a_time
     def doubt(self, minutes: float = 10) -> list[str]:
@@ -188,6 +205,7 @@ class Device(DeviceReader):
     def put_back(self, *sample_ids: str) -> None:
         """Releases samples from quarantine, with all their inputs."""
         self.store.release(sample_ids)
+        self.learn_labels()
 
     @one_at_a_time
     def train(
@@ -309,6 +327,7 @@ class Device(DeviceReader):
             )
         finally:
             source.unlink(missing_ok=True)
+        self.learn_labels()
         return True
 
     def policy(self, document: str | Path | None = None) -> Policy | None:
@@ -328,6 +347,7 @@ class Device(DeviceReader):
         What was sent is asked to be unlearned. InputError, with nothing changed, where an id is not clear.
         """
         report = self.store.remove(sample_ids)
+        self.learn_labels()
         secure_statistics.note_removed(self.store)
         return report
 
@@ -338,6 +358,7 @@ class Device(DeviceReader):
         InputError where there is none.
         """
         report = consents.set_consent(self.store, consent, subject, text)
+        self.learn_labels()
         secure_statistics.note_removed(self.store)
         return report
 
@@ -363,6 +384,10 @@ class Device(DeviceReader):
         with self.store.step("rollback"):
             version = self.store.versions.step_back()
         return version.version_id if version else "bundle"
+
+    def learn_labels(self) -> None:
+        """Learns the labels of this device again, from the samples that have them now."""
+        local_labels.learn(self.store, self.bundle, self.graphs)
 
     def _begin(self, budget: Budget, cancel: threading.Event | None = None) -> BudgetWatch:
         """The watch of a training, which `close` ends."""

@@ -17,6 +17,7 @@ from homeroom.runtime.graphs import Graphs, precisions
 from homeroom.store import Store
 from homeroom.store.device_state import json_record, text_record
 from homeroom.store.open import is_device, open_store, remove
+from homeroom.store.score_history import PastTraining
 from homeroom.system.files import removed_on_failure
 
 
@@ -122,6 +123,8 @@ def use_bundle(
     )
     with store.step("bundle"):
         BUNDLE.write(store, fact)
+        if not known or known.bundle_id != bundle.bundle_id:
+            store.note_past(PastTraining(at="", kind="install", bundle=f"{fact.name} version {fact.version}"))
         if known and known.bundle_id != bundle.bundle_id:
             enrolment.follow_bundle(store, bundle)
     return Graphs(bundle, precision, threads, stored_tier(store, bundle), runtime)

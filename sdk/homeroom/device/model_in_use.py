@@ -12,6 +12,7 @@ from homeroom.data.tasks.answers import Answer
 from homeroom.data.tasks.metrics import Score
 from homeroom.data.validation import resolve
 from homeroom.device import profiles
+from homeroom.device.local_labels import answering
 from homeroom.device.solved import HeadsInUse, mixes_in_use
 from homeroom.federation import versions
 from homeroom.inference.predict import doubted, noted, predict
@@ -27,8 +28,10 @@ from homeroom.train.selective import TOO_OFTEN_WRONG, UNLIKE
 from homeroom.train.solve.combine import NOT_SOLVED, Mix, SolvedPart
 from homeroom.train.solve.evaluate import evaluate_both
 from homeroom.train.solve.heads import TaskHead, outputs_by_task, vectors_of
+from homeroom.train.solve.local_labels import LocalOutputs
 from homeroom.train.solve.vectors.projection import Projection
 
+PROFILE_KNOWS_NONE = "a person's own model does not know the labels of this device"
 CUT_SHORT = "the training was cut short: train again to go on"
 
 
@@ -47,6 +50,7 @@ class ModelInUse:
     doubts: why no answer of a task is sure, by task.
     least: from which probability on an answer is sure, by task, where that is more than usual.
     far: from which distance on its features are unlike all that was learned, by task.
+    local: heads that know labels of this device too, by task; samples: that taught each of these.
     """
 
     graphs: Graphs
@@ -62,6 +66,8 @@ class ModelInUse:
     doubts: Mapping[str, str] = field(default_factory=dict)
     least: Mapping[str, float] = field(default_factory=dict)
     far: Mapping[str, float] = field(default_factory=dict)
+    local: Mapping[str, TaskHead] = field(default_factory=dict)
+    samples: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def bundle(self) -> Bundle:
@@ -98,12 +104,26 @@ class ModelInUse:
     def answers(self, samples: Sequence[StoredSample]) -> list[dict[str, Answer]]:
         """The answers for each sample, by task."""
         ready, manifest = self.examples(samples), self.bundle.manifest
-        part = self.part(samples, ready)
-        found = predict(self.graphs, manifest, self.theta, ready, self.temperatures, self.trained, part)
+        part, local = self.part(samples, ready), self._local_outputs(samples, ready)
+        found = predict(self.graphs, manifest, self.theta, ready, self.temperatures, self.trained, part, local)
         return [
             {name: self._doubted(name, one, part, row) for name, one in answers.items()}
             for row, answers in enumerate(found)
         ]
+
+    def _local_outputs(self, samples: Sequence[StoredSample], ready: Sequence[Example]) -> dict[str, LocalOutputs]:
+        """By task that has local labels, what the head says that knows them."""
+        if not self.local or not ready:
+            return {}
+        vectors = vectors_of(self.bundle.manifest, self.projections, samples, ready, lambda _, value: value)
+        outputs = outputs_by_task(self.local, vectors)
+        return {
+            name: LocalOutputs(self.local[name].task, one, self._solved_temperature(name), self.samples[name])
+            for name, one in outputs.items()
+        }
+
+    def _solved_temperature(self, task: str) -> float:
+        return self.mixes[task].solved_temperature if task in self.mixes else 1.0
 
     def _doubted(self, task: str, answer: Answer, part: SolvedPart, row: int) -> Answer:
         """The answer for a row of the part, not sure where it was judged that it cannot be."""
@@ -146,7 +166,8 @@ def model_in_use(store: Store, graphs: Graphs, solved: HeadsInUse, subject: str 
         weights, doubts = versions.input_weights(store, version), versions.doubts(store, version)
         model = ModelInUse(graphs, theta, temperatures, weights, trained, note=note, doubts=doubts)
         if profiles.is_own(personal):
-            return model
+            note = "; ".join(filter(None, (note, PROFILE_KNOWS_NONE if answering(store, bundle.manifest) else "")))
+            return replace(model, note=note)
         heads, projections = solved.read(store, bundle)
         chosen, least = mixes_in_use(store, heads), versions.least_sure(store, version)
     return replace(
@@ -157,4 +178,6 @@ def model_in_use(store: Store, graphs: Graphs, solved: HeadsInUse, subject: str 
         others=solved.others,
         least=least,
         far=versions.far_limits(store, version),
+        local=solved.local,
+        samples=solved.samples,
     )

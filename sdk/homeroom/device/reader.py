@@ -12,11 +12,14 @@ from homeroom.contract.layout import FULL_TIER
 from homeroom.data import ingest
 from homeroom.data.samples import Sample, StoredSample
 from homeroom.data.tasks.answers import Answer
+from homeroom.data.tasks.base import match_name
 from homeroom.data.tasks.metrics import Score
 from homeroom.data.validation import find_task
 from homeroom.device import profiles
 from homeroom.device.held import learned_of
+from homeroom.device.history import History, device_history
 from homeroom.device.install import TIER, InstalledBundle, installed_bundle, offered_tier
+from homeroom.device.local_labels import LabelCount, label_counts, local_score, reading_manifest, separated
 from homeroom.device.model_in_use import ModelInUse, model_in_use
 from homeroom.device.profiles import Profile
 from homeroom.device.solved import HeadsInUse
@@ -100,6 +103,8 @@ class DeviceReader:
         """
         model = self._model()
         asked, view = find_task(task, model.bundle.manifest), model.checked(sample)
+        if label is not None:
+            self._refuse_local(model, task, label)
         stored = view.sample
         if asked.name in view.unread:
             raise InputError(f"nothing there can be read: {view.poor[asked.name]}", where=asked.name)
@@ -109,8 +114,21 @@ class DeviceReader:
 
         (example,) = model.examples([stored])
         answer = noted({task: answers([stored])[0]}, model.bundle.manifest, view)[task]
+        if label is None:
+            self._refuse_local(model, task, str(answer.best))
         solved = model.pull(asked.name, stored, example)
         return explain(model.bundle, model.graphs, model.theta, stored, example, answer, asked, label, answers, solved)
+
+    def _refuse_local(self, model: ModelInUse, task: str, label: str) -> None:
+        own = model.samples.get(task, {})
+        if (name := match_name(label, list(own))) is not None:
+            what = f"{name!r} is a label of this device, which is not explained"
+            raise InputError(what, where=task, remedy="ask what speaks for one of the bundle's labels")
+
+    def labels(self) -> list[LabelCount]:
+        """The labels of each task, the bundle's and those of this device alone, with how many samples have them."""
+        with self._read() as (store, graphs):
+            return label_counts(store, graphs.bundle)
 
     def score(
         self,
@@ -130,12 +148,16 @@ class DeviceReader:
         """
         model = self._model(profile)
         intake = ingest.Intake(ingest.ReadOptions(group=group))
-        stored = list(ingest.read(samples, model.bundle.manifest, intake))
+        manifest = model.bundle.manifest
         with self._read() as (store, _):
-            learned = learned_of(store, model.bundle.manifest, stored)
+            read = ingest.read(samples, reading_manifest(store, manifest), intake)
+            stored = list(separated(read, store, manifest, intake.refuse))
+            learned = learned_of(store, manifest, stored)
+        local = [sample for sample in stored if sample.local_labels] if note is not None else []
+        told = [local_score(local, model.answers(local))] if local else []
         if note is not None:
             unread = (f"{name}: {why}" for name, why in intake.unread.items())
-            for sentence in filter(None, (*intake.notes, *unread, model.note, *learned.sentences)):
+            for sentence in filter(None, (*intake.notes, *unread, model.note, *told, *learned.sentences)):
                 note(sentence)
         return learned.counted(model.score(stored))
 
@@ -143,6 +165,11 @@ class DeviceReader:
         """A person's own model; None if there is none."""
         with self._read() as (store, _):
             return profiles.find_profile(store, subject)
+
+    def history(self) -> History:
+        """Past installs and trainings, with the scores by task of each."""
+        with self._read() as (store, _):
+            return device_history(store)
 
     def status(self) -> Status:
         """Status of the device: counts and facts, nothing about single subjects."""

@@ -40,6 +40,7 @@ class AddReceipt:
     corrected: how many of those that were there are other than before, by what changed.
     without_consent: how many are kept and never trained on, since consent is refused or withdrawn.
     group: the slots or columns that samples are held out whole by; grouped, groups: how many are, in how many groups.
+    local_labels: how many have labels of this device alone, by "task: label"; they are among `labelled`.
     missing: cells that were taken as missing, by their text. notes: sentences about what was understood otherwise.
     """
 
@@ -59,6 +60,7 @@ class AddReceipt:
     group: str = ""
     grouped: int = 0
     groups: int = 0
+    local_labels: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -75,12 +77,14 @@ class Tally:
     without_consent: Counter[str] = field(default_factory=Counter)
     undecided: int = 0  # samples with words on consent alone
     unstated: set[str] = field(default_factory=set)  # people of whom a sample says nothing of it
+    local: Counter[str] = field(default_factory=Counter)  # samples by labels of this device, "task: label"
     grouped: Counter[str] = field(default_factory=Counter)  # samples by their group
 
     def of(self, samples: Iterable[StoredSample]) -> Iterator[StoredSample]:
         """Yields the samples, counted."""
         for sample in samples:
-            self.labelled.update(sample.labels.keys())
+            self.labelled.update(sample.every_label.keys())
+            self.local.update(f"{task}: {label}" for task, label in sample.local_labels.items())
             self.nobody += sample.subject == DEFAULT_SUBJECT
             self.subjects |= {sample.subject, *([sample.author] if sample.author else [])}
             self.grouped.update(filter(None, [group_key(sample)]))
@@ -178,4 +182,5 @@ def write_receipt(
         group=" and ".join(sorted({key.rpartition(":")[0] for key in tally.grouped})),
         grouped=tally.grouped.total(),
         groups=len(tally.grouped),
+        local_labels=dict(tally.local),
     )

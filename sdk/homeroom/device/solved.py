@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from homeroom.contract.manifest import Task
+from homeroom.contract.manifest import Manifest, Task
 from homeroom.contract.statistics.section import Section
-from homeroom.contract.statistics.sums import NOTHING, Cell, Statistics
+from homeroom.contract.statistics.sums import NOTHING, Cell, Statistics, merge
 from homeroom.data.samples import StoredSample
+from homeroom.device.local_labels import answering, learned_samples
 from homeroom.federation import versions
 from homeroom.federation.statistics import others_total, release_mark
 from homeroom.runtime.bundle import Bundle
@@ -33,6 +35,7 @@ from homeroom.train.solve.heads import (
 )
 from homeroom.train.solve.kinds import ON_TOP
 from homeroom.train.solve.letters_choice import better_without
+from homeroom.train.solve.local_labels import with_labels
 from homeroom.train.solve.subjects import counted_rows, subject_sums, sums_of
 from homeroom.train.solve.vectors.projection import Projection, read_projections
 from homeroom.train.solve.vectors.samples import SampleVectors, covered, sums_id, sums_ids
@@ -204,25 +207,54 @@ def _stored_id(store: Store, bundle: Bundle) -> str:
 
 
 class HeadsInUse:
-    """The heads of the sums in the store, solved once for each state of these."""
+    """The heads of the sums in the store, solved once for each state of these.
+
+    others: of other schools' sums alone. local: those that know labels of this device too, by task; samples: that
+    taught each such label. All as of the last `read`.
+    """
 
     def __init__(self) -> None:
         self._held: tuple[object, Mapping[str, TaskHead], Mapping[str, Projection]] = (None, {}, {})
-        self.others: Mapping[str, TaskHead] = {}  # of other schools' sums alone, as of the last `read`
+        self.others: Mapping[str, TaskHead] = {}
+        self.local: Mapping[str, TaskHead] = {}
+        self.samples: Mapping[str, Mapping[str, int]] = {}
 
     def read(self, store: Store, bundle: Bundle) -> tuple[Mapping[str, TaskHead], Mapping[str, Projection]]:
         """The heads by task and the projections by block; none where the store has no sums for the bundle."""
         version = store.versions.current()
         priors, unlettered = versions.own_priors(store, version), versions.unlettered(store, version)
-        state = bundle.bundle_id, store.sums_mark(), release_mark(store), priors, unlettered
+        labels = answering(store, bundle.manifest)
+        local_state = labels, store.local_sums_mark()
+        state = bundle.bundle_id, store.sums_mark(), release_mark(store), priors, unlettered, local_state
         if state != self._held[0]:
-            heads, self.others = dict[str, TaskHead](), {}
+            heads, self.others, self.local, self.samples = dict[str, TaskHead](), {}, {}, {}
             if covered(bundle.manifest):
                 own, others = store.own_total(_stored_id(store, bundle)), usable_others(store, bundle)
                 heads = solve_on_top(bundle.manifest, own, others, priors, unlettered)
                 self.others = solve(bundle.manifest, others, unlettered=unlettered)
-            self._held = state, heads, read_projections(bundle) if heads else {}
+                if labels:
+                    added = store.local_total(sums_id(bundle.manifest))
+                    self.samples = _samples(added, labels)
+                    asked = _of(bundle.manifest, self.samples)
+                    self.local = solve(asked, merge([own, others, added]), unlettered=unlettered)
+            self._held = state, heads, read_projections(bundle) if heads or self.local else {}
         return self._held[1], self._held[2]
+
+
+def _of(manifest: Manifest, labels: Mapping[str, Mapping[str, int]]) -> Manifest:
+    """The manifest of the tasks that have local labels, with these."""
+    more = {task: tuple(names) for task, names in labels.items()}
+    tasks = tuple(task for task in with_labels(manifest, more).tasks if task.name in more)
+    return msgspec.structs.replace(manifest, tasks=tasks)
+
+
+def _samples(total: Statistics, labels: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, int]]:
+    """By task and label, how many samples taught it; without those that none did."""
+    by_task = {
+        task: {label: number for label in names if (number := learned_samples(total, task, label))}
+        for task, names in labels.items()
+    }
+    return {task: taught for task, taught in by_task.items() if taught}
 
 
 def mixes_in_use(store: Store, heads: Collection[str]) -> dict[str, Mix | None]:

@@ -13,6 +13,7 @@ from homeroom.data.samples import StoredSample
 from homeroom.data.tasks.metrics import Score, clearly_worse
 from homeroom.device import profiles
 from homeroom.device.judging import parts_ahead
+from homeroom.device.local_labels import excluded_notes, learn
 from homeroom.device.local_samples import quarantine_unreadable, to_examples, training_samples
 from homeroom.device.plan import check_budget, plan_training
 from homeroom.device.refit import Refit, keep_first, refit, wants_refit
@@ -23,6 +24,7 @@ from homeroom.device.solved import TaughtVectors, mix_facts, teach, validated_pa
 from homeroom.device.training_data import TrainingData, TrainingRun
 from homeroom.errors import Code, InputError, TrainError, UpdateError
 from homeroom.federation import agreement, enrolment, make_update, versions
+from homeroom.store.score_history import PastTraining
 from homeroom.system.attempt import attempt, cut_short
 from homeroom.train.by_label import LabelScore, by_label, unheld
 from homeroom.train.distillation import kept_tasks
@@ -42,7 +44,7 @@ COMPUTING_FILE = "computing-features.json"  # the mark of a training that comput
 
 def train(run: TrainingRun) -> TrainReport:
     """Trains on all samples that teach something; raises TrainError where none does or nothing fits the budget."""
-    kept = _kept_answers(run)
+    kept = [*_kept_answers(run), *excluded_notes(run.store)]
     mark = run.store.directory / COMPUTING_FILE
     if cut_short(mark):  # the process ended at one of them, perhaps because of it
         quarantine_unreadable(run.store, run.bundle, training_samples(run.store, run.bundle))
@@ -67,7 +69,7 @@ def train(run: TrainingRun) -> TrainReport:
     facts = _facts(run, data, result, part) | {"doubts": judgement.doubts, "worse": parts_ahead(scores)}
     facts, gone = versions.with_earlier_tasks(run.store, run.bundle, data.start, facts)
     refits = wants_refit(data, result) and not worse
-    version_id, update = _store(run, data, result, clipped, facts, refits=refits)
+    version_id, update = _store(run, data, result, clipped, facts, scores, refits=refits)
     second = refit(run, data, result, version_id) if refits else Refit()
     run.store.back_up()
     return TrainReport(
@@ -168,6 +170,7 @@ def _unfinished(run: TrainingRun, result: Fit, second: Refit) -> list[str]:
 def _taught(run: TrainingRun, samples: Sequence[StoredSample], data: TrainingData) -> tuple[TaughtVectors | None, str]:
     """What heads are solved from, its sums stored; or why they could not be, and theta goes on alone."""
     try:
+        learn(run.store, run.bundle, run.graphs)
         return teach(run.store, run.bundle, samples, data.examples), ""
     except UpdateError as problem:
         return None, f"no heads are solved: {problem.what}"
@@ -235,6 +238,7 @@ def _store(
     result: Fit,
     clipped: make_update.ClippedUpdate | None,
     more_facts: Mapping[str, Any],
+    scores: Mapping[str, Score],
     *,
     refits: bool,
 ) -> tuple[str, make_update.UpdateFate]:
@@ -244,7 +248,7 @@ def _store(
 
     result: of the fit.
     clipped: the update that was trained beside it, where the round's promise is by subject.
-    more_facts: of its own, on how it answers.
+    more_facts: of its own, on how it answers. scores: by task, kept in the device's history.
     refits: whether it is still to be fitted on all samples; where that is all that was left, the version is the same.
     """
     store = run.store
@@ -273,11 +277,25 @@ def _store(
         else:
             version_id = store.versions.put(result.theta, "local", data.start.base, facts, data.subjects)
             store.versions.set_current(version_id)
+        store.note_past(_past(run, data, version_id, scores), data.subjects)
         if refits:
             keep_first(run, data, result, version_id)
         elif result.finished:
             store.versions.drop_state()
         return version_id, make_update.queue_newest_update(store, run.bundle, clipped)
+
+
+def _past(run: TrainingRun, data: TrainingData, version_id: str, scores: Mapping[str, Score]) -> PastTraining:
+    manifest = run.bundle.manifest
+    return PastTraining(
+        at="",
+        kind="training",
+        bundle=f"{manifest.name} version {manifest.version}",
+        version_id=version_id,
+        base=data.start.base,
+        samples=len(data.examples),
+        scores=dict(scores),
+    )
 
 
 def train_profile(run: TrainingRun, subject: str) -> TrainReport:

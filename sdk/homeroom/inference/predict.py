@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 from msgspec import UNSET
@@ -16,6 +17,7 @@ from homeroom.train.evaluate import all_outputs_of
 from homeroom.train.features.dataset import Dataset, Example, needs_all
 from homeroom.train.features.quality_gate import PredictionView
 from homeroom.train.solve.combine import NOT_SOLVED, SolvedPart
+from homeroom.train.solve.local_labels import LocalOutputs
 
 
 def predict(
@@ -26,11 +28,13 @@ def predict(
     temperatures: Mapping[str, float],
     trained: Collection[str] | None = None,
     part: SolvedPart = NOT_SOLVED,
+    local: Mapping[str, LocalOutputs] = MappingProxyType({}),
 ) -> list[dict[str, Answer]]:
     """Returns the answers for each example, by task.
 
     theta: float32 [P]. temperatures: of calibration, by task; 1 for others. trained: tasks that theta ever learned, or
-    None if that is not known; answers of other tasks are not sure. part: the solved part, of these examples.
+    None if that is not known; answers of other tasks are not sure. part: the solved part, of these examples. local: by
+    task, what heads that know labels of this device say of them.
     """
     if not examples:
         return []
@@ -46,6 +50,9 @@ def predict(
             chances = list(probabilities(task, part.answered(task.name, outputs[task.name])))
         else:
             chances = list(probabilities(task, outputs[task.name], temperature))
+        shown, more = task, local.get(task.name)
+        if more is not None:
+            shown, chances = more.task, list(more.chances(np.stack(chances)))
         taught, divided = _taught(task, len(examples), trained, part), np.zeros(len(examples), bool)
         if task.name in part.outputs:
             divided = part.divided(task.name, outputs[task.name])
@@ -54,11 +61,13 @@ def predict(
             if not answerable:
                 answer = Answer(None, {}, False, f"needs {' and '.join(task.reads)}")
             else:
-                answer = kind.answer(task, chances[row], (dataset.presence[row, last] > 0).tolist(), examples[row])
+                answer = kind.answer(shown, chances[row], (dataset.presence[row, last] > 0).tolist(), examples[row])
             if answerable and not taught[row]:
                 answer = Answer(answer.best, answer.probabilities, False, "this task was never taught here")
-            elif answerable and divided[row]:
+            elif answerable and divided[row] and answer.best in task.labels:
                 answer = doubted(answer, "the two parts of the model answer differently")
+            if answerable and more is not None:
+                answer = doubted(answer, more.doubt(answer.best))
             if _cut_off(task, manifest, examples[row]):
                 answer = replace(answer, sure=False)  # the note says which end is not read
             answers[row][task.name] = answer

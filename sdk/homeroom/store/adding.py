@@ -9,7 +9,7 @@ who share the default name may well write the same words. A person's next histor
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,10 +25,10 @@ from homeroom.store.data_keys import Subject, content_index, near_index
 from homeroom.store.erasure import drop_unsent
 from homeroom.store.records import AddReport
 from homeroom.store.sealed_rows import SampleFacts
-from homeroom.store.statistics import drop_sums
+from homeroom.store.statistics import drop_local_sums, drop_sums
 
 Fingerprint = Callable[[StoredSample], bytes]
-STATED_FIELDS = (*sealed_rows.ID_FIELDS, "author", "group")  # what a person says of a sample
+STATED_FIELDS = (*sealed_rows.ID_FIELDS, "author", "group", "local_labels")  # what a person says of a sample
 
 
 def add_samples(
@@ -105,7 +105,7 @@ class _Adding:
         if self.refuse_new and sample.consent_state in FORBIDDING:
             self.refuse_new(sample)
             return ""
-        if any(one.number <= self.before and one.facts.labels != facts.labels for one in held):
+        if any(one.number <= self.before and one.facts.every_label != facts.every_label for one in held):
             self.report.other_labels += not _comparable(sample)
         content = secrets.randbits(63)
         facts = self._checked_for_copies(subject, sample, facts)
@@ -169,21 +169,22 @@ class _Adding:
 
     def _correct(self, subject: Subject, held: _Held, new: SampleFacts) -> str:
         """Puts what is said anew in place of what is held; the inputs stay where they are."""
-        stale = sealed_rows.labels_digest(new.labels) in held.facts.replaced
+        stale = sealed_rows.labels_digest(new.every_label) in held.facts.replaced
         self.report.stale_labels += stale
-        stated = corrected(held.facts, msgspec.structs.replace(new, labels={}) if stale else new)
+        unlabelled = msgspec.structs.replace(new, labels={}, local_labels={})
+        stated = corrected(held.facts, unlabelled if stale else new)
         if stated == _stated(held.facts):
             return held.sample_id
-        facts, aside = sealed_rows.relabelled(held.facts, stated.pop("labels")), held.aside
+        facts = sealed_rows.relabelled(held.facts, stated.pop("labels"), stated.pop("local_labels"))
+        aside = held.aside
         facts = msgspec.structs.replace(facts, **stated)
         self.report.corrected.update(_changes(held.facts, facts))
         self.report.corrected_samples += 1
         self.context.database.write("DELETE FROM samples WHERE sample_id = ?", (held.sample_id,))
-        drop_sums(self.context.database, subject.subject_id)
         said = facts.consent
         if isinstance(said, Consent) and said.state in FORBIDDING and said != held.facts.consent:
             drop_unsent(self.context, subject.subject_id)
-        if facts.labels != held.facts.labels:
+        if facts.every_label != held.facts.every_label:
             judged = msgspec.structs.replace(
                 facts, aside=new.aside, left_out=new.left_out, weighed=new.weighed, near=new.near or facts.near
             )
@@ -191,6 +192,8 @@ class _Adding:
             sample = sealed_rows.sample_of(judged, subject.name)
             facts = self._checked_for_copies(subject, sample, judged)
             aside = 0 if released and facts.aside == judged.aside else _aside(facts)
+        drop = drop_local_sums if _teaches_alike(held, facts, aside) else drop_sums
+        drop(self.context.database, subject.subject_id)
         sample_id = sealed_rows.insert_sample(self.context.database, subject, held.content, facts, aside)
         self.renamed[held.sample_id] = sample_id
         self.renamed.pop(sample_id, None)  # it may bear an earlier id again
@@ -227,7 +230,8 @@ def corrected(held: SampleFacts, new: SampleFacts) -> dict[str, Any]:
     """
     ends = [day for day in (held.retain_until, new.retain_until) if day]
     return {
-        "labels": held.labels | new.labels,
+        "labels": _without(held.labels, new.local_labels) | new.labels,
+        "local_labels": _without(held.local_labels, new.labels) | new.local_labels,
         "consent": newer_consent(held.consent, new.consent),
         "source": new.source or held.source,
         "retain_until": min(ends, default=None),
@@ -237,8 +241,20 @@ def corrected(held: SampleFacts, new: SampleFacts) -> dict[str, Any]:
     }
 
 
+def _without(labels: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The labels of tasks that have no other one."""
+    return {task: label for task, label in labels.items() if task not in other}
+
+
 def _stated(facts: SampleFacts) -> dict[str, Any]:
     return {name: getattr(facts, name) for name in STATED_FIELDS}
+
+
+def _teaches_alike(held: _Held, facts: SampleFacts, aside: int) -> bool:
+    """Whether a correction changed at most labels that this device alone has, and the sample teaches all else still."""
+    before, after = (_stated(one) | {"local_labels": None} for one in (held.facts, facts))
+    judged = ((one.aside, one.left_out, one.weighed) for one in (held.facts, facts))
+    return before == after and held.aside == aside and next(judged) == next(judged)
 
 
 def _differ_in_consent_alone(held: SampleFacts, new: SampleFacts) -> bool:
@@ -251,16 +267,17 @@ def _is_correction(held: SampleFacts, new: SampleFacts, comparable: bool) -> boo
         return False
     if comparable:
         return True
-    return all(getattr(held, name) == getattr(new, name) for name in ("labels", "source", "language"))
+    return all(getattr(held, name) == getattr(new, name) for name in ("every_label", "source", "language"))
 
 
 def _changes(held: SampleFacts, facts: SampleFacts) -> Iterator[str]:
     """Sentences about what is another than before."""
-    for task, label in facts.labels.items():
-        if task not in held.labels:
+    before = held.every_label
+    for task, label in facts.every_label.items():
+        if task not in before:
             yield f"{task}: now {label!r}"
-        elif held.labels[task] != label:
-            yield f"{task}: {held.labels[task]!r}, now {label!r}"
+        elif before[task] != label:
+            yield f"{task}: {before[task]!r}, now {label!r}"
     if held.consent != facts.consent:
         states = [one.state if isinstance(one, Consent) else "unstated" for one in (held.consent, facts.consent)]
         yield f"consent: {states[0]}, now {states[1]}" if states[0] != states[1] else "consent: who, when or why"
@@ -282,10 +299,11 @@ def _why_copy(context: StoreContext, subject: Subject, index: bytes, sample: Sto
     """Why a near copy is to be quarantined: its labels repeat the other's or contradict them; empty if neither."""
     where, subjects = "WHERE near = ? AND aside != 1", {subject.subject_id: subject}
     for other in context.open_samples(subjects, where, (index,)):
-        shared_tasks = sample.labels.keys() & other.labels.keys()
-        if any(sample.labels[task] != other.labels[task] for task in shared_tasks):
+        own, others = sample.every_label, other.every_label
+        shared_tasks = own.keys() & others.keys()
+        if any(own[task] != others[task] for task in shared_tasks):
             return f"contradicts sample {other.sample_id[:8]}, which is the same with other labels"
-        if shared_tasks == sample.labels.keys():
+        if shared_tasks == own.keys():
             return f"a near copy of sample {other.sample_id[:8]}"
     return ""
 

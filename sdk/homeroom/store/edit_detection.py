@@ -18,7 +18,7 @@ from homeroom.store.row_digests import ROWS, SECURE_SECRETS, STORED, RowDigests,
 from homeroom.store.statistics import drop_all_sums
 
 # An edit of any other table stops sending.
-LISTED = {"samples", "subjects", "profiles", "segments", "statistics", "audit", "damage"}
+LISTED = {"samples", "subjects", "profiles", "segments", "statistics", "local_statistics", "audit", "damage"}
 CHANGED = "were removed or replaced without the key"
 CHANGED_OR_LOST = f"{CHANGED}, or were damaged and are lost, as the copy does not have them either"
 OLDER = "older"  # in place of tables
@@ -95,7 +95,7 @@ def _judge(context: StoreContext, digests: RowDigests, edited: set[str], how: st
     what = OLDER_STORE if OLDER in edited else what
     context.change_key_ring(edited=what, writing=False, digest_state=digests.state())
     digests.save = lambda before: _save(context, before)
-    if "statistics" in listed:  # an older row would answer with what was corrected since
+    if {"statistics", "local_statistics"} & {*listed}:  # an older row would answer with what was corrected since
         drop_all_sums(context.database)
     if listed and not restored:
         repair.note_damage(context.database, [f"rows of {', '.join(listed)} {how}"])

@@ -17,9 +17,11 @@ from dataclasses import replace
 from homeroom.errors import DiskFullError, InputError
 from homeroom.store.context import StoreContext
 from homeroom.store.device_state import JUDGED_RECORD, RESIDUAL, SECURE, TAKEN_IN_RECORD
+from homeroom.store.local_labels import LocalLabel, dropping_personal
 from homeroom.store.outbox import Outbox
 from homeroom.store.profiles import read_profile, remove_profile
 from homeroom.store.records import ForgetReport, RemoveReport, VoidReport
+from homeroom.store.score_history import drop_past_of
 from homeroom.store.sealed_rows import delete_samples
 from homeroom.store.statistics import drop_sums
 from homeroom.store.versions import Versions
@@ -52,17 +54,18 @@ def _second_master_key(context: StoreContext, *forgetting: str) -> Iterator[None
 def remove_and_rotate(context: StoreContext) -> ForgetReport:
     """Removes the subjects that the key ring names, and seals the rest anew: one step in device.db."""
     database = context.database
-    report = ForgetReport()
+    report, dropped = ForgetReport(), list[LocalLabel]()
     with context.step("forget", len(context.key_ring.forgetting)):
         for index in context.key_ring.forgetting:
             row = database.one("SELECT subject_id FROM subjects WHERE name_index = ?", (bytes.fromhex(index),))
             if row is not None:
-                report = _remove(context, row[0])
+                with dropping_personal(context, dropped):
+                    report = _remove(context, row[0])
         _drop_idle(context)
         _drop_receipts(context)
         context.keys.rotate(context.key_ring)
         context.reload_keys()
-    return report
+    return replace(report, labels=tuple(f"{one.task}: {one.label}" for one in dropped))
 
 
 def finish_rotation(context: StoreContext) -> None:
@@ -92,6 +95,7 @@ def _remove(context: StoreContext, subject_id: int) -> ForgetReport:
 def _remove_learned(context: StoreContext, subject_id: int) -> ForgetReport:
     """Removes what was learned with a subject's samples, and queues the unlearning of sent updates; inside a step."""
     database = context.database
+    drop_past_of(context, subject_id)
     versions, profiles = (context.items(subject_id, kind) for kind in ("version", "profile"))
     unsent = drop_unsent(context, subject_id)
     asked = {row[0] for row in database.rows("SELECT update_id FROM unlearning")}

@@ -85,6 +85,11 @@ def _add_refits(database: Database, _: KeyRing) -> None:
     database.tables.executescript(schema.REFITS)
 
 
+def _add_local_statistics(database: Database, _: KeyRing) -> None:
+    """Version 7 to 8: a table for each subject's sums of labels that this device alone has; facts have such labels."""
+    database.tables.executescript(schema.LOCAL_STATISTICS)
+
+
 # From each older version to the next, after a copy was made.
 MIGRATIONS: dict[int, Callable[[Database, KeyRing], None]] = {
     1: _add_profiles,
@@ -93,4 +98,5 @@ MIGRATIONS: dict[int, Callable[[Database, KeyRing], None]] = {
     4: _index_contents,
     5: _add_statistics,
     6: _add_refits,
+    7: _add_local_statistics,
 }

@@ -60,6 +60,7 @@ class ConsentReport:
 class ForgetReport:
     """What `forget` removed, counted; `unlearning`: ids of updates already sent, whose removal is now asked for.
 
+    labels: this device's own personal labels that no sample has any more, "task: label", which went too.
     subtracting: whether statistics that were sent hold the subject, and are taken away with a sync to come.
     """
 
@@ -69,6 +70,7 @@ class ForgetReport:
     unlearning: tuple[str, ...] = ()
     profiles: int = 0  # the subject's own, and those of others that grew from a theta with the subject in it
     subtracting: bool = False
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

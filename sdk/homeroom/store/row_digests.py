@@ -29,6 +29,7 @@ ROWS = {  # what counts of a row; @ stands for it
     "profiles": "@subject_id, substr(@facts, 1, 12)",
     "segments": "@owner, @segment_id, substr(@body, 1, 12)",
     "statistics": "@subject_id, @sums_id, substr(@body, 1, 12)",
+    "local_statistics": "@subject_id, @sums_id, substr(@body, 1, 12)",
     "secrets": "@name, substr(@body, 1, 12)",
     "audit": "@number, @at, @event, @count",
     "damage": "@number, @at, @what",

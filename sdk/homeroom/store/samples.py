@@ -20,7 +20,7 @@ from homeroom.store.context import StoreContext
 from homeroom.store.data_keys import Subject
 from homeroom.store.erasure import drop_unsent
 from homeroom.store.records import ConsentReport
-from homeroom.store.statistics import drop_sums
+from homeroom.store.statistics import drop_local_sums, drop_sums
 
 SAMPLES_PER_QUERY = 512
 SELECT_SAMPLE = f"SELECT {sealed_rows.SAMPLE_COLUMNS} FROM samples WHERE sample_id = ?"
@@ -107,28 +107,58 @@ def find_sample(context: StoreContext, sample_id: str) -> StoredSample | None:
     return None if row is None else sealed_rows.open_sample(context.keys.sound()[0], row)
 
 
-def relabel(context: StoreContext, sample_id: str, labels: Mapping[str, Any]) -> str:
+def relabel(
+    context: StoreContext, sample_id: str, labels: Mapping[str, Any], local_labels: Mapping[str, Any] | None = None
+) -> str:
     """Gives a sample other labels, in place of all it has; returns its new id. InputError if it is not there.
+
+    local_labels: of this device alone; None keeps those of tasks that `labels` says nothing of.
 
     Its inputs stay where they are; where there is such a sample already, that one stays in its place.
     """
     row = context.database.one(SELECT_SAMPLE, (sample_id,))
     if row is None:
         raise InputError("there is no such sample", remedy="look again: it may have changed")
-    _, owner, content, sealed, aside = row
-    subject = context.keys.sound()[0][owner]
-    facts = sealed_rows.relabelled(sealed_rows.open_facts(subject, sample_id, content, sealed), labels)
-    facts = facts if aside else sealed_rows.without_quarantine(facts)
-    new_id = sealed_rows.sample_id_of(facts, subject)
+    subject = context.keys.sound()[0][row[1]]
+    facts = sealed_rows.open_facts(subject, sample_id, row[2], row[3])
+    if local_labels is None:
+        local_labels = {task: label for task, label in facts.local_labels.items() if task not in labels}
     with context.step("relabel", 1):
-        drop_sums(context.database, owner)
-        if new_id != sample_id and context.database.one(SELECT_SAMPLE, (new_id,)):
-            sealed_rows.delete_samples(context.database, "sample_id", sample_id)
-        else:
-            context.database.write("DELETE FROM samples WHERE sample_id = ?", (sample_id,))
-            new_id = sealed_rows.insert_sample(context.database, subject, content, facts, aside)
+        new_id = _put(context, subject, row, sealed_rows.relabelled(facts, labels, local_labels))
     context.back_up()
     return new_id
+
+
+def relabel_each(
+    context: StoreContext, changed: Callable[[StoredSample], tuple[Mapping[str, Any], Mapping[str, Any]] | None]
+) -> int:
+    """Gives each sample the labels of the bundle and of this device that `changed` returns; None leaves it as it is.
+
+    Returns how many were changed. Those of before are no wrong ones, and may come again. Inside a step.
+    """
+    subjects, number = context.sound_subjects(), 0
+    for row in context.database.rows(f"SELECT {sealed_rows.SAMPLE_COLUMNS} FROM samples ORDER BY number"):
+        if (labels := changed(sealed_rows.open_sample(subjects, row))) is not None:
+            sample_id, owner, content, sealed, _ = row
+            facts = sealed_rows.open_facts(subjects[owner], sample_id, content, sealed)
+            facts = msgspec.structs.replace(facts, labels=dict(labels[0]), local_labels=dict(labels[1]))
+            _put(context, subjects[owner], row, facts)
+            number += 1
+    return number
+
+
+def _put(context: StoreContext, subject: Subject, row: Sequence[Any], facts: sealed_rows.SampleFacts) -> str:
+    """Stores facts with other labels in place of a row's; where there is such a sample already, that one stays."""
+    sample_id, owner, content, sealed, aside = row
+    same = sealed_rows.open_facts(subject, sample_id, content, sealed).labels == facts.labels
+    (drop_local_sums if same else drop_sums)(context.database, owner)
+    facts = facts if aside else sealed_rows.without_quarantine(facts)
+    new_id = sealed_rows.sample_id_of(facts, subject)
+    if new_id != sample_id and context.database.one(SELECT_SAMPLE, (new_id,)):
+        sealed_rows.delete_samples(context.database, "sample_id", sample_id)
+        return new_id
+    context.database.write("DELETE FROM samples WHERE sample_id = ?", (sample_id,))
+    return sealed_rows.insert_sample(context.database, subject, content, facts, aside)
 
 
 def consent_states(context: StoreContext, name: str) -> Counter[ConsentState]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 7  # PRAGMA user_version of device.db
+SCHEMA_VERSION = 8  # PRAGMA user_version of device.db
 APPLICATION_ID = 0x484D524D  # "HMRM"
 
 LINEAGE = """CREATE TABLE lineage (
@@ -31,6 +31,7 @@ CREATE INDEX samples_by_content ON samples (content_index);
 STATISTICS = """CREATE TABLE statistics (
     subject_id INTEGER PRIMARY KEY REFERENCES subjects ON DELETE CASCADE, sums_id TEXT NOT NULL, body BLOB NOT NULL);
 """
+LOCAL_STATISTICS = STATISTICS.replace("TABLE statistics", "TABLE local_statistics")
 REFITS = """CREATE TABLE refits (
     version_id TEXT PRIMARY KEY REFERENCES versions (version_id) ON DELETE CASCADE, theta BLOB NOT NULL);
 """
@@ -49,7 +50,7 @@ CREATE TABLE updates (
     update_id TEXT PRIMARY KEY, bundle_id TEXT NOT NULL, base INTEGER NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('pending', 'sending', 'sent', 'refused')), data BLOB);
 CREATE TABLE unlearning (update_id TEXT PRIMARY KEY, state TEXT NOT NULL CHECK (state IN ('pending', 'sent')));
-{LINEAGE}{STATISTICS}{REFITS}CREATE TABLE secrets (name TEXT PRIMARY KEY, body BLOB NOT NULL);
+{LINEAGE}{STATISTICS}{LOCAL_STATISTICS}{REFITS}CREATE TABLE secrets (name TEXT PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE audit (number INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, event TEXT NOT NULL, count INTEGER);
 CREATE TABLE damage (number INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, what TEXT NOT NULL);
 """

@@ -25,9 +25,10 @@ from homeroom.store.encryption import INDEX_BYTES
 from homeroom.system.sqlite import Database
 
 ID_FIELDS = ("labels", "consent", "source", "retain_until", "language")  # they and the inputs make a sample's id
+LATER_ID_FIELDS = ("author", "group", "local_labels")  # so do these where there are any; without, ids stay
 SAMPLE_COLUMNS = "sample_id, subject_id, content, facts, aside"
 SAMPLE_TAG = sha256(b"sample").digest()
-GIVEN_FIELDS = (*ID_FIELDS, "group", "aside", "left_out", "weighed")  # of a sample, which its facts have as they stand
+GIVEN_FIELDS = (*ID_FIELDS, "group", "local_labels", "aside", "left_out", "weighed")  # which facts have as they stand
 INPUT_NAME = "content || '/' || place"
 HAS_ID = "SELECT 1 FROM samples WHERE sample_id = ?"
 INSERT_SAMPLE = """INSERT INTO samples (sample_id, subject_id, content, facts, aside, near, content_index)
@@ -44,7 +45,7 @@ class SampleFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     consent: of a store before version 5 a text
     author: the number of the subject who wrote it or took it, where that is another than whom it is about
     near: a fingerprint that near copies share
-    group: as of `StoredSample`
+    group, local_labels: as of `StoredSample`
     replaced: digests of the labels that were corrected
     """
 
@@ -62,6 +63,12 @@ class SampleFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     near: bytes = b""
     replaced: tuple[bytes, ...] = ()
     group: HeldOutGroup | None = None
+    local_labels: dict[str, Any] = {}
+
+    @property
+    def every_label(self) -> dict[str, Any]:
+        """By task, the labels of the bundle and those of this device alone."""
+        return {**self.labels, **self.local_labels}
 
     @property
     def places(self) -> set[int]:
@@ -95,7 +102,7 @@ def pack_sample(sample: StoredSample, author: int | None = None, near: bytes = b
 
 def sample_id_of(facts: SampleFacts, subject: Subject) -> str:
     """A keyed digest of content, labels and facts, hexadecimal; the same whether it is quarantined or not."""
-    later = [name for name in ("author", "group") if getattr(facts, name)]  # without them, ids stay as they were
+    later = [name for name in LATER_ID_FIELDS if getattr(facts, name)]
     fields = {name: getattr(facts, name) for name in (*ID_FIELDS, *later)}
     packed = msgspec.msgpack.encode(fields, order="sorted")
     return subject.cipher.index_of_digests(SAMPLE_TAG, sha256(packed).digest(), facts.content_digest).hex()
@@ -106,12 +113,12 @@ def labels_digest(labels: Mapping[str, Any]) -> bytes:
     return sha256(msgspec.msgpack.encode(labels, order="sorted")).digest()[:8]
 
 
-def relabelled(facts: SampleFacts, labels: Mapping[str, Any]) -> SampleFacts:
-    """The facts with other labels, which remember those of before."""
-    if facts.labels == labels:
+def relabelled(facts: SampleFacts, labels: Mapping[str, Any], local_labels: Mapping[str, Any]) -> SampleFacts:
+    """The facts with other labels, of the bundle and of this device, which remember those of before."""
+    if (facts.labels, facts.local_labels) == (labels, local_labels):
         return facts
-    replaced = (*facts.replaced, labels_digest(facts.labels))
-    return msgspec.structs.replace(facts, labels=dict(labels), replaced=replaced)
+    replaced = (*facts.replaced, labels_digest(facts.every_label))
+    return msgspec.structs.replace(facts, labels=dict(labels), local_labels=dict(local_labels), replaced=replaced)
 
 
 def seal_facts(subject: Subject, sample_id: str, content: int, facts: SampleFacts) -> bytes:
@@ -167,6 +174,7 @@ def sample_of(facts: SampleFacts, subject: str, author: str | None = None, sampl
         weighed=facts.weighed,
         author=author,
         group=facts.group,
+        local_labels=facts.local_labels,
         sample_id=sample_id,
     )
 
@@ -259,19 +267,20 @@ def broken_rows(database: Database, keys: DataKeys, *, bodies: bool) -> Iterator
                 and subject.cipher.holds(device.open(body, *associated_data), *associated_data)
             ):
                 yield BrokenRow(table, key, name)
-    if database.one(HAS_TABLE, ("statistics",)):  # since version 6
-        yield from _broken_sums(database, subjects)
+    for table in ("statistics", "local_statistics"):
+        yield from _broken_sums(database, subjects, table)
     if database.one("SELECT 1 FROM pragma_table_info('samples') WHERE name = 'inputs'"):
         yield from _broken_samples_before_4(database, subjects)
     else:
         yield from _broken_samples(database, subjects, bodies=bodies)
 
 
-def _broken_sums(database: Database, subjects: Mapping[int, Subject]) -> Iterator[BrokenRow]:
-    for owner, sums_id, body in database.each("SELECT subject_id, sums_id, body FROM statistics"):
+def _broken_sums(database: Database, subjects: Mapping[int, Subject], table: str) -> Iterator[BrokenRow]:
+    there = database.one(HAS_TABLE, (table,))  # since versions 6 and 8
+    for owner, sums_id, body in database.each(f"SELECT subject_id, sums_id, body FROM {table}") if there else ():
         subject = subjects.get(owner)
-        if subject is None or not subject.cipher.holds(body, "statistics.body", owner, sums_id):
-            yield BrokenRow("statistics", "subject_id", owner, shown=f"the statistics of subject {owner}")
+        if subject is None or not subject.cipher.holds(body, f"{table}.body", owner, sums_id):
+            yield BrokenRow(table, "subject_id", owner, shown=f"the statistics of subject {owner}")
 
 
 def _broken_samples(database: Database, subjects: Mapping[int, Subject], *, bodies: bool) -> Iterator[BrokenRow]:

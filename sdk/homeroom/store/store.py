@@ -37,6 +37,7 @@ from homeroom.store.records import (
     StoredProfile,
     VoidReport,
 )
+from homeroom.store.score_history import PastTraining, note_past
 from homeroom.store.snapshot import open_snapshot
 from homeroom.store.versions import Versions
 
@@ -121,9 +122,18 @@ class Store:
         """Lets quarantined samples be trained on, all or none; InputError if one of them is not quarantined."""
         stored_samples.release_samples(self._context, sample_ids)
 
-    def relabel(self, sample_id: str, labels: Mapping[str, Any]) -> str:
-        """Gives a sample other labels, in place of all it has; returns its new id. InputError if it is not there."""
-        return stored_samples.relabel(self._context, sample_id, labels)
+    def relabel(self, sample_id: str, labels: Mapping[str, Any], local_labels: Mapping[str, Any] | None = None) -> str:
+        """Gives a sample other labels, in place of all it has; returns its new id. InputError if it is not there.
+
+        local_labels: of this device alone; None keeps those of tasks that `labels` says nothing of.
+        """
+        return stored_samples.relabel(self._context, sample_id, labels, local_labels)
+
+    def relabel_each(
+        self, changed: Callable[[StoredSample], tuple[Mapping[str, Any], Mapping[str, Any]] | None]
+    ) -> int:
+        """Relabels samples, as `changed` says of each; see `homeroom.store.samples.relabel_each`. Inside a step."""
+        return stored_samples.relabel_each(self._context, changed)
 
     def set_consent(self, consent: Consent, chosen: Callable[[StoredSample], bool]) -> ConsentReport:
         """Sets the consent of the samples that are chosen, in place of what was known, words beside it excepted.
@@ -225,6 +235,18 @@ class Store:
         """Bytes that change whenever a subject's sums do; empty where there are none."""
         return statistics.sums_mark(self._context)
 
+    def put_local_sums(self, sums_id: str, sums: Iterable[tuple[str, Statistics]]) -> Statistics:
+        """As `put_sums`, of labels that this device alone has; nothing that is sent is made of these."""
+        return statistics.put_sums(self._context, sums_id, sums, "local_statistics")
+
+    def local_total(self, sums_id: str) -> Statistics:
+        """As `own_total`, of labels that this device alone has."""
+        return statistics.own_total(self._context, sums_id, "local_statistics")
+
+    def local_sums_mark(self) -> bytes:
+        """As `sums_mark`, of labels that this device alone has."""
+        return statistics.sums_mark(self._context, "local_statistics")
+
     # Personal theta
 
     def put_profile(
@@ -282,6 +304,10 @@ class Store:
             profile=self.profile(subject),
             authored=authored,
         )
+
+    def note_past(self, entry: PastTraining, subjects: Iterable[str] = ()) -> None:
+        """Keeps a training or an install in the history; see `homeroom.store.score_history`. Inside a step."""
+        note_past(self._context, entry, subjects)
 
     def audit(self) -> list[dict[str, Any]]:
         """The audit log, oldest first: `at`, `event` and `count`, no names."""

@@ -95,6 +95,8 @@ def _document(export: Export, media: Any) -> dict[str, Any]:
         for name in ("author", "group"):
             if row[name] is None:
                 del row[name]  # as in a release that knows none
+        if not row["local_labels"]:
+            del row["local_labels"]
         row["inputs"] = {slot: list(values) for slot, values in row["inputs"].items()}
         for slot, values in row["inputs"].items():
             for index, value in enumerate(values):

@@ -76,8 +76,10 @@ def _to_sample(row: dict[str, Any], manifest: Manifest) -> Sample:
             raise InputError("needs a list of its inputs", where=slot.name)
         inputs[slot.name] = values if slot.count > 1 else values[0]
     stated = {name: row[name] for name in STATED_FIELDS if row.get(name) is not None}
-    if not isinstance(stated.get("labels", {}), dict):
+    local = row.get("local_labels", {})  # of the device that wrote it: a label of this one too, or refused
+    if not isinstance(stated.get("labels", {}), dict) or not isinstance(local, dict):
         raise InputError("labels must be an object of task and label")
+    stated["labels"] = {**stated.get("labels", {}), **local}
     sample = Sample(**stated)
     sample.inputs, sample.group = inputs, stated_group(row.get("group"))
     return sample
