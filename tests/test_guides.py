@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from aggregator.institution import staying_port
 from doc_blocks import DOCS, Reader, blocks, commands
+from newcomer.roles import ROLES
 
 from homeroom import Device, Sample
 from homeroom.quickstart.drawings import THINGS, draw
@@ -185,6 +186,7 @@ def test_every_page_with_blocks_is_typed() -> None:
     }
     typed = set(re.findall(r'reader\.read\("([\w/.-]+)"\)', text))
     assert pages == typed | TYPED_ELSEWHERE | WITHOUT_BLOCKS
+    assert {role.page for role in ROLES} >= TYPED_ELSEWHERE
     assert [page for page in WITHOUT_BLOCKS if blocks(DOCS / page)] == []
     known = {"sh", "python", "csv", "text", "json"}
     assert {block.language for page in pages for block in blocks(DOCS / page)} <= known

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from doc_blocks import DOCS
-from newcomer.__main__ import Journey, Newcomer, table
+from newcomer.__main__ import Journey, Newcomer, failed, table
 from newcomer.roles import ROLES, Role
 
 
@@ -37,6 +37,11 @@ def test_what_fails_is_told_and_a_bound_that_is_missed_is_not_met(tmp_path: Path
     met = [target["met"] for target in Journey(role, True, role.limit, role.limit_s or 0, "").targets()]
     missed = [target["met"] for target in Journey(role, False, role.limit + 1, (role.limit_s or 0) + 1, "").targets()]
     assert (met, missed) == ([True] * 3, [False] * 3)
+    slow = Journey(role, True, role.limit, 1000, "").targets()
+    assert not slow[-1]["met"]
+    assert not failed(slow), "a busy machine is no fault"
+    assert failed(Journey(role, False, role.limit, 1, "").targets())
+    assert failed(Journey(role, True, role.limit + 1, 1, "").targets())
     assert "| 3 of 2 commands | 181 of 180 | no |" in table([Journey(role, False, role.limit + 1, 181, "")])
 
 

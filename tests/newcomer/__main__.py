@@ -1,7 +1,8 @@
 """`python -m newcomer --wheel W --starter S`: what each role of a new user needs, from the docs alone.
 
 Each has a new folder, a new home and a new environment; what is typed comes from the docs' pages, and goes to bash.
-Prints a table and, with `--json`, writes every figure. Exit code 1 where a role does not get there, or misses a bound.
+Prints a table and, with `--json`, writes every figure. Exit code 1 where a role does not get there, or types more than
+it may; seconds beyond a bound are told alone, since a busy machine is no fault.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ def go(role: Role, scratch: Path, wheel: Path, starter: Path) -> Journey:
 
 
 def table(journeys: list[Journey]) -> str:
-    """The table, a row a role."""
+    """The table of `docs/measurements/newcomer.md`."""
     rows = ["| who | wants | page | typed | seconds | gets there |", "|---|---|---|---|---|---|"]
     for one in journeys:
         typed = f"{one.count} of {one.role.limit} {one.role.counts}"
@@ -146,6 +147,11 @@ def table(journeys: list[Journey]) -> str:
             f"| {one.role.name} | {one.role.wants} | {page} | {typed} | {seconds} | {'yes' if one.reached else 'no'} |"
         )
     return "\n".join(rows)
+
+
+def failed(targets: list[dict[str, Any]]) -> bool:
+    """Whether a target is missed that does not depend on how busy the machine is."""
+    return any(not target["met"] and not target["name"].endswith(": seconds") for target in targets)
 
 
 def main() -> None:
@@ -173,7 +179,7 @@ def main() -> None:
     missed = [target for target in targets if not target["met"]]
     for target in missed:
         print(f"missed: {target['name']}: {target['value']}, at most {target['bound']}", file=sys.stderr)
-    raise SystemExit(bool(missed))
+    raise SystemExit(failed(targets))
 
 
 if __name__ == "__main__":

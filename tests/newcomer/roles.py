@@ -149,4 +149,13 @@ ROLES = (
         prepare=notebook,
         reached=lambda _, said: said.count("a picture of ") == 2,
     ),
+    Role(
+        "offline-installer",
+        "Homeroom on a machine without a network",
+        "howto/offline-wheels.md",
+        None,
+        typed("howto/offline-wheels.md", "python -m pip download", "homeroom --version"),
+        limit=3,
+        reached=lambda folder, said: any((folder / "wheels").glob("homeroom-*")) and "homeroom, version 0." in said,
+    ),
 )
