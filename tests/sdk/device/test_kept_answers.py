@@ -17,9 +17,13 @@ from homeroom import Device, Sample
 from homeroom.cli.main import homeroom
 from homeroom.data.tasks import kind_of
 from homeroom.data.tasks.metrics import Score
+from homeroom.data.validation import resolve
 from homeroom.errors import InputError, TrainError
 from homeroom.federation import versions
 from homeroom.system import clock
+from homeroom.train.evaluate import outputs_of
+from homeroom.train.features.dataset import Dataset
+from homeroom.train.features.examples import examples
 from homeroom.train.settings import Settings
 
 FAST = Settings(epochs=2, patience=10, learning_rate=1e-2)
@@ -47,6 +51,35 @@ def test_a_training_says_whose_answers_it_kept_and_keeps_them(device: Device) ->
     device.train(settings=msgspec.structs.replace(FAST, seed=5))
     free = versions.theta_of(device.store, device.bundle, device.store.versions.current())
     assert np.linalg.norm(held - start.theta) < np.linalg.norm(free - start.theta)
+
+
+def test_a_task_that_was_never_learned_is_free_in_both_fits(
+    tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+
+    def rows(task: str, seed: int) -> list[Sample]:
+        some = tiny.samples(30, seed)
+        return [Sample(**{**row, "labels": {task: row["labels"][task]}}) for row in some if task in row["labels"]]
+
+    def moved(weight: float) -> list[float]:
+        start = versions.start_of_training(device.store, device.bundle).theta
+        device.train(settings=Settings(epochs=3, patience=10, learning_rate=1e-2), distillation=weight)
+        now = device.store.versions.current()
+        ended = [of(device.store, device.bundle, now) for of in (versions.theta_of, versions.answering_theta)]
+        device.rollback()
+        assert not np.array_equal(*ended)
+        before, *after = (outputs_of(device.graphs, asked, theta)["grade"] for theta in (start, *ended))
+        return [float(np.abs(one - before).mean()) for one in after]
+
+    with Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1) as device:
+        device.add(*rows("category", 0))
+        device.train(settings=FAST)
+        device.add(*rows("grade", 7))
+        stored = [resolve(sample, device.bundle.manifest) for sample in rows("grade", 7)]
+        asked = Dataset(device.bundle.manifest, examples(None, device.bundle, device.graphs, stored))
+        for free, beside in zip(moved(0.0), moved(100.0), strict=True):
+            assert beside > 0.6 * free > 0
 
 
 def test_without_answers_of_before_it_is_refused_and_nothing_changes(device: Device) -> None:
