@@ -9,8 +9,9 @@ adds to a bundle. `speed`, `memory`: 1,500 short answers (Beetle, Dzikovska et a
 features, on one thread. `vocabulary`: the lesson of `solved_vocabulary` with this encoder in place of MiniLM, and
 letters where other pupils' answers say so, by task: none, beside what it says or in its place; also with wrong words of
 like length, wrong pictures of the right one's category, and by length alone. `schools`: `languages_schools`.
+`lessons`: `languages_lessons`.
 
-Not here: the lesson in LiteRT, an emulated Pi, graded answers. Runs to its end whether or not
+Not here: the lesson in LiteRT, an emulated Pi. Runs to its end whether or not
 the targets are met.
 """
 
@@ -50,7 +51,7 @@ from peers import data as answers
 from peers.verdict import finish, limited, target
 
 DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
-SECTIONS = ("parity", "sizes", "speed", "memory", "schools", "vocabulary")
+SECTIONS = ("parity", "sizes", "speed", "memory", "schools", "lessons", "vocabulary")
 LANGUAGES = ("ar", "de", "en", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "ru", "th", "tr", "zh_CN", "zh_TW")
 A_LANGUAGE, VECTORS_A_LANGUAGE = 640, 125  # texts: 10,240 whose pieces are compared, 2,000 whose vectors are
 ENCODER = EncoderSpec(modality="text", source="pip:use-multilingual", taps=("ngrams", SENTENCE), dim=96)
@@ -287,6 +288,11 @@ def main() -> None:
         import languages_schools
 
         document["schools"], targets = languages_schools.measure(captions_of, _fitted)
+        document["targets"] += targets
+    if "lessons" in chosen:
+        import languages_lessons
+
+        document["lessons"], targets = languages_lessons.measure(options.data, options.seeds)
         document["targets"] += targets
     if "vocabulary" in chosen:
         document["vocabulary"], targets = vocabulary(options.seeds)

@@ -269,8 +269,8 @@ def theta_outputs(made: Ready, rows: np.ndarray, theta: np.ndarray) -> np.ndarra
     return labelled_outputs(made.graphs, dataset, theta)["label"][0]
 
 
-def run(made: Ready, seed: int) -> dict[str, Any]:
-    """Accuracies of one seed, by part and test."""
+def run(made: Ready, seed: int, *, compare: bool = True) -> dict[str, Any]:
+    """Accuracies of one seed, by part and test. compare: also of the peers."""
     task, lesson = made.task, made.lesson
     train, validation, test = split(lesson, seed)
     both = np.concatenate([train, validation])
@@ -293,7 +293,10 @@ def run(made: Ready, seed: int) -> dict[str, Any]:
         for name, rows in tests.items()
     }
     result["weight_of_solved"] = mix.solved
-    result["peers"] = {name: peers(made, train, validation, rows) for name, rows in tests.items()}
+    own = answered(mix, early, _all_known(first.outputs(check)))
+    result["validation"] = accuracy(task, own, known)  # of both parts, before they learned from it
+    if compare:
+        result["peers"] = {name: peers(made, train, validation, rows) for name, rows in tests.items()}
     return result
 
 
