@@ -26,7 +26,7 @@ A_HANDFUL = 5  # samples of a label, below which more are asked for
 def labels_show(directory: Path) -> None:
     """List the labels of each task: the bundle's, and those of this device alone, with their samples.
 
-    Example: homeroom device labels classroom/
+    Example: homeroom device labels show classroom/
     """
     with readable(directory) as device:
         found = device.labels()
