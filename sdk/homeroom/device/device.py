@@ -27,7 +27,7 @@ from homeroom.device import consents, local_labels, profile_transfer
 from homeroom.device.held import grouped_alike
 from homeroom.device.install import installed_bundle, open_device, upgrade_bundle
 from homeroom.device.judging import judge_in_use
-from homeroom.device.local_labels import reading_manifest, separated
+from homeroom.device.local_labels import known_labels, separated
 from homeroom.device.local_samples import (
     to_examples,
     training_samples,
@@ -54,6 +54,7 @@ from homeroom.train import label_errors
 from homeroom.train.features.compute import Progress
 from homeroom.train.features.quality_gate import add_checked
 from homeroom.train.settings import Settings, check_settings
+from homeroom.train.solve.local_labels import with_labels
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -163,8 +164,8 @@ class Device(DeviceReader):
         today, tally, changes = self.store.today(), Tally(self.bundle), AddReport()
         intake = ingest.Intake(options or ingest.ReadOptions(), today.isoformat(), adding=True)
         manifest, policy = self.bundle.manifest, policy_in_force(self.store)
-        read = ingest.read(samples, reading_manifest(self.store, manifest), intake)
-        read = separated(read, self.store, manifest, intake.refuse)
+        known = known_labels(self.store, manifest)
+        read = separated(ingest.read(samples, with_labels(manifest, known.local), intake), known, intake.refuse)
         admitted = grouped_alike(self.store, tally.of(admit_samples(policy, read, today, intake.refuse)))
         refuse_new, before = refuse_unconsented(policy, intake.refuse), self.store.count()
         if gates:

@@ -8,9 +8,10 @@ labels together, and only tell these labels from the bundle's (`train.solve.loca
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -107,17 +108,26 @@ def asks(one: LocalLabel) -> str:
     return f"the bundle has a label of this name too, and nothing was merged: {same}, {apart}; it does not answer now"
 
 
+class KnownLabels(NamedTuple):
+    """`answering` and `in_question`, as of one moment."""
+
+    local: Mapping[str, tuple[str, ...]]
+    questions: Mapping[tuple[str, str], LocalLabel]
+
+
+def known_labels(store: Store, manifest: Manifest) -> KnownLabels:
+    """The labels that this device alone has, as samples are read by them."""
+    return KnownLabels(answering(store, manifest), in_question(store, manifest))
+
+
 def separated(
-    samples: Sequence[StoredSample] | Iterator[StoredSample],
-    store: Store,
-    manifest: Manifest,
-    refuse: Callable[[InputError], None],
+    samples: Iterable[StoredSample], known: KnownLabels, refuse: Callable[[InputError], None]
 ) -> Iterator[StoredSample]:
-    """Yields samples that were read by `reading_manifest`, their local labels apart from the bundle's.
+    """Yields samples that were read by `with_labels(manifest, known.local)`, their local labels apart from the others.
 
     refuse: is told of each sample with a label that is in question, which is left out.
     """
-    local, questions = answering(store, manifest), in_question(store, manifest)
+    local, questions = known
     for sample in samples:
         open_questions = [one for pair, one in questions.items() if pair in sample.labels.items()]
         if open_questions:

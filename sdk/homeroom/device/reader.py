@@ -19,7 +19,7 @@ from homeroom.device import profiles
 from homeroom.device.held import learned_of
 from homeroom.device.history import History, device_history
 from homeroom.device.install import TIER, InstalledBundle, installed_bundle, offered_tier
-from homeroom.device.local_labels import LabelCount, label_counts, local_score, reading_manifest, separated
+from homeroom.device.local_labels import LabelCount, known_labels, label_counts, local_score, separated
 from homeroom.device.model_in_use import ModelInUse, model_in_use
 from homeroom.device.profiles import Profile
 from homeroom.device.solved import HeadsInUse
@@ -32,6 +32,7 @@ from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
 from homeroom.store.open import is_device
 from homeroom.system.sqlite import closed_error
+from homeroom.train.solve.local_labels import with_labels
 
 
 class DeviceReader:
@@ -150,8 +151,10 @@ class DeviceReader:
         intake = ingest.Intake(ingest.ReadOptions(group=group))
         manifest = model.bundle.manifest
         with self._read() as (store, _):
-            read = ingest.read(samples, reading_manifest(store, manifest), intake)
-            stored = list(separated(read, store, manifest, intake.refuse))
+            known = known_labels(store, manifest)
+        read = ingest.read(samples, with_labels(manifest, known.local), intake)
+        stored = list(separated(read, known, intake.refuse))
+        with self._read() as (store, _):
             learned = learned_of(store, manifest, stored)
         local = [sample for sample in stored if sample.local_labels] if note is not None else []
         told = [local_score(local, model.answers(local))] if local else []
