@@ -345,6 +345,31 @@ def test_what_is_not_finite_or_too_large_never_gets_so_far(tmp_path: Path, value
         assert rounds.state.pending == 0
 
 
+@pytest.mark.parametrize("rule", ["bounded", "trimmed", "multi-krum"])
+@pytest.mark.parametrize("value", [0.0, -0.0, 5e-324, -5e-324, np.finfo(np.float32).tiny, 15.0, -15.0])
+def test_every_rule_takes_zeros_denormals_and_the_largest_values_and_replays_them(
+    tmp_path: Path, rule: str, value: float
+) -> None:
+    rounds = open_rounds(make_folder(tmp_path, rule=rule, buffer_size=5, min_devices=3))
+    odd = np.full(4, value)
+    for device, step in zip(SCHOOLS[:5], (odd, 0.5, 0.5, odd, 0.5), strict=True):
+        send(rounds, device, np.concatenate([step, np.zeros(6)]) if step is odd else step, ladder_table=1)
+    moved = rounds.state.theta[LADDER] - START[LADDER]
+    assert rounds.state.version == 1
+    assert (np.abs(moved) <= 0.5 + 1e-6).all(), "none counts as longer than the median"
+    if abs(value) < 1:
+        assert (moved >= 0).all()
+        assert not np.signbit(rounds.state.theta[rounds.state.theta == 0]).any()
+    held(rounds)
+    if value == 0.0:
+        again = open_rounds(make_folder(tmp_path / "zeros", rule=rule, buffer_size=3, min_devices=3))
+        for device in (A, B, C):
+            send(again, device, value, ladder_table=1)
+        assert again.state.version == 1
+        np.testing.assert_array_equal(again.state.theta, START)
+        held(again)
+
+
 def test_another_rule_takes_what_waits_as_it_came(tmp_path: Path) -> None:
     rounds = open_rounds(make_folder(tmp_path, buffer_size=4, min_devices=3))
     send(rounds, A, 0.5, ladder_table=1)
