@@ -22,7 +22,7 @@ STAYS = "what was learned from them before stays in the model, and with who has 
 @click.option("--text", help="Of all samples with these undecided words.")
 @click.option("--state", type=click.Choice(["given", "refused", "withdrawn", "unstated"]), help="What they mean.")
 @click.option("--by", default="", help="Who gave, refused or withdrew it.")
-@click.option("--on", "day", default="", help="The day, such as 2027-07-31.")
+@click.option("--on", "day", default="", help="The day, such as 2027-07-31; today where it is left out.")
 @click.option("--basis", default="", help='On what basis, such as "form 7".')
 @as_json
 def consent(

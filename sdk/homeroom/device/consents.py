@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 
+import msgspec
+
 from homeroom.data.consent import Consent, check_day
 from homeroom.data.names import normal_name
 from homeroom.data.samples import StoredSample
@@ -40,13 +42,17 @@ def undecided_consents(store: Store) -> list[UndecidedConsent]:
 def set_consent(store: Store, consent: Consent, subject: str | None, text: str | None) -> ConsentReport:
     """Sets the consent of a subject's samples, or of those undecided ones with this text; of both, those of both.
 
+    A consent without a day is of today.
+
     Raises InputError where it does not say who decided, or no sample is meant.
     """
     if not consent.by:
         raise InputError("does not say by whom", where="consent", remedy="name who gave, refused or withdrew it: --by")
     if subject is None and text is None:
         raise InputError("says neither whose consent nor which words", remedy="give --subject or --text")
-    check_day(consent, store.today().isoformat())
+    today = store.today().isoformat()
+    check_day(consent, today)
+    consent = msgspec.structs.replace(consent, on=consent.on or today)
     consent_holders(store, subject, text)
     return store.set_consent(consent, _chosen(store, subject, text))
 

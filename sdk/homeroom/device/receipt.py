@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from homeroom.contract.manifest import AudioPreprocess, SequencePreprocess, TextPreprocess
-from homeroom.data.consent import FORBIDDING
+from homeroom.data.consent import FORBIDDING, ConsentState
 from homeroom.data.decoder import client
 from homeroom.data.ingest import Intake, Problem
 from homeroom.data.names import all_near_names
@@ -74,9 +74,8 @@ class Tally:
     languages: Counter[str] = field(default_factory=Counter)  # samples with texts by what is said of their language
     subjects: set[str] = field(default_factory=set)
     nobody: int = 0  # samples that name no subject
-    without_consent: Counter[str] = field(default_factory=Counter)
     undecided: int = 0  # samples with words on consent alone
-    unstated: set[str] = field(default_factory=set)  # people of whom a sample says nothing of it
+    allowing: set[str] = field(default_factory=set)  # people of whom a sample does not refuse or withdraw it
     local: Counter[str] = field(default_factory=Counter)  # samples by labels of this device, "task: label"
     grouped: Counter[str] = field(default_factory=Counter)  # samples by their group
 
@@ -88,9 +87,8 @@ class Tally:
             self.nobody += sample.subject == DEFAULT_SUBJECT
             self.subjects |= {sample.subject, *([sample.author] if sample.author else [])}
             self.grouped.update(filter(None, [group_key(sample)]))
-            self.without_consent.update([sample.consent_state] * (sample.consent_state in FORBIDDING))
             self.undecided += bool(sample.consent and sample.consent.is_undecided)
-            self.unstated |= {sample.subject} if sample.consent_state == "unstated" else set()
+            self.allowing |= set() if sample.consent_state in FORBIDDING else {sample.subject}
             pairs = [(slot, value) for slot, values in sample.inputs.items() for value in values]
             self.longer.update(slot for slot, value in pairs if self._is_longer(slot, value))
             self.unknown.update(filter(None, (self._unknown(slot, value) for slot, value in pairs)))
@@ -130,6 +128,10 @@ class Tally:
         return is_longer(self.bundle.file(spec.tokenizer), value, limit, spec.version)
 
 
+def _counts(states: Counter[ConsentState], of: Sequence[ConsentState]) -> str:
+    return " and ".join(f"{state} for {states[state]:,}" for state in of if states[state])
+
+
 def write_receipt(
     store: Store, sample_ids: Sequence[str], before: int, tally: Tally, intake: Intake, changes: AddReport
 ) -> AddReceipt:
@@ -150,10 +152,10 @@ def write_receipt(
         intake.note(f"{changes.other_labels:,} {OTHER_LABELS}")
     if tally.undecided:
         intake.note(f"{tally.undecided:,} {UNDECIDED}")
-    for name, states in store.consent_states(sorted(tally.unstated - {DEFAULT_SUBJECT})).items():
-        denied = " and ".join(f"{state} for {states[state]:,}" for state in FORBIDDING if states[state])
-        if denied and states["unstated"]:
-            what = f"{name}: consent is {denied}, unstated for {states['unstated']:,}, which are trained on"
+    for name, states in store.consent_states(sorted(tally.allowing - {DEFAULT_SUBJECT})).items():
+        denied, rest = (_counts(states, of) for of in (FORBIDDING, ("given", "unstated")))
+        if denied and rest:
+            what = f"{name}: consent is {denied}; {rest}, which is trained on"
             intake.note(f"{what}: `homeroom device consent DIR --subject {quoted(name)}` decides for all")
     for said, number in tally.unknown.items():
         intake.note(f"{number:,} of {said}")
@@ -164,6 +166,7 @@ def write_receipt(
     all_near = all_near_names(held)
     for name in sorted(tally.subjects & all_near.keys()):
         intake.note(f"{name}: also held: {', '.join(all_near[name])}")
+    denials = sum(store.consent_states(tally.subjects, ids).values(), Counter[str]())
     aside = Counter(sample.aside for sample in store.quarantined() if sample.sample_id in ids)
     return AddReceipt(
         sample_ids=sample_ids,
@@ -177,7 +180,7 @@ def write_receipt(
         unread=intake.unread,
         missing=dict(intake.missing),
         corrected=dict(changes.corrected.most_common()),
-        without_consent=dict(tally.without_consent),
+        without_consent={state: denials[state] for state in FORBIDDING if denials[state]},
         notes=intake.notes,
         group=" and ".join(sorted({key.rpartition(":")[0] for key in tally.grouped})),
         grouped=tally.grouped.total(),

@@ -2,7 +2,8 @@
 
 A sample with the same inputs, of the same person and the same author, is a correction if the other came by an earlier
 call. Labels that were corrected since do not come back with the file they came with. Two of one call that contradict
-each other are no correction: the second is quarantined. Where nobody is named, other labels are none either: pupils
+each other are no correction: the second is quarantined. Where all that is held of a person is refused or withdrawn, so
+are new samples, unless they say given on a later day. Where nobody is named, other labels are none either: pupils
 who share the default name may well write the same words. A person's next history is joined with the one that is held.
 """
 
@@ -28,6 +29,7 @@ from homeroom.store.sealed_rows import SampleFacts
 from homeroom.store.statistics import drop_local_sums, drop_sums
 
 Fingerprint = Callable[[StoredSample], bytes]
+LAST_DAY = "9999-12-31"  # of a word without a day: no later one is known to come after it
 STATED_FIELDS = (*sealed_rows.ID_FIELDS, "author", "group", "local_labels")  # what a person says of a sample
 
 
@@ -78,6 +80,7 @@ class _Adding:
     report: AddReport
     refuse_new: Callable[[StoredSample], object] | None
     renamed: dict[str, str] = field(default_factory=dict)  # ids by those that they replaced
+    denied: dict[int, Consent | None] = field(default_factory=dict)  # by subject, what `_denial` found
 
     def now(self, sample_id: str) -> str:
         """The id of a sample after what came later in this call."""
@@ -102,6 +105,10 @@ class _Adding:
             is_earlier = one.number <= self.before or _differ_in_consent_alone(one.facts, facts)
             if is_earlier and _is_correction(one.facts, facts, _comparable(sample)):
                 return self._correct(subject, one, facts)
+        if denial := self._denial(subject):
+            consent = newer_consent(denial, sample.consent)
+            sample = msgspec.structs.replace(sample, consent=consent)
+            facts = msgspec.structs.replace(facts, consent=consent)
         if self.refuse_new and sample.consent_state in FORBIDDING:
             self.refuse_new(sample)
             return ""
@@ -112,6 +119,18 @@ class _Adding:
         sample_id = sealed_rows.insert_sample(self.context.database, subject, content, facts, _aside(facts))
         sealed_rows.insert_inputs(self.context.database, subject, content, bodies)
         return sample_id
+
+    def _denial(self, subject: Subject) -> Consent | None:
+        """The newest word by which all that was held of a person before is refused or withdrawn; else None."""
+        if subject.name == DEFAULT_SUBJECT:
+            return None
+        if subject.subject_id not in self.denied:
+            held = self._held(subject, "subject_id = ? AND number <= ?", (subject.subject_id, self.before))
+            words = [one.facts.consent for one in held]
+            denials = [word for word in words if isinstance(word, Consent) and word.state in FORBIDDING]
+            every = len(denials) == len(words) > 0
+            self.denied[subject.subject_id] = max(denials, key=lambda word: word.on or LAST_DAY) if every else None
+        return self.denied[subject.subject_id]
 
     def _continue(self, subject: Subject, slot: str, sample: StoredSample, new: SampleFacts) -> str:
         """Joins a history with one that is held; the id of what is held then, or "" where it goes on from none.

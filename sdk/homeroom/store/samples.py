@@ -6,7 +6,7 @@ The column `aside` is 0 for a sample that is trained on, 1 for one that is quara
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -161,13 +161,16 @@ def _put(context: StoreContext, subject: Subject, row: Sequence[Any], facts: sea
     return sealed_rows.insert_sample(context.database, subject, content, facts, aside)
 
 
-def consent_states(context: StoreContext, name: str) -> Counter[ConsentState]:
-    """How many samples of a subject are in which state of consent; none of one that is not held."""
+def consent_states(context: StoreContext, name: str, among: Collection[str] | None) -> Counter[ConsentState]:
+    """How many samples of a subject are in which state of consent; none of one that is not held.
+
+    among: ids of the samples that count; None for all.
+    """
     subject = context.keys.find(name)
     if subject is None:
         return Counter()
     found = context.open_samples({subject.subject_id: subject}, "WHERE subject_id = ?", (subject.subject_id,))
-    return Counter(sample.consent_state for sample in found)
+    return Counter(sample.consent_state for sample in found if among is None or sample.sample_id in among)
 
 
 def set_consent(context: StoreContext, consent: Consent, chosen: Callable[[StoredSample], bool]) -> ConsentReport:

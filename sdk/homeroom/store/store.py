@@ -179,9 +179,11 @@ class Store:
         """Every sample, or one subject's, with its inputs, in the order they were added, one in memory at a time."""
         return self._context.read_samples(subject)
 
-    def consent_states(self, subjects: Iterable[str]) -> dict[str, Counter[ConsentState]]:
-        """Of each subject that is held, how many samples are in which state of consent."""
-        return {subject: stored_samples.consent_states(self._context, subject) for subject in subjects}
+    def consent_states(
+        self, subjects: Iterable[str], among: Collection[str] | None = None
+    ) -> dict[str, Counter[ConsentState]]:
+        """Of each subject that is held, how many samples are in which state of consent. among: ids that count."""
+        return {subject: stored_samples.consent_states(self._context, subject, among) for subject in subjects}
 
     def count(self) -> int:
         """How many samples there are."""

@@ -68,12 +68,43 @@ def test_refused_and_withdrawn_samples_are_kept_never_trained_on_and_said(
         assert [one.trainable for one in opened.store.samples()] == [True, False, False]
 
 
+def test_what_a_person_withdrew_holds_for_new_samples_until_a_later_day(say: Say, device: Path, tmp_path: Path) -> None:
+    say("add", sheet(tmp_path, HEAD + "a cat,cat,p-1,given,the mother,\n"))
+    say("consent", "--subject", "p-1", "--state", "withdrawn", "--by", "the father", "--on", "2026-01-10")
+    told = say("add", sheet(tmp_path, HEAD + "a cat,cat,p-1,given,the mother,\na bird,bird,p-1,given,the mother,\n"))
+    assert "2 never trained on: consent withdrawn" in told
+    assert "1 never trained on: consent withdrawn" in say("add", sheet(tmp_path, HEAD + "a fish,fish,p-1,,,\n"))
+    told = say("add", sheet(tmp_path, HEAD + "a cow,cat,p-1,given,the father,2026-01-11\n"))
+    assert "never trained on" not in told
+    assert "p-1: consent is withdrawn for 3; given for 1, which is trained on" in told
+    with Device.open(device) as opened:
+        assert [one.trainable for one in opened.store.samples()] == [False, False, False, True]
+
+
+def test_the_receipt_counts_the_consent_that_is_held_not_that_of_an_older_row(
+    say: Say, device: Path, tmp_path: Path
+) -> None:
+    old, new = (HEAD + f"a cat,cat,p-1,{word}\n" for word in ("withdrawn,,2026-01-10", "given,the mother,2026-01-11"))
+    assert "1 never trained on: consent withdrawn" in say("add", sheet(tmp_path, old))
+    assert "never trained on" not in say("add", sheet(tmp_path, new))
+    assert "never trained on" not in say("add", sheet(tmp_path, old))
+    with Device.open(device) as opened:
+        assert [one.trainable for one in opened.store.samples()] == [True]
+
+
+def test_a_decision_without_a_day_is_of_today(say: Say, device: Path, tmp_path: Path) -> None:
+    say("add", sheet(tmp_path, HEAD + "a cat,cat,p-1,given,the mother,\n"))
+    say("consent", "--subject", "p-1", "--state", "withdrawn", "--by", "the father")
+    with Device.open(device) as opened:
+        assert [one.consent.on for one in opened.store.samples() if one.consent] == [opened.store.today().isoformat()]
+
+
 def test_samples_that_say_nothing_of_a_consent_that_was_refused_are_named(
     say: Say, device: Path, tmp_path: Path
 ) -> None:
-    say("add", sheet(tmp_path, HEAD + "a cat,cat,p-1,refused,,\na dog,dog,p-2,given,,\n"))
+    say("add", sheet(tmp_path, HEAD + "a cat,cat,p-1,refused,,\na hen,bird,p-1,given,,\na dog,dog,p-2,given,,\n"))
     told = say("add", sheet(tmp_path, HEAD + "a bird,bird,p-1,,,\na fish,fish,p-2,,,\na cow,cat,,,,\n"))
-    assert "p-1: consent is refused for 1, unstated for 1, which are trained on" in told
+    assert "p-1: consent is refused for 1; given for 1 and unstated for 1, which is trained on" in told
     assert "p-2: consent" not in told
     say("consent", "--subject", "p-1", "--state", "refused", "--by", "Ms Ray")
     assert "p-1: consent" not in say("add", sheet(tmp_path, HEAD + "a bird,bird,p-1,,,\na cat,cat,p-1,,,\n"))
