@@ -219,16 +219,14 @@ def mark_of(directory: Path) -> Path:
     return directory / AGENT_FOLDER / MARK_FILE
 
 
-def refuse_cut_short(directory: Path, inbox: Path) -> bool:
-    """Refuses the entry whose reader ended with its process; returns whether there was one."""
+def refuse_cut_short(directory: Path, inbox: Path) -> None:
+    """Refuses the entry whose reader ended with its process, where there is one."""
     mark = mark_of(directory)
     found = cut_short(mark)
     entry = inbox / Path(found.name).name if found else None
-    refused = entry is not None and entry.exists()
-    if refused and entry is not None:
+    if entry is not None and entry.exists():
         refuse_entry(entry, InputError(ENDED))
     mark.unlink(missing_ok=True)
-    return refused
 
 
 @dataclass(frozen=True)

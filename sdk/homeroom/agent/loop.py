@@ -120,8 +120,7 @@ class Agent:
         """Looks once and does the work there is; returns whether the directory was opened."""
         entries = inbox.InboxEntries()
         if (folder := self.settings.inbox) is not None:
-            if inbox.refuse_cut_short(self.settings.directory, folder):
-                self.say(refused_entries=self.status.refused_entries + 1)
+            inbox.refuse_cut_short(self.settings.directory, folder)
             entries = inbox.scan_inbox(folder, self.settings.settled_s)
         came = self._hours_came()
         due = bool(entries) or came or self._looks_inside() or self._sync_due() or not self._jobs.empty()
@@ -132,11 +131,12 @@ class Agent:
         return due
 
     def _left(self) -> dict[str, int]:
-        """How many entries of the inbox are not read, and how many wait for a person's yes."""
+        """How many entries of the inbox are not read, wait for a person's yes, or lie there refused."""
         if self.settings.inbox is None:
             return {}
         left = inbox.left_entries(self.settings.inbox, self._joined)
-        return {"unread_entries": len(left.unread), "waiting_entries": len(left.waiting)}
+        refused = len(inbox.refused_entries(self.settings.inbox))
+        return {"unread_entries": len(left.unread), "waiting_entries": len(left.waiting), "refused_entries": refused}
 
     def _looks_inside(self) -> bool:
         """Whether the directory must be opened to know what there is to do; after an edit, until that is accepted."""
@@ -203,7 +203,6 @@ class Agent:
             except Exception as problem:
                 why = problem if isinstance(problem, HomeroomError) else BundleError(f"its reader failed: {problem!r}")
                 inbox.refuse_entry(source, why)
-                self.say(refused_entries=self.status.refused_entries + 1)
                 raise
             inbox.remove_entry(source)
             log.info("bundle in use: %s", name)
@@ -213,7 +212,6 @@ class Agent:
         self.say(doing="taking in")
         added, refused = inbox.import_entries(device, entries.samples)
         log.info("inbox: %d samples added, %d entries refused", added, refused)
-        self.say(refused_entries=self.status.refused_entries + refused)
 
     def _train(self, device: Device) -> None:
         known = LAST_TRAINING.read(device.store) or LastTraining()

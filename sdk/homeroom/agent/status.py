@@ -45,7 +45,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     joined: bool = False
     global_version: int = 0
     next_version: str | None = None  # how many of its updates are here, where the aggregator tells
-    refused_entries: int = 0
+    refused_entries: int = 0  # that lie in the inbox's folder refused/
     unread_entries: int = 0
     waiting_entries: int = 0  # invitations and policies in the inbox, for a person's yes
     last_seen: str | None = None  # when the aggregator last answered

@@ -57,7 +57,7 @@ def run(
     An invitation in the inbox waits for a person's yes: on the page, by --join, or by `homeroom device join`.
     Example: homeroom device run classroom/ --inbox inbox/ --window 'mon-fri 16:00-20:00' --minutes 20
     """
-    from homeroom.agent.inbox import SETTLED_S
+    from homeroom.agent.inbox import SETTLED_S, refused_entries
     from homeroom.agent.loop import Agent, AgentSettings, lower_priority
     from homeroom.agent.page import PageServer
     from homeroom.device.resources.budget import read_weekly_hours
@@ -80,7 +80,7 @@ def run(
     lower_priority()
     agent = Agent(settings)
     if once:
-        refused = agent.status.refused_entries
+        refused = len(refused_entries(inbox)) if inbox is not None else 0
         agent.cycle()
         _show(directory)
         context.exit(1 if agent.status.problems or agent.status.refused_entries > refused else 0)

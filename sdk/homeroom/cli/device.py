@@ -91,7 +91,7 @@ def add(
     """
     from homeroom.data.ingest import ReadOptions
 
-    names = dict(_column_pair(pair) for pair in columns)
+    names = dict(_column_pair(pair) for given in columns for pair in _column_pairs(given))
     ignored = frozenset(filter(None, (" ".join(name.split()) for row in csv.reader([ignore]) for name in row)))
     options = ReadOptions(ignored, names, decimal or "", skip_bad is not None, group)
     if skip_bad is not None and skip_bad.exists():
@@ -104,7 +104,15 @@ def add(
     for line in receipt_lines(receipt, directory):
         say(line)
     if skip_bad is not None:
-        say(f"  the rows not taken are in {skip_bad}" if receipt.refused else f"  every row was taken: no {skip_bad}")
+        again = f"; add it with --decimal {decimal}" if decimal else ""
+        taken = f"  every row was taken: no {skip_bad}"
+        say(f"  the rows not taken are in {skip_bad}{again}" if receipt.refused else taken)
+
+
+def _column_pairs(given: str) -> list[str]:
+    """What --map gives: one pair, or several between commas, where each part is one."""
+    parts = next(csv.reader([given]), [])
+    return parts if all("=" in part for part in parts) and parts else [given]
 
 
 def _column_pair(pair: str) -> tuple[str, str]:

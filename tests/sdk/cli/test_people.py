@@ -156,6 +156,27 @@ def test_lines_that_were_not_taken_are_added_once_corrected(say: Say, device: Pa
         assert [sample.inputs["word"] for sample in opened.store.samples()] == [["a cat"], ["a dog"]]
 
 
+def test_rows_that_were_not_taken_keep_the_column_that_was_empty_and_name_the_separator(
+    say: Say, device: Path, tmp_path: Path
+) -> None:
+    rows = 'word,label.category,label.weight,retain_until\na cat,cat,"1,250",\na dog,dgo,"7,250",\n'
+    bad = tmp_path / "bad.csv"
+    told = say("add", sheet(tmp_path, rows), "--decimal", "comma", "--skip-bad", bad)
+    assert f"the rows not taken are in {bad}; add it with --decimal comma" in told
+    assert bad.read_text().splitlines()[0] == "word,label.category,label.weight,retain_until,why"
+    bad.write_text(bad.read_text().replace("dgo", "dog", 1))
+    assert "1 sample added" in say("add", bad, "--decimal", "comma")
+
+
+def test_one_map_takes_several_pairs(say: Say, device: Path, tmp_path: Path) -> None:
+    path = sheet(tmp_path, '"What, exactly?",Which animal?\na cat,cat\n')
+    say("add", path, "--map", "What, exactly?=word", "--map", "Which animal?=label.category")
+    path = sheet(tmp_path, "Q1,Q2\na dog,dog\n", "other.csv")
+    say("add", path, "--map", "Q1=word,Q2=label.category")
+    with Device.open(device) as opened:
+        assert [one.labels for one in opened.store.samples()] == [{"category": "cat"}, {"category": "dog"}]
+
+
 def test_no_consent_is_of_a_day_to_come(say: Say, device: Path, tmp_path: Path) -> None:
     told = say("add", sheet(tmp_path, f"{HEAD}a cat,cat,p-1,given,,2999-01-01\n"), code=3)
     assert "2999-01-01 is a day to come" in told

@@ -1,7 +1,8 @@
-"""A percentage of a workbook is what a person sees there, and read as that of the same sheet saved as CSV."""
+"""Cells of a workbook are what a person sees there: percentages as in the same sheet saved as CSV, names as text."""
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +56,10 @@ def test_as_a_text_it_is_what_is_seen(tmp_path: Path) -> None:
     book.save(tmp_path / "lesson.xlsx")
     (sample,) = read_samples(tmp_path / "lesson.xlsx", tiny.draft())
     assert sample.inputs["word"] == ["45%"]
+
+
+@pytest.mark.parametrize(("cell", "words"), [(datetime.date(2026, 1, 7), "is a day"), (True, "is a yes or no")])
+def test_a_name_of_which_a_spreadsheet_made_another_type_is_refused(cell: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=words) as refused:
+        list(read_samples(workbook(tmp_path, (cell, "General"), column="subject"), tiny.draft()))
+    assert "as text" in (refused.value.remedy or "")

@@ -131,7 +131,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
     except Exception as problem:  # openpyxl passes on whatever its parsers raise
         what = f"is not a workbook that can be read: {type(problem).__name__}"
         if _has_charts(path):
-            what += "; perhaps because of a sheet that is a chart"
+            what = "cannot be read because of a sheet that is a chart"
         remedy = "save the sheet with the samples as CSV UTF-8"
         raise InputError(what, where=path.name, remedy=remedy) from None
 

@@ -52,7 +52,7 @@ class Intake:
     """What was noticed while samples were read.
 
     today: samples to be kept until a day before it are refused. adding: whether `homeroom device add` could read them
-    too, whose options advice then names. columns: of the sheets that were read.
+    too, whose options advice then names. columns: of the sheets that were read; header: the known ones of the last.
     read: files that were read. unread: files of a folder that were not, each with the reason.
     missing: cells taken as missing, by their text.
     notes: sentences about what was understood otherwise than it stands. sheets: that were read.
@@ -64,6 +64,7 @@ class Intake:
     adding: bool = False
     rows: int = 0
     columns: set[str] = field(default_factory=set)
+    header: tuple[str, ...] = ()
     problems: list[Problem] = field(default_factory=list)
     read: set[Path] = field(default_factory=set)
     unread: dict[str, str] = field(default_factory=dict)
@@ -91,6 +92,8 @@ class Intake:
     def refuse(self, problem: InputError, place: str = "") -> None:
         """Keeps a problem of the row that is being read, or of the one at another place."""
         row = self._row if place in ("", self._place) else {}
+        if row.keys() <= set(self.header):
+            row = {**dict.fromkeys(self.header, ""), **row} if row else row
         place = place or self._place
         name = "" if problem.where == place else problem.where.removeprefix(f"{place} ")
         self.problems.append(Problem(place, name, problem.what, problem.remedy, row))

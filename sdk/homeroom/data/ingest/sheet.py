@@ -94,6 +94,7 @@ def read_rows(path: Path, known: ColumnNames, intake: Intake) -> Iterator[tuple[
         raise InputError(what, where=path.name, remedy="unmerge them, and fill in each row")
     intake.columns.update(names)
     columns, nobodys, fewest = _columns_of(names, path.name, known, intake), 0, 0
+    intake.header = tuple(filter(None, columns))
     for (line, cells, is_apart), following in itertools.pairwise(itertools.chain(_filled(lines), [NO_ROW])):
         where = f"{path.name} line {line}"
         if summary := find_summary(columns, cells, is_last=following is NO_ROW):
@@ -151,9 +152,14 @@ def _row_of(
     return row
 
 
+def is_workbook(path: Path) -> bool:
+    """Whether a sheet's cells have types of their own."""
+    return path.suffix.lower() in (".xlsx", ".xlsm")
+
+
 def workbook_of(path: Path) -> Workbook | None:
     """What a workbook holds; None of another kind of sheet."""
-    if path.suffix.lower() not in (".xlsx", ".xlsm"):
+    if not is_workbook(path):
         return None
     from homeroom.data.ingest.excel import look_into
 

@@ -29,7 +29,7 @@ from homeroom.data.consent import gather_consent
 from homeroom.data.ingest.intake import Intake
 from homeroom.data.ingest.jsonl import LINE_COLUMN, line_to_sample
 from homeroom.data.ingest.sequences import gather_interactions
-from homeroom.data.ingest.sheet import ColumnNames, Row, read_rows
+from homeroom.data.ingest.sheet import ColumnNames, Row, is_workbook, read_rows
 from homeroom.data.samples import PERSONS, Sample
 from homeroom.data.tasks import kind_of
 from homeroom.data.validation import find_slot, find_task, reserved_fields
@@ -38,6 +38,7 @@ from homeroom.errors import InputError
 LABEL_PREFIXES = ("label", "labels")
 EXACT_LIMIT = 2.0**53  # whole numbers below are integers, as a kind that counts wants them
 SHORTENED = re.compile(r"\d(?:[.,]\d+)?[eE]\+?\d+")  # 1.23457E+11
+DAY = re.compile(r"\d{4}-\d\d-\d\d( |$)")  # as `read_excel` writes it: typed 1-7
 INTERACTION_COLUMNS = ("skill", "correct", "time")
 
 
@@ -62,7 +63,8 @@ class SheetColumns:
     """How cells are read.
 
     reserved: columns that are no inputs. decimal: the separator of numbers. usual: the usual values of columns that
-    hold numbers. times: columns that hold times, of which some are numbers.
+    hold numbers. times: columns that hold times, of which some are numbers. typed: whether cells have types of their
+    own, as in a workbook.
     """
 
     manifest: Manifest
@@ -70,6 +72,7 @@ class SheetColumns:
     decimal: Decimal
     usual: Mapping[str, Range]
     times: Collection[str]
+    typed: bool
 
     @classmethod
     def of(cls, manifest: Manifest, intake: Intake, sheet: Path | None, *more: str) -> SheetColumns:
@@ -79,10 +82,11 @@ class SheetColumns:
             rows = read_rows(sheet, known_columns(manifest, *more), Intake(intake.options, adding=intake.adding))
             named = (item for row, _ in rows for item in row.items() if item[0] in usual or item[0] in times)
             cells = (cell for _, cell in named if isinstance(cell, str))
-            if sheet.suffix.lower() == ".xlsx":  # whose percentages are written with a point by `read_excel`
+            if is_workbook(sheet):  # whose percentages are written with a point by `read_excel`
                 cells = (cell for cell in cells if not cell.endswith("%"))
             decimal = decimal_of(cells)
-        return cls(manifest, reserved_fields(manifest), decimal, usual, times)
+        typed = sheet is not None and is_workbook(sheet)
+        return cls(manifest, reserved_fields(manifest), decimal, usual, times, typed)
 
     def holds_number(self, name: str, cell: Any) -> bool:
         """Whether a cell is a text to be read as a number."""
@@ -150,7 +154,7 @@ def to_sample(row: Row, where: str, columns: SheetColumns, intake: Intake) -> Sa
             if is_label:
                 labels[rest] = kind_of(find_task(rest, manifest)).parse(cell) if isinstance(cell, str) else cell
             elif is_fact:
-                reserved[name] = _whole_name(cell) if is_person else str(cell)
+                reserved[name] = _whole_name(cell, columns.typed) if is_person else str(cell)
             elif not rest:
                 inputs[name] = str(cell)
             else:
@@ -162,11 +166,17 @@ def to_sample(row: Row, where: str, columns: SheetColumns, intake: Intake) -> Sa
     return sample
 
 
-def _whole_name(cell: Any) -> str:
-    """A person's name; InputError where it is a number whose last digits a spreadsheet has left out."""
+def _whole_name(cell: Any, typed: bool) -> str:
+    """A person's name; InputError where a spreadsheet has left out a number's last digits, or made another type of it.
+
+    typed: whether a day is one by its type, not by how it is written.
+    """
     if SHORTENED.fullmatch(name := str(cell).strip()):
         what = f"{name!r} is a number that a spreadsheet has shortened, so that several people may have it"
         raise InputError(what, remedy="format the column as text, and write the numbers in full")
+    if isinstance(cell, bool) or (typed and DAY.match(name)):
+        what = f"{name!r} is a {'yes or no' if isinstance(cell, bool) else 'day'}, as a spreadsheet makes of some names"
+        raise InputError(what, remedy="format the column as text, and write the names anew")
     return str(cell)
 
 
