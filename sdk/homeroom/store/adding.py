@@ -135,9 +135,10 @@ class _Adding:
     def _continue(self, subject: Subject, slot: str, sample: StoredSample, new: SampleFacts) -> str:
         """Joins a history with one that is held; the id of what is held then, or "" where it goes on from none.
 
-        An export that holds nothing new changes what is said of the sample alone.
+        An export that holds nothing new to one of them changes what is said of that sample alone; of several that
+        others go on from, the newest does: a corrected export lies after the one that it corrects.
         """
-        apart = 0
+        found, apart = list[tuple[_Held, int, list[Interaction]]](), 0
         for held in self._held(subject, "subject_id = ?", (subject.subject_id,)):
             if not _same_but(slot, held.facts, new) or not _is_correction(held.facts, new, comparable=True):
                 continue
@@ -152,11 +153,14 @@ class _Adding:
             elif len(joined) == len(before):
                 return self._correct(subject, held, new)
             else:
-                self.report.continued += 1
-                self.report.interactions += len(joined) - len(before)
-                return self._put_history(subject, held, new, slot, joined[-INTERACTION_LIMIT:])
-        self.report.apart += apart
-        return ""
+                found.append((held, len(joined) - len(before), joined[-INTERACTION_LIMIT:]))
+        if not found:
+            self.report.apart += apart
+            return ""
+        held, further, joined = found[-1]
+        self.report.continued += 1
+        self.report.interactions += further
+        return self._put_history(subject, held, new, slot, joined)
 
     def _put_history(
         self, subject: Subject, held: _Held, new: SampleFacts, slot: str, history: list[Interaction]

@@ -61,5 +61,5 @@ def test_as_a_text_it_is_what_is_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("cell", "words"), [(datetime.date(2026, 1, 7), "is a day"), (True, "is a yes or no")])
 def test_a_name_of_which_a_spreadsheet_made_another_type_is_refused(cell: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=words) as refused:
-        list(read_samples(workbook(tmp_path, (cell, "General"), column="subject"), tiny.draft()))
+        list(read_samples(workbook(tmp_path, (cell, "yyyy-mm-dd"), column="subject"), tiny.draft()))
     assert "as text" in (refused.value.remedy or "")

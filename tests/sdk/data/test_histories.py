@@ -110,6 +110,18 @@ def test_a_cumulative_export_counts_nothing_twice(tmp_path: Path) -> None:
         assert store.damage() == []
 
 
+def test_the_next_week_added_twice_goes_on_from_one_history_alone(tmp_path: Path) -> None:
+    corrected = [*((skill, not correct, time) for skill, correct, time in HELD), *timed(240)]
+    with open_store(tmp_path) as store:
+        add(store, HELD)
+        assert add(store, corrected).apart == 1
+        assert (add(store, timed(DAY_S)).continued, len(held(store))) == (1, 2)
+        after = held(store)
+        assert [*corrected, *timed(DAY_S)] in after, "the corrected export goes on, not the one that it corrects"
+        report = add(store, timed(DAY_S))
+        assert (report.continued, report.interactions, held(store)) == (0, 0, after)
+
+
 def test_what_does_not_go_on_is_kept_beside_it_and_counted(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         add(store, untimed("110"))
