@@ -44,6 +44,7 @@ CALLERS = {  # modules that commands share: every one of these has each option t
     "sdk/homeroom/data/ingest/intake.py": ["device add"],
     "sdk/homeroom/data/ingest/sheet.py": ["device add"],
     "sdk/homeroom/device/consents.py": ["device consent"],
+    **{f"sdk/homeroom/pull/{name}.py": ["bundle pull"] for name in ("address", "local", "offer", "pull")},
     "sdk/homeroom/quickstart/starter.py": ["quickstart"],
     "sdk/homeroom/privacy/forecast.py": ["district init", "district serve"],
 }

@@ -64,6 +64,7 @@ COMMANDS = {
     "bundle export": ("homeroom_exporter.cli:export_command", "Make a bundle from a recipe."),
     "bundle recipe new": ("homeroom_exporter.cli:recipe_new", "Write a recipe from samples, and say why so."),
     "bundle inspect": ("homeroom.cli.inspect:inspect", "Verify a bundle and list its contents."),
+    "bundle pull": ("homeroom.cli.pull:pull", "Fetch a bundle from a folder, an address or a model hub."),
     "bundle to-peft": ("homeroom_exporter.cli:to_peft", "Write LoRA factors as a PEFT checkpoint."),
     "district init": ("homeroom_aggregator.cli.init:init", "Make a district: keys, server, invitations."),
     "district serve": ("homeroom_aggregator.cli.serve:serve", "Serve the aggregator."),

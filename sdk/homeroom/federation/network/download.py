@@ -38,6 +38,7 @@ class DownloadOffer(msgspec.Struct, frozen=True, kw_only=True):
 
 Headers = Callable[[], Mapping[str, str]]
 Fetch = Callable[[str, Headers, ReadBody], Response]
+Tell = Callable[[int], None]  # is told how many bytes are here
 
 
 def download(offer: DownloadOffer, folder: Path, kind: str, limit_bytes: int, fetch: Fetch) -> Path:
@@ -59,25 +60,42 @@ def download(offer: DownloadOffer, folder: Path, kind: str, limit_bytes: int, fe
     for other in folder.glob(f"{kind}-*.part"):
         if other != path:
             other.unlink()
-    needed, free = offer.size - _size(path), shutil.disk_usage(folder).free
+    receive(path, offer.size, where, lambda headers, read: fetch(where, headers, read))
+    if digest_file(path) != offer.sha256:
+        path.unlink()
+        raise NetworkError("is not what was offered; it is fetched anew the next time", where=where)
+    return path
+
+
+def receive(
+    path: Path,
+    size: int,
+    where: str,
+    fetch: Callable[[Headers, ReadBody], Response],
+    tell: Tell = lambda _: None,
+) -> None:
+    """Completes a file of `size` bytes from where it ends; errors as of `download`. The caller checks the content.
+
+    path: of the unfinished file, in a folder that is there.
+    where: it comes from, for errors.
+    fetch: sends GET with headers made for each attempt, and lets a function read the body.
+    tell: is called with the bytes that are here.
+    """
+    needed, free = size - _size(path), shutil.disk_usage(path.parent).free
     if free < needed + SPARE_BYTES:
         what = f"{needed:,} bytes are to come, {free:,} are free; nothing was changed"
-        raise DiskFullError(what, where=str(folder), remedy="free some space, try again")
-    if _size(path) < offer.size:
+        raise DiskFullError(what, where=str(path.parent), remedy="free some space, try again")
+    if _size(path) < size:
         _truncate(path, _size(path) // FSYNC_INTERVAL_BYTES * FSYNC_INTERVAL_BYTES)
-    while (received := _size(path)) < offer.size:
+    while (received := _size(path)) < size:
         try:
-            response = fetch(offer.path, lambda: _range_header(path), _reader(path, offer))
+            response = fetch(lambda: _range_header(path), _reader(path, size, where, tell))
         except NetworkError:
             if _size(path) <= received:
                 raise
             continue
         if _size(path) <= received:
             raise NetworkError(f"answered with status {response.status} in place of the rest", where=where)
-    if digest_file(path) != offer.sha256:
-        path.unlink()
-        raise NetworkError("is not what was offered; it is fetched anew the next time", where=where)
-    return path
 
 
 def read_and_remove(path: Path) -> bytes:
@@ -92,19 +110,19 @@ def _range_header(path: Path) -> Mapping[str, str]:
     return {"range": f"bytes={received}-"} if received else {}
 
 
-def _reader(path: Path, offer: DownloadOffer) -> ReadBody:
+def _reader(path: Path, size: int, where: str, tell: Tell) -> ReadBody:
     def read(response: httpx.Response) -> bytes:
         if response.status_code not in (200, 206):
-            return read_bounded(ERROR_LIMIT_BYTES, offer.path)(response)
+            return read_bounded(ERROR_LIMIT_BYTES, where)(response)
         start = _part_start(response)
         if start > _size(path):
-            raise NetworkError("sends another part than was asked for", where=offer.path)
+            raise NetworkError("sends another part than was asked for", where=where)
         _truncate(path, start)
         try:
             make_private(path)
             with path.open("r+b") as file:
                 file.seek(start)
-                _write(file, response, offer.size - start)
+                _write(file, response, size - start, lambda left: tell(size - left))
         except OSError as problem:
             error = refusal(problem, path)
             if isinstance(error, DiskFullError):
@@ -117,7 +135,8 @@ def _reader(path: Path, offer: DownloadOffer) -> ReadBody:
     return read
 
 
-def _write(file: BinaryIO, response: httpx.Response, left: int) -> None:
+def _write(file: BinaryIO, response: httpx.Response, left: int, tell: Tell) -> None:
+    """Writes a body of at most `left` bytes; `tell` is called with how many are still to come."""
     unsynced = 0
     try:
         for part in refuse_stalling(response.iter_bytes()):
@@ -125,6 +144,7 @@ def _write(file: BinaryIO, response: httpx.Response, left: int) -> None:
                 raise NetworkError("sends more than was offered")
             file.write(part)
             left, unsynced = left - len(part), unsynced + len(part)
+            tell(left)
             if unsynced >= FSYNC_INTERVAL_BYTES:
                 file.flush()
                 os.fsync(file.fileno())

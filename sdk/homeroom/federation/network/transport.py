@@ -118,25 +118,15 @@ class Connection:
     def exchange(self, prepare: Callable[[], httpx.Request], read: ReadBody) -> Response:
         """Sends what `prepare` makes for each attempt and lets `read` take the body; NetworkError if all fail."""
         try:
-            for attempt in stamina.retry_context(
-                on=_should_retry, attempts=ATTEMPTS, timeout=None, wait_initial=0.2, wait_max=5.0
-            ):
-                with attempt:
-                    return self._once(prepare(), read)
-        except _BusyError as problem:
-            return problem.response
+            return with_retries(lambda: self._once(prepare(), read))
         except httpx.RequestError as problem:
             raise self._explained(problem) from None
-        raise AssertionError("unreachable")
 
     def _once(self, request: httpx.Request, read: ReadBody) -> Response:
         stream = self._http.send(request, stream=True)
         with contextlib.closing(stream):
             self._check_who_answered(stream)
-            response = Response(stream.status_code, stream.headers, read(stream))
-        if response.status in BUSY_STATUSES:
-            raise _BusyError(response, retry_after(response.headers))
-        return response
+            return Response(stream.status_code, stream.headers, read(stream))
 
     def _check_who_answered(self, response: httpx.Response) -> None:
         if response.has_redirect_location:
@@ -160,7 +150,7 @@ class Connection:
             )
 
     def _explained(self, problem: httpx.RequestError) -> NetworkError:
-        wrong = _certificate_problem(problem)
+        wrong = certificate_problem(problem)
         if wrong is None:
             through = f" through the proxy {httpx.URL(self._proxy).host}" if self._proxy else ""
             return NetworkError(f"no connection{through}: {problem}", where=self.address, remedy=RETRY_REMEDY)
@@ -178,6 +168,25 @@ class Connection:
             where=self.address,
             remedy=LOG_IN_REMEDY,
         )
+
+
+def with_retries(once: Callable[[], Response]) -> Response:
+    """The response of `once`, which is called again where no connection holds or the server is busy.
+
+    Raises httpx.RequestError where no attempt has a response.
+    """
+    try:
+        for attempt in stamina.retry_context(
+            on=_should_retry, attempts=ATTEMPTS, timeout=None, wait_initial=0.2, wait_max=5.0
+        ):
+            with attempt:
+                response = once()
+                if response.status in BUSY_STATUSES:
+                    raise _BusyError(response, retry_after(response.headers))
+                return response
+    except _BusyError as problem:
+        return problem.response
+    raise AssertionError("unreachable")
 
 
 def read_bounded(limit_bytes: int, where: str) -> ReadBody:
@@ -225,10 +234,11 @@ def _should_retry(problem: Exception) -> bool | float:
         return problem.wait_s + random.uniform(0.05, 1.0)  # else all schools retry in the same second
     if isinstance(problem, _BusyError):
         return True
-    return isinstance(problem, httpx.TransportError) and _certificate_problem(problem) is None
+    return isinstance(problem, httpx.TransportError) and certificate_problem(problem) is None
 
 
-def _certificate_problem(problem: BaseException) -> ssl.SSLCertVerificationError | None:
+def certificate_problem(problem: BaseException) -> ssl.SSLCertVerificationError | None:
+    """The refused TLS certificate that a failed request comes from; None where it has another cause."""
     cause: BaseException | None = problem
     while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
         cause = cause.__cause__ or cause.__context__
