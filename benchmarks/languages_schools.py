@@ -28,8 +28,9 @@ from homeroom.runtime.backend import load as load_graph
 from homeroom.train.solve.base import Blocks, Strength
 from homeroom.train.solve.kinds import solver_of
 from homeroom.train.solve.task_vectors import TaskVectors
+from homeroom.train.solve.vectors import surface
 from homeroom.train.solve.vectors.projection import Projection
-from homeroom.train.solve.vectors.raw import text_numbers
+from homeroom.train.solve.vectors.raw import mean_of_taps
 from homeroom_exporter.check.check import compute
 from homeroom_exporter.encoders.backbone import Backbone
 from homeroom_exporter.export.statistics import fit_projection, raw_groups
@@ -66,7 +67,8 @@ class Reader:
         modality, files = self.made.modality, self.made.files.__getitem__
         ready = {str(n).encode(): prepare(modality, text, files) for n, text in enumerate(texts)}
         features = compute(modality, self.graph, ready)
-        return np.stack([text_numbers(features[str(n).encode()], text) for n, text in enumerate(texts)])
+        taps = np.stack([mean_of_taps(features[str(number).encode()]) for number in range(len(texts))])
+        return np.concatenate([taps, np.stack([surface.surface_numbers(text) for text in texts])], axis=1)
 
     def grid(self, texts: Sequence[str]) -> np.ndarray:
         return self.projection(self._raw(texts))

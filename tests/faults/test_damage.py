@@ -68,7 +68,7 @@ def test_whatever_is_spoilt_in_device_db_everything_is_put_back(
         with open_store(place) as store:
             assert describe(store) == found, "once repaired, it stays so"
         shutil.rmtree(place)
-    assert noticed > TRIALS // 6
+    assert noticed > TRIALS // 8, "the others hit parts that hold nothing"
 
 
 def test_what_the_copy_does_not_have_is_saved_or_listed(tmp_path: Path) -> None:
