@@ -119,7 +119,7 @@ def test_a_folder_that_names_no_one_bundle(packed: Path, tmp_path: Path) -> None
     refused(str(folder), out, InputError, "2 bundles: a.homeroom, b.homeroom")
     refused(str(folder / "c.homeroom"), out, InputError, "no such bundle")
     refused("ftp://host/a.homeroom", out, InputError, "ftp is no way")
-    with pytest.raises(InputError, match="the folder .* is not there"):
+    with pytest.raises(InputError, match=r"the folder .* is not there"):
         pull(str(packed), tmp_path / "absent" / "a.homeroom")
 
 
