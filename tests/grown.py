@@ -12,8 +12,6 @@ import tiny
 from homeroom import Answer, Device, Sample
 from homeroom.contract.signing import certify
 from homeroom.runtime.bundle import Bundle, open_bundle
-from homeroom_exporter.export.pipeline import export
-from homeroom_exporter.recipe.recipe import parse_recipe
 
 RECIPE = """\
 name = "shapes"
@@ -72,6 +70,9 @@ def exported(
     certificate: Any = CERTIFICATE,
     **fields: str,
 ) -> Bundle:
+    from homeroom_exporter.export.pipeline import export  # here: a device's tests have no exporter
+    from homeroom_exporter.recipe.recipe import parse_recipe
+
     number = len([*folder.glob("*.jsonl")])
     calibration = write(folder / f"{number}.jsonl", rows(40 + number, OLD, seed=number))
     recipe, out = parse_recipe(RECIPE.format(**fields)), folder / f"bundle-{number}"

@@ -220,6 +220,7 @@ def test_without_a_solved_head_there_is_a_remedy(tmp_path: Path) -> None:
 
 
 def test_a_label_of_the_next_bundle_is_asked_about_and_never_merged(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
     old = grown.exported(tmp_path, **grown.FIRST)
     new = grown.exported(tmp_path, old, **grown.SECOND)
     given = [Sample(**row) for row in grown.rows(30, grown.NEW, seed=3)]
