@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from field_kind import Kind, and_said
+from field_kind import Kind, and_said, right_if
 from field_sheets import facts, labels, sheet
 
 GOOGLE_FORM = (
@@ -56,7 +56,14 @@ def forms() -> list[Kind]:
 def excel() -> list[Kind]:
     """Sheets of Excel."""
 
-    def write(folder: Path, rows: Sequence[Sequence[Any]], merged: str = "", more: Sequence[Any] = ()) -> Path:
+    def write(
+        folder: Path,
+        rows: Sequence[Sequence[Any]],
+        merged: str = "",
+        more: Sequence[Any] = (),
+        hidden: str = "",
+        format: str = "",
+    ) -> Path:
         import openpyxl
 
         book = openpyxl.Workbook()
@@ -64,13 +71,27 @@ def excel() -> list[Kind]:
             book.active.append(list(row))
         if merged:
             book.active.merge_cells(merged)
+        if hidden:
+            book.active.column_dimensions[hidden].hidden = True
+        if number_format:
+            book.active["A2"].number_format = number_format
         for row in more:
             (book["More"] if "More" in book.sheetnames else book.create_sheet("More")).append(list(row))
         book.save(folder / "lesson.xlsx")
         return folder / "lesson.xlsx"
 
     names, cat = ("facts.legs", "facts.kilograms", "label.category"), facts({"legs": 4.0, "kilograms": 4.5})
+    hidden = Kind(
+        "Excel with a hidden column",
+        "file",
+        "read, and said",
+        partial(write, rows=[names, (4, 4.5, "cat")], hidden="B"),
+        cat,
+    )
+    seven = lambda outcome: right_if([one["subject"] for one in outcome.samples] == ["007"])  # noqa: E731
     return [
+        and_said(hidden, "hidden columns"),
+        Kind("Excel with pupils numbered 007", "file", "named as they are seen", partial(write, rows=[("subject", "facts.legs", "label.category"), (7, 4, "cat")], number_format="000"), seven),
         Kind("Excel", "file", "the cells", partial(write, rows=[names, (4, 4.5, "cat")]), cat),
         Kind("Excel with empty rows", "file", "passed over", partial(write, rows=[names, (), (4, 4.5, "cat")]), cat),
         Kind("Excel with a formula never computed", "file", "refused", partial(write, rows=[names, (4, "=2+2.5", "cat")]), None, ("formula",)),

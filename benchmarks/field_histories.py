@@ -54,6 +54,20 @@ def kinds() -> list[Kind]:
             lambda outcome: right_if(len(outcome.samples) == 2 and mentions(outcome, "kept beside it")),
             then=(bare + "p-1,fractions,1\n",),
         ),
+        kind(
+            "a cumulative export with an answer corrected",
+            "kept beside the one before, and both are named",
+            FIRST,
+            lambda outcome: right_if(len(outcome.samples) == 2 and mentions(outcome, "device remove")),
+            then=(HEAD + FIRST.replace(",0,60", ",1,60") + NEXT,),
+        ),
+        kind(
+            "seconds since the start, then days and times",
+            "not joined over decades, and said",
+            FIRST,
+            lambda outcome: right_if(len(outcome.samples) == 2 and mentions(outcome, "kept beside it")),
+            then=(HEAD + "p-1,addition,1,2026-11-03 10:00:00Z\n",),
+        ),
         kind("a row without a skill", "one problem, with its line", FIRST + "p-1,,1,90\n", None, "line 4"),
         kind("a row without a skill, left out", "the others", FIRST + "p-1,,1,90\n", history(one, two), skip=True),
         kind(
@@ -85,9 +99,9 @@ def kinds() -> list[Kind]:
         kind("times in milliseconds", "refused", "p-1,addition,1,1770000000000\n", None, "milliseconds"),
         kind(
             "days and times",
-            "seconds",
+            "seconds; that no zone was named is said",
             "p-1,addition,1,2026-11-03 10:00:00\np-1,addition,1,2026-11-03 10:01:00\n",
-            history(("addition", True, 1_793_700_000.0), ("addition", True, 1_793_700_060.0)),
+            history(("addition", True, 1_793_700_000.0), ("addition", True, 1_793_700_060.0), said="read as UTC"),
         ),
         kind(
             "times as Excel counts days",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from homeroom.data.interactions import unit_problem
 from homeroom.data.preprocess.sequence import Interaction
 
 
@@ -12,9 +13,10 @@ def join_histories(held: Sequence[Interaction], new: Sequence[Interaction]) -> l
     """The history that both are parts of, each interaction once; None where nobody can tell that they go on.
 
     They do where one begins with the other, or where all have times: the new one lies before or after what is held, or
-    says the same of the time that both speak of, perhaps with more.
+    says the same of the time that both speak of, perhaps with more. Times of two units never go on: seconds since the
+    start of one, days of the other.
     """
-    old, now = _plain(held), _plain(new)
+    old, now = plain(held), plain(new)
     if now[: len(old)] == old or old[: len(now)] == now:
         return max(old, now, key=len)
     if any(time_s is None for _, _, time_s in (*old, *now)):
@@ -23,11 +25,11 @@ def join_histories(held: Sequence[Interaction], new: Sequence[Interaction]) -> l
     both = [Counter(one for one in history if start_s <= _time(one) <= end_s) for history in (old, now)]
     if start_s <= end_s and not (both[0] and both[1] and (both[0] <= both[1] or both[1] <= both[0])):
         return None
-    more = list((Counter(now) - Counter(old)).elements())
-    return sorted([*old, *more], key=_time)
+    joined = sorted([*old, *(Counter(now) - Counter(old)).elements()], key=_time)
+    return None if unit_problem([_time(one) for one in joined]) else joined
 
 
-def _plain(history: Sequence[Interaction]) -> list[Interaction]:
+def plain(history: Sequence[Interaction]) -> list[Interaction]:
     """As they compare: from the store they come as lists."""
     return [(skill, bool(correct), time_s) for skill, correct, time_s in history]
 

@@ -25,6 +25,7 @@ LARGEST_OF_UNIT = {"milliseconds": 1e14, "microseconds": 1e17, "nanoseconds": 1e
 LONGEST_GAP_S = 20 * YEAR_S
 SHORTEST_USUAL_GAP_S = 0.2  # between two answers of a person
 DAYS_AS_NUMBERS = (19_900_101, 20_501_231)
+UTC_NOTE = "times without a zone are read as UTC: where clocks change, an hour may be out (2026-11-03 10:00:00+01:00)"
 SECONDS_REMEDY = "give seconds, from any moment on, or a day and time such as 2026-11-03 10:00:00"
 
 
@@ -44,13 +45,14 @@ def check_interactions(
     if len(value) > INTERACTION_LIMIT:
         raise InputError(f"{len(value):,} interactions are more than {INTERACTION_LIMIT:,}", where=where)
     known = dict.fromkeys(skills)  # a dict, since a bundle may have hundreds of skills
-    interactions = [check_interaction(known, item, f"{where}[{index}]") for index, item in enumerate(value)]
+    interactions = [check_interaction(known, item, f"{where}[{index}]", note) for index, item in enumerate(value)]
     times_s = [time_s for _, _, time_s in interactions if time_s is not None]
     if any(after < before for before, after in itertools.pairwise(times_s)):
         interactions = _oldest_first(interactions, where)
         if note is not None:
             note(f"{where}: a history did not begin with the oldest interaction, and was put in order by its times")
-    _check_unit(sorted(times_s), where)
+    if problem := unit_problem(sorted(times_s)):
+        raise InputError(problem, where=where, remedy=SECONDS_REMEDY)
     return interactions
 
 
@@ -77,7 +79,9 @@ def _seconds(interaction: Interaction) -> float:
     return interaction[2] or 0.0
 
 
-def check_interaction(skills: Collection[str], item: Any, where: str) -> Interaction:
+def check_interaction(
+    skills: Collection[str], item: Any, where: str, note: Callable[[str], None] | None = None
+) -> Interaction:
     """Returns one interaction: skill, whether it was right, and when in seconds; InputError where it is none."""
     if not isinstance(item, Mapping):
         if isinstance(item, str) or not isinstance(item, Sequence) or len(item) not in (2, 3):
@@ -92,25 +96,26 @@ def check_interaction(skills: Collection[str], item: Any, where: str) -> Interac
         raise InputError(f"the bundle has no skill {skill!r}", where=where, remedy=suggestion(str(skill), list(skills)))
     if correct is None:
         raise InputError(f"{item.get('correct')!r} is neither right nor wrong", where=where, remedy="true or false")
-    return str(skill), correct, check_time(item.get("time"), where)
+    return str(skill), correct, check_time(item.get("time"), where, note)
 
 
-def check_time(value: Any, where: str) -> float | None:
-    """Returns seconds: of a number as it is, of a day and time (ISO 8601, or 03.11.2026 10:00) since 1970, in UTC.
+def check_time(value: Any, where: str, note: Callable[[str], None] | None = None) -> float | None:
+    """Returns seconds: of a number as it is, of a day and time (ISO 8601, or 03.11.2026 10:00) since 1970.
 
+    note: takes a sentence where a day and time names no zone, which is taken as UTC.
     Raises InputError where it is no time, or a number too large for seconds.
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, str) and not is_number(value):
-        return _moment(value, where)
+        return _moment(value, where, note)
     try:
         number = parse_number(value) if isinstance(value, str) else value
         seconds = math.nan if isinstance(number, bool) else float(number)
     except InputError as problem:
         raise InputError(problem.what, where=where, remedy=problem.remedy) from None
     except (TypeError, ValueError, OverflowError):
-        return _moment(value, where)
+        return _moment(value, where, note)
     if not math.isfinite(seconds):
         raise InputError(f"{value!r} is no time", where=where, remedy=SECONDS_REMEDY)
     if abs(seconds) > LARGEST_S:
@@ -122,7 +127,7 @@ def check_time(value: Any, where: str) -> float | None:
     return seconds
 
 
-def _moment(value: Any, where: str) -> float:
+def _moment(value: Any, where: str, note: Callable[[str], None] | None) -> float:
     text = value.strip() if isinstance(value, str) else ""
     try:
         moment = datetime.datetime.fromisoformat(text)
@@ -130,7 +135,11 @@ def _moment(value: Any, where: str) -> float:
         if not (found := MOMENT.fullmatch(text)):
             raise InputError(f"{value!r} is no time", where=where, remedy=SECONDS_REMEDY) from None
         moment = datetime.datetime.combine(parse_day(found["day"], where), _time_of_day(found, value, where))
-    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+        if note is not None:
+            note(UTC_NOTE)
+    return moment.timestamp()
 
 
 def _time_of_day(found: re.Match[str], value: Any, where: str) -> datetime.time:
@@ -148,18 +157,18 @@ def _time_of_day(found: re.Match[str], value: Any, where: str) -> datetime.time:
         raise InputError(f"{value!r} is no time", where=where, remedy=SECONDS_REMEDY) from None
 
 
-def _check_unit(times_s: Sequence[float], where: str) -> None:
-    """InputError where the times of a history, rising, are hardly seconds.
+def unit_problem(times_s: Sequence[float]) -> str:
+    """Why the times of a history, rising, are hardly seconds; "" where they may be.
 
-    Such are days as numbers, times decades apart, and answers fractions of a second apart.
+    Days as numbers, times that lie decades apart, and answers that mostly follow within 0.2 s are not.
     """
     first, last = DAYS_AS_NUMBERS
     if len(times_s) > 1 and all(first <= time <= last and time.is_integer() for time in times_s):
-        raise InputError(f"times such as {times_s[0]:.0f} look like days", where=where, remedy=SECONDS_REMEDY)
+        return f"times such as {times_s[0]:.0f} look like days"
     if (longest_s := max((after - before for before, after in itertools.pairwise(times_s)), default=0)) > LONGEST_GAP_S:
-        what = f"times are {longest_s / YEAR_S:,.0f} years apart: times of two units"
-        raise InputError(what, where=where, remedy=SECONDS_REMEDY)
+        return f"times are {longest_s / YEAR_S:,.0f} years apart: times of two units"
     gaps_s = [after - before for before, after in itertools.pairwise(times_s) if after > before]
     if len(gaps_s) >= 2 and statistics.median(gaps_s) < SHORTEST_USUAL_GAP_S:
-        what = f"times are mostly {statistics.median(gaps_s):.2g} apart: no person answers so fast, if they are seconds"
-        raise InputError(what, where=where, remedy=f"they may be days or hours: {SECONDS_REMEDY}")
+        fast = f"times are mostly {statistics.median(gaps_s):.2g} apart"
+        return f"{fast}: no person answers so fast, if they are seconds: they may be days or hours"
+    return ""

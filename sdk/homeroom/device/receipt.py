@@ -13,13 +13,15 @@ from homeroom.data.ingest import Intake, Problem
 from homeroom.data.names import all_near_names
 from homeroom.data.preprocess.media import heard_s
 from homeroom.data.quality.text import language_doubt
-from homeroom.data.samples import DEFAULT_SUBJECT, StoredSample, group_key
+from homeroom.data.samples import DEFAULT_SUBJECT, INTERACTION_LIMIT, StoredSample, group_key
 from homeroom.runtime.bundle import Bundle
 from homeroom.store.records import AddReport
 from homeroom.store.store import Store
 from homeroom.system.installation import quoted
 
-APART = "histories do not go on from the one that is held, by times or as its beginning: kept beside it"
+APART = "this history does not go on from sample {held}, by times or as its beginning: kept beside it"
+REPLACES = "if it corrects that one: `homeroom device remove DIR {held}`"
+CUT = "of the oldest interactions went: a history holds the newest {limit:,}"
 STALE_LABELS = "with labels that were corrected since: the corrected ones stay (`homeroom device page` changes them)"
 OTHER_LABELS = "as samples held, with other labels: nobody is named, so both are kept (`homeroom device remove`)"
 
@@ -144,8 +146,10 @@ def write_receipt(
         intake.note(f"{tally.nobody:,} of {len(sample_ids):,} name no subject: held as {DEFAULT_SUBJECT}")
     if changes.continued:
         intake.note(f"{changes.continued:,} histories that were held went on, by {changes.interactions:,} interactions")
-    if changes.apart:
-        intake.note(f"{changes.apart:,} {APART}")
+    if changes.cut:
+        intake.note(f"{changes.cut:,} {CUT.format(limit=INTERACTION_LIMIT)}")
+    for name, sample_id in changes.apart.items():
+        intake.note(f"{name}: {APART.format(held=sample_id[:8])} ({REPLACES.format(held=sample_id[:8])})")
     if changes.stale_labels:
         intake.note(f"{changes.stale_labels:,} {STALE_LABELS}")
     if changes.other_labels:

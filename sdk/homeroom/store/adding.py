@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from homeroom.data.consent import FORBIDDING, Consent, newer_consent
-from homeroom.data.histories import join_histories
+from homeroom.data.histories import join_histories, plain
 from homeroom.data.preprocess.sequence import Interaction
 from homeroom.data.samples import DEFAULT_SUBJECT, INTERACTION_LIMIT, StoredSample
 from homeroom.store import sealed_rows
@@ -55,6 +55,7 @@ def add_samples(
         adding = _Adding(context, fingerprint, before, AddReport() if report is None else report, refuse_new)
         added = [sample_id for sample_id in map(adding.add, samples) if sample_id]
         ids.extend(adding.now(sample_id) for sample_id in added)
+        adding.report.apart = {name: adding.now(sample_id) for name, sample_id in adding.report.apart.items()}
     context.back_up()
     return ids
 
@@ -138,7 +139,7 @@ class _Adding:
         An export that holds nothing new to one of them changes what is said of that sample alone; of several that
         others go on from, the newest does: a corrected export lies after the one that it corrects.
         """
-        found, apart = list[tuple[_Held, int, list[Interaction]]](), 0
+        found, apart = list[tuple[_Held, list[Interaction], list[Interaction]]](), ""
         for held in self._held(subject, "subject_id = ?", (subject.subject_id,)):
             if not _same_but(slot, held.facts, new) or not _is_correction(held.facts, new, comparable=True):
                 continue
@@ -149,18 +150,19 @@ class _Adding:
                 continue
             joined = join_histories(before, history)
             if joined is None:
-                apart = 1
-            elif len(joined) == len(before):
+                apart = held.sample_id
+            elif joined[-INTERACTION_LIMIT:] == plain(before):
                 return self._correct(subject, held, new)
             else:
-                found.append((held, len(joined) - len(before), joined[-INTERACTION_LIMIT:]))
+                found.append((held, before, joined))
         if not found:
-            self.report.apart += apart
+            self.report.apart |= {subject.name: apart} if apart else {}
             return ""
-        held, further, joined = found[-1]
+        held, before, joined = found[-1]
         self.report.continued += 1
-        self.report.interactions += further
-        return self._put_history(subject, held, new, slot, joined)
+        self.report.interactions += len(joined) - len(before)
+        self.report.cut += max(len(joined) - INTERACTION_LIMIT, 0)
+        return self._put_history(subject, held, new, slot, joined[-INTERACTION_LIMIT:])
 
     def _put_history(
         self, subject: Subject, held: _Held, new: SampleFacts, slot: str, history: list[Interaction]
@@ -175,6 +177,7 @@ class _Adding:
         drop_sums(self.context.database, subject.subject_id)
         sample_id = sealed_rows.insert_sample(self.context.database, subject, content, facts, held.aside)
         sealed_rows.insert_inputs(self.context.database, subject, content, bodies)
+        self.renamed[held.sample_id] = sample_id
         return sample_id
 
     def _same_content(self, subject: Subject, facts: SampleFacts) -> Iterator[_Held]:

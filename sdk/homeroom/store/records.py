@@ -33,7 +33,9 @@ class AddReport:
     """What adding did beside storing.
 
     corrected: by what changed, how many of the `corrected_samples` that were held.
-    continued, interactions: how many histories went on, and by how many interactions. apart: how many did not.
+    continued, interactions: how many histories went on, and by how many interactions. cut: how many of the oldest
+    interactions of joined histories went, beyond what one holds.
+    apart: by whose history did not go on, the id of the sample that it lies beside.
     stale_labels: how many came with labels that were corrected since, which hold no more.
     other_labels: how many were stored beside one with the same inputs and other labels, as nobody is named.
     """
@@ -42,7 +44,8 @@ class AddReport:
     corrected_samples: int = 0
     continued: int = 0
     interactions: int = 0
-    apart: int = 0
+    cut: int = 0
+    apart: dict[str, str] = field(default_factory=dict)
     stale_labels: int = 0
     other_labels: int = 0
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny
 
-from homeroom.data.ingest import read_samples
+from homeroom.data.ingest import Intake, read, read_samples
 from homeroom.errors import InputError
 
 openpyxl = pytest.importorskip("openpyxl")
@@ -63,3 +63,28 @@ def test_a_name_of_which_a_spreadsheet_made_another_type_is_refused(cell: Any, w
     with pytest.raises(InputError, match=words) as refused:
         list(read_samples(workbook(tmp_path, (cell, "yyyy-mm-dd"), column="subject"), tiny.draft()))
     assert "as text" in (refused.value.remedy or "")
+
+
+def test_a_number_that_is_shown_with_leading_zeros_is_that_name_and_still_a_number(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    book.active.append(["subject", "word", "label.weight"])
+    book.active.append([7, "a cat", 7])
+    book.active["A2"].number_format = book.active["C2"].number_format = "000"
+    book.save(tmp_path / "lesson.xlsx")
+    (sample,) = read_samples(tmp_path / "lesson.xlsx", tiny.draft())
+    assert (sample.subject, sample.labels["weight"]) == ("007", 7.0)
+
+
+@pytest.mark.parametrize(("hidden", "said"), [(["B"], "B"), (["B", "C"], "B, C"), (["Z"], ""), ([], "")])
+def test_a_hidden_column_that_was_read_is_named(hidden: list[str], said: str, tmp_path: Path) -> None:
+    path = workbook(tmp_path, (12, "0"))
+    book = openpyxl.load_workbook(path)
+    book.active["C1"], book.active["C2"] = "label.category", "cat"
+    for letter in hidden:
+        book.active.column_dimensions[letter].hidden = True
+    book.save(path)
+    intake = Intake()
+    assert len(list(read([path], tiny.draft(), intake))) == 1
+    assert [note for note in intake.notes if "hidden" in note] == [
+        f"lesson.xlsx: hidden columns were read too: {said}"
+    ] * bool(said)

@@ -73,6 +73,8 @@ HELD = timed(0, 60, 120, 180)
         (HELD, [*HELD[:2], ("addition", False, 120.0), *timed(240)], None),
         (timed(60, 60), timed(60, 60, 60), timed(60, 60, 60)),
         (HELD, untimed("1"), None),
+        (HELD, timed(1_793_700_000, 1_793_700_060), None),
+        (timed(20_261_103.0), timed(20_261_104.0), None),
     ],
 )
 def test_two_exports_are_one_history_where_that_is_clear(held: Any, new: Any, joined: Any) -> None:
@@ -114,7 +116,8 @@ def test_the_next_week_added_twice_goes_on_from_one_history_alone(tmp_path: Path
     corrected = [*((skill, not correct, time) for skill, correct, time in HELD), *timed(240)]
     with open_store(tmp_path) as store:
         add(store, HELD)
-        assert add(store, corrected).apart == 1
+        (first,) = store.samples()
+        assert add(store, corrected).apart == {"p-1": first.sample_id}
         assert (add(store, timed(DAY_S)).continued, len(held(store))) == (1, 2)
         after = held(store)
         assert [*corrected, *timed(DAY_S)] in after, "the corrected export goes on, not the one that it corrects"
@@ -125,8 +128,9 @@ def test_the_next_week_added_twice_goes_on_from_one_history_alone(tmp_path: Path
 def test_what_does_not_go_on_is_kept_beside_it_and_counted(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         add(store, untimed("110"))
-        assert (add(store, untimed("011")).apart, store.count()) == (1, 2)
-        assert (add(store, untimed("011")).apart, store.count()) == (0, 2)
+        (first,) = store.samples()
+        assert (add(store, untimed("011")).apart, store.count()) == ({"p-1": first.sample_id}, 2)
+        assert (add(store, untimed("011")).apart, store.count()) == ({}, 2)
         assert (add(store, untimed("01100")).continued, store.count()) == (1, 2)
         add(store, untimed("1"), untimed("0"), subject="classroom")
         assert store.count() == 4, "histories of nobody are not joined"
@@ -260,3 +264,34 @@ def test_what_any_row_says_of_consent_and_retention_holds_of_the_history(tmp_pat
     problems = "\n".join(map(str, intake.problems))
     assert "week.csv line 10 consent: 'no' is no state" in problems
     assert "week.csv line 11: says 'week 2' of source, an earlier row 'week 1'" in problems
+
+
+def test_of_a_history_beyond_what_one_holds_the_oldest_go_and_are_counted_once(tmp_path: Path) -> None:
+    long, more = timed(*range(0, 10_000 * 60, 60)), timed(DAY_S * 30)
+    with open_store(tmp_path) as store:
+        add(store, long)
+        report = add(store, more)
+        assert (report.continued, report.interactions, report.cut) == (1, 1, 1)
+        assert held(store) == [[*long[1:], *more]]
+        report = add(store, long)
+        assert (report.continued, report.interactions, report.cut) == (0, 0, 0), "what went before does not go on again"
+        assert held(store) == [[*long[1:], *more]]
+
+
+def test_a_history_that_goes_on_twice_in_one_call_is_known_by_its_last_id(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        ids = store.add(
+            [StoredSample(inputs={"history": [one]}, subject="p-1") for one in (HELD, timed(DAY_S), timed(2 * DAY_S))],
+            lambda sample: str(sample.inputs).encode(),
+        )
+        assert set(ids) == {sample.sample_id for sample in store.samples()}
+
+
+def test_times_without_a_zone_are_said_once(tmp_path: Path) -> None:
+    rows = ["p-1,addition,1,2026-11-03 10:00:00", "p-1,addition,1,2026-11-03 10:01:00"]
+    for name, zone, said in (("bare.csv", "", 1), ("zoned.csv", "+01:00", 0)):
+        sheet = tmp_path / name
+        sheet.write_text("subject,history.skill,history.correct,history.time\n" + "".join(f"{r}{zone}\n" for r in rows))
+        intake = Intake()
+        list(read([sheet], manifest(), intake))
+        assert len([note for note in intake.notes if "without a zone are read as UTC" in note]) == said

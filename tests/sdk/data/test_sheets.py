@@ -323,7 +323,7 @@ def test_a_workbook_that_is_formatted_to_its_last_row_is_read_as_far_as_its_cell
     book.save(tmp_path / "lesson.xlsx")
     samples, intake = rows_of(tmp_path / "lesson.xlsx")
     assert len(samples) == 2
-    assert intake.notes == ["lesson.xlsx: 1 hidden rows were read too"]
+    assert intake.notes == ["lesson.xlsx: 1 hidden row read too"]
 
 
 def test_merged_cells_are_passed_over_above_the_names_alone(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ UNPACKED_LIMIT_BYTES = 256 << 20
 LITERAL = re.compile(r'"[^"]*"|\\.')  # of a number format: shown as it stands
 EMPTY_ROWS_LIMIT, COLUMNS_LIMIT = 10_000, 1_000
 SHEET_PART = re.compile(r"xl/worksheets/[^/]+\.xml")
+TRUE = ("1", "true")
+LEADING_ZEROS = re.compile("00+")  # a number format: 007
 CONTENT = {"v", "f", "is"}  # what a cell that is not empty holds
 
 
@@ -31,12 +33,13 @@ class Workbook:
     """What openpyxl does not tell of a workbook that it reads row by row.
 
     last: the last row that holds cells, from 1. hidden: how many rows with cells are hidden, as by a filter.
-    merged: (first row, range) of the cells that were merged.
+    merged: (first row, range) of the cells that were merged. hidden_columns: letters of those that hold cells.
     """
 
     last: int
     hidden: int
     merged: list[tuple[int, str]]
+    hidden_columns: list[str]
 
 
 def look_into(file_path: str) -> Workbook:
@@ -44,7 +47,7 @@ def look_into(file_path: str) -> Workbook:
 
     Raises InputError where it is none, or has a cell so far off that the empty ones before it would fill the memory.
     """
-    path, book = Path(file_path), Workbook(0, 0, [])
+    path, book = Path(file_path), Workbook(0, 0, [], [])
     with _opened(path) as file:
         if file.read(len(OLD_OFFICE_MAGIC)) == OLD_OFFICE_MAGIC:
             what = "is protected with a password, or of Excel before 2007"
@@ -61,10 +64,13 @@ def look_into(file_path: str) -> Workbook:
 
 def _look_into_sheet(part: IO[bytes], name: str, book: Workbook) -> None:
     number, last, merged = 0, 0, list[tuple[int, str]]()
+    hidden, used = list[range](), set[int]()
     for _, element in ElementTree.iterparse(part):
         tag = element.tag.rpartition("}")[2]
         if tag == "mergeCell":
             merged.append((int(re.findall(r"\d+", element.get("ref", ""))[0]), element.get("ref", "")))
+        if tag == "col" and element.get("hidden") in TRUE:
+            hidden.append(range(int(element.get("min", 0)), int(element.get("max", 0)) + 1))
         if tag != "row":
             continue
         number = int(float(element.get("r", number + 1)))
@@ -74,10 +80,13 @@ def _look_into_sheet(part: IO[bytes], name: str, book: Workbook) -> None:
                 what = f"has a cell beyond {EMPTY_ROWS_LIMIT:,} empty rows, or {COLUMNS_LIMIT:,} columns"
                 raise InputError(what, where=f"{name} line {number}", remedy="delete it, or save it as CSV UTF-8")
             last = number
-            book.hidden += element.get("hidden") in ("1", "true")
+            used |= {_column_of(cell.get("r", "")) for cell in filled}
+            book.hidden += element.get("hidden") in TRUE
         element.clear()
     if last:
         book.last, book.merged = max(book.last, last), [*book.merged, *merged]
+        columns = sorted(column for column in used if any(column in span for span in hidden))
+        book.hidden_columns += map(_letters_of, columns)
 
 
 def _column_of(reference: str) -> int:
@@ -86,6 +95,12 @@ def _column_of(reference: str) -> int:
     for letter in re.match(r"[A-Za-z]*", reference)[0].upper():  # type: ignore[index]  # it matches always
         number = 26 * number + ord(letter) - 64
     return number
+
+
+def _letters_of(column: int) -> str:
+    """The letters of a column from 1 on, such as AB of 28."""
+    above, letter = divmod(column - 1, 26)
+    return (_letters_of(above) if above else "") + chr(65 + letter)
 
 
 def read_excel(file_path: str, last: int) -> Iterator[tuple[int, list[Cell]]]:
@@ -152,11 +167,13 @@ def _rows(sheet: Any, last: int, read: Callable[[Any], Any] = lambda cell: cell.
 
 
 def _shown(cell: Any) -> Any:
-    """The value of a cell; of a share that is formatted as a percentage the percentage, as a person sees it: 45%.
+    """The value of a cell as a person sees it, where its format adds digits or a sign: 007 of 7, and 45% of 0.45.
 
     With three digits behind the point another is written, since 1.125 could be a thousand in a sheet with commas.
     """
     value, shown = cell.value, LITERAL.sub("", getattr(cell, "number_format", None) or "")
+    if type(value) is int and value >= 0 and LEADING_ZEROS.fullmatch(shown) and shown == cell.number_format:
+        return str(value).zfill(len(shown))
     if "%" not in shown or isinstance(value, bool) or not isinstance(value, int | float):
         return value
     whole, point, part = f"{value * 100:.12f}".rstrip("0").rstrip(".").partition(".")

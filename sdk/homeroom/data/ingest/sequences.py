@@ -35,17 +35,17 @@ def gather_interactions(samples: Iterable[Sample], manifest: Manifest, intake: I
         try:
             history = _history_of(by_subject, sample)
             _state(history, sample)
-            _gather(history, sample, {n: _checked(n, v, manifest, sample) for n, v in interactions.items()})
+            _gather(history, sample, {n: _checked(n, v, manifest, sample, intake) for n, v in interactions.items()})
         except InputError as problem:
             intake.refuse(problem, str(sample.origin))
     yield from (history for history in by_subject.values() if history.inputs)
 
 
-def _checked(name: str, value: Any, manifest: Manifest, sample: Sample) -> Interaction:
+def _checked(name: str, value: Any, manifest: Manifest, sample: Sample, intake: Intake) -> Interaction:
     """One row's interaction; InputError names the row, so that a slip is one problem and not the history's."""
     spec = manifest.modality(find_slot(name, manifest).modality).preprocess
     assert isinstance(spec, SequencePreprocess)
-    return check_interaction(dict.fromkeys(spec.skills), value, f"{sample.origin} {name}")
+    return check_interaction(dict.fromkeys(spec.skills), value, f"{sample.origin} {name}", intake.note)
 
 
 def _history_of(by_subject: dict[str, Sample], sample: Sample) -> Sample:

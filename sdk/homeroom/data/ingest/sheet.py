@@ -84,7 +84,9 @@ def read_rows(path: Path, known: ColumnNames, intake: Intake) -> Iterator[tuple[
     """
     known = replace(known, given=intake.options.columns)
     if (book := workbook_of(path)) is not None and book.hidden:
-        intake.note(f"{path.name}: {book.hidden:,} hidden rows were read too")
+        intake.note(f"{path.name}: {counted(book.hidden, 'hidden row')} read too")
+    if book is not None and book.hidden_columns:
+        intake.note(f"{path.name}: hidden columns were read too: {', '.join(book.hidden_columns)}")
     header, lines = _read_header(read_lines(path, known, book), path.name, known, intake)
     names = header.names
     if header.above:
