@@ -62,7 +62,7 @@ def excel() -> list[Kind]:
         merged: str = "",
         more: Sequence[Any] = (),
         hidden: str = "",
-        format: str = "",
+        number_format: str = "",
     ) -> Path:
         import openpyxl
 

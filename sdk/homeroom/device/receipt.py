@@ -19,9 +19,9 @@ from homeroom.store.records import AddReport
 from homeroom.store.store import Store
 from homeroom.system.installation import quoted
 
-APART = "this history does not go on from sample {held}, by times or as its beginning: kept beside it"
-REPLACES = "if it corrects that one: `homeroom device remove DIR {held}`"
-CUT = "of the oldest interactions went: a history holds the newest {limit:,}"
+APART = "this history does not go on from sample {}, by times or as its beginning: kept beside it"
+REPLACES = "`homeroom device remove` takes that one, if this corrects it"
+OLDEST_WENT = "of the oldest interactions went: a history holds the newest {limit:,}"
 STALE_LABELS = "with labels that were corrected since: the corrected ones stay (`homeroom device page` changes them)"
 OTHER_LABELS = "as samples held, with other labels: nobody is named, so both are kept (`homeroom device remove`)"
 
@@ -147,9 +147,9 @@ def write_receipt(
     if changes.continued:
         intake.note(f"{changes.continued:,} histories that were held went on, by {changes.interactions:,} interactions")
     if changes.cut:
-        intake.note(f"{changes.cut:,} {CUT.format(limit=INTERACTION_LIMIT)}")
+        intake.note(f"{changes.cut:,} {OLDEST_WENT.format(limit=INTERACTION_LIMIT)}")
     for name, sample_id in changes.apart.items():
-        intake.note(f"{name}: {APART.format(held=sample_id[:8])} ({REPLACES.format(held=sample_id[:8])})")
+        intake.note(f"{name}: {APART.format(sample_id[:8])} ({REPLACES})")
     if changes.stale_labels:
         intake.note(f"{changes.stale_labels:,} {STALE_LABELS}")
     if changes.other_labels:
