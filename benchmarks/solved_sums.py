@@ -1,4 +1,4 @@
-"""The arithmetic of `benchmarks/solved.py` on handwritten digits: exactness, growth, liars, privacy, cost.
+"""The arithmetic of `benchmarks/solved.py` on handwritten digits: exactness, growth, liars, cost.
 
 Scikit-learn's digits (UCI, CC BY 4.0). The upper and the lower half of a picture stand for two modalities; a third of
 the samples lacks one of them. Projections are fitted on 100 public pictures, which nobody else has.
@@ -16,15 +16,12 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from homeroom.contract.manifest import Task
-from homeroom.contract.privacy import epsilon_spent
 from homeroom.contract.statistics.accumulate import BlockVectors, to_grid
 from homeroom.contract.statistics.encoding import encode, read
-from homeroom.contract.statistics.sums import ONE, Statistics, check_total, merge, subtract
-from homeroom.privacy.discrete_gaussian import discrete_gaussian
+from homeroom.contract.statistics.sums import Statistics, check_total, merge, subtract
 from homeroom.train.solve.base import Blocks, Strength
 from homeroom.train.solve.discriminant import solve_classes, sum_classes
 from homeroom.train.solve.kinds import SOLVERS
-from homeroom.train.solve.moments import standardized
 from homeroom.train.solve.task_vectors import TaskVectors, joined
 from homeroom.train.solve.vectors.raw import mean_of_taps
 from homeroom_exporter.export.statistics import fit_projection
@@ -39,7 +36,7 @@ TASK = Task(
 )
 BLOCKS = ("a" * 64, "b" * 64)
 STRENGTHS = [Strength(shrinkage, power) for shrinkage in (0.03, 0.1, 0.3, 1.0) for power in (0.0, 0.5)]
-SCHOOLS, LIARS, DELTA = 20, 4, 1e-5
+SCHOOLS, LIARS = 20, 4
 
 
 @dataclass(frozen=True)
@@ -197,90 +194,6 @@ def robustness(seed: int) -> dict[str, Any]:
             check_total(each)  # no bound refuses them
         shares[name] = digits.accuracy(merge([*sums, *honest[LIARS:]])) / clean
     return {**result, "of_clean": shares}
-
-
-@dataclass(frozen=True)
-class Promise:
-    """One private release. devices: that learn, None where each pupil is a unit."""
-
-    epsilon: float
-    devices: int | None
-
-    @property
-    def words(self) -> str:
-        return f"{self.devices or 'by pupil'}{' devices' if self.devices else ''}, epsilon {self.epsilon:g}"
-
-
-PROMISES = (
-    *(Promise(8.0, 40), Promise(8.0, 100), Promise(2.0, 100)),
-    *(Promise(2.0, None), Promise(1.0, None), Promise(0.5, None)),
-)
-
-
-def noise_multiplier(epsilon: float) -> float:
-    """The least for one release at DELTA, by bisection."""
-    low, high = 0.1, 100.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (low, middle) if epsilon_spent([middle], DELTA) <= epsilon else (middle, high)
-    return high
-
-
-def private(seed: int) -> dict[str, Any]:
-    """One release of class sums by direction: no counts, equal priors, whitened by the public pictures' covariance.
-
-    Whole pictures. A unit's class sums together are clipped to a norm that public pictures of the same number have.
-    """
-    pictures, classes = load_digits(return_X_y=True)
-    rng = np.random.default_rng([seed, 3])
-    order = rng.permutation(len(classes))
-    pictures, classes = pictures[order] / 16, classes[order]
-    known = pictures[:PUBLIC]
-    centred = known - known.mean(0)
-    within = sum(np.cov(centred[classes[:PUBLIC] == c].T, bias=True) for c in range(CLASSES)) / CLASSES
-    correlations, spread = standardized(within + 1e-4 * np.eye(64))
-    values, vectors = np.linalg.eigh(correlations + 0.3 * np.eye(64))
-    white = (pictures - known.mean(0)) / spread @ (vectors / np.sqrt(values))
-    grid = to_grid(white / np.linalg.norm(white, axis=1, keepdims=True))
-    learn, test = slice(PUBLIC, -300), slice(-300, None)
-    found = {"without noise": _by_direction(_class_sums(grid[learn], classes[learn]), grid[test], classes[test])}
-    for promise in PROMISES:
-        released = _release(promise, grid[learn], classes[learn], (grid[:PUBLIC], classes[:PUBLIC]), rng)
-        found[promise.words] = _by_direction(released, grid[test], classes[test])
-    return found
-
-
-def _class_sums(grid: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """int64 [classes, d]"""
-    return np.eye(CLASSES, dtype=np.int64)[classes].T @ grid
-
-
-def _release(
-    promise: Promise,
-    grid: np.ndarray,
-    classes: np.ndarray,
-    public: tuple[np.ndarray, np.ndarray],
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """The noised sum of all units' clipped class sums, int64 [classes, d]."""
-    if promise.devices is None:
-        clip, total = float(ONE), _class_sums(grid, classes)
-    else:
-        parts = np.array_split(rng.permutation(len(classes)), promise.devices)
-        size = min(len(parts[0]), len(public[1]))
-        drawn = [rng.choice(len(public[1]), size, False) for _ in range(50)]
-        clip = float(np.median([np.linalg.norm(_class_sums(public[0][r], public[1][r])) for r in drawn]))
-        total = np.zeros((CLASSES, grid.shape[1]), np.int64)
-        for rows in parts:
-            sums = _class_sums(grid[rows], classes[rows])
-            total += np.trunc(sums * min(1.0, clip / max(float(np.linalg.norm(sums)), 1e-9))).astype(np.int64)
-    sigma = int(np.ceil(noise_multiplier(promise.epsilon) * clip))
-    return total + discrete_gaussian(sigma, total.size).reshape(total.shape)
-
-
-def _by_direction(sums: np.ndarray, grid: np.ndarray, classes: np.ndarray) -> float:
-    directions = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
-    return float(((grid @ directions.T).argmax(1) == classes).mean())
 
 
 def cost(samples: int = 1500, repeats: int = 5) -> dict[str, Any]:
