@@ -42,6 +42,17 @@ if has_room(MEMORY):
 httpx._transports.default.create_ssl_context = cache(httpx._transports.default.create_ssl_context)
 
 
+@pytest.fixture
+def hub_offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As with HF_HUB_OFFLINE; the hub's library keeps its session, which would stay offline after the test."""
+    from huggingface_hub.utils import reset_sessions
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    reset_sessions()
+    yield
+    reset_sessions()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def possible_remedies() -> Iterator[None]:
     """An error that a command line prints names only options that its command has."""

@@ -210,9 +210,8 @@ def test_a_table_row_is_its_own_feature(tmp_path: Path) -> None:
     ],
 )
 def test_a_spec_that_cannot_be_met_is_refused_in_one_sentence(
-    change: dict[str, Any], says: str, text: Backbone, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    change: dict[str, Any], says: str, text: Backbone, folder: Path, tmp_path: Path, hub_offline: None
 ) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     spec = EncoderSpec(modality="text", source=f"hf:{folder / 'bert'}", dim=16, buckets=(8,))
     with pytest.raises(ExportError, match=says):
         build(msgspec.structs.replace(spec, **change), models.texts(), tmp_path)

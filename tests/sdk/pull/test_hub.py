@@ -131,10 +131,7 @@ def test_a_hub_of_the_environment(hub: Files, tmp_path: Path) -> None:
     assert left(tmp_path) == ["lesson.homeroom"]
 
 
-def test_a_hub_that_is_not_to_be_asked_is_not(hub: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+def test_a_hub_that_is_not_to_be_asked_is_not(hub: Files, tmp_path: Path, hub_offline: None) -> None:
     with pytest.raises(NetworkError, match="HF_HUB_OFFLINE is set"):
         from_hub(hub, tmp_path)
     assert hub.asked == []
