@@ -75,6 +75,25 @@ def test_a_number_that_is_shown_with_leading_zeros_is_that_name_and_still_a_numb
     assert (sample.subject, sample.labels["weight"]) == ("007", 7.0)
 
 
+@pytest.mark.parametrize(
+    ("value", "number_format", "seen"),
+    [
+        (7, '"p-"000', "p-007"),
+        (7, '"p-"0', "p-7"),
+        (12345, r"\p\-00-000", "p-12-345"),
+        (1234567, '00-0"a0"00', "1234-5a067"),
+        (7, '"EUR "0', "7"),
+        (7, "0", "7"),
+        (7, "General", "7"),
+    ],
+)
+def test_a_name_of_a_number_and_its_format_is_read_as_it_is_seen(
+    value: int, number_format: str, seen: str, tmp_path: Path
+) -> None:
+    (sample,) = read_samples(workbook(tmp_path, (value, number_format), column="subject"), tiny.draft())
+    assert sample.subject == seen
+
+
 @pytest.mark.parametrize(("hidden", "said"), [(["B"], "B"), (["B", "C"], "B, C"), (["Z"], ""), ([], "")])
 def test_a_hidden_column_that_was_read_is_named(hidden: list[str], said: str, tmp_path: Path) -> None:
     path = workbook(tmp_path, (12, "0"))

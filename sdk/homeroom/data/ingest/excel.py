@@ -24,7 +24,8 @@ LITERAL = re.compile(r'"[^"]*"|\\.')  # of a number format: shown as it stands
 EMPTY_ROWS_LIMIT, COLUMNS_LIMIT = 10_000, 1_000
 SHEET_PART = re.compile(r"xl/worksheets/[^/]+\.xml")
 TRUE = ("1", "true")
-LEADING_ZEROS = re.compile("00+")  # a number format: 007
+SIGN = r'(?:"[^"]*"|\\.|-)'
+AS_SEEN = re.compile(f"({SIGN}*)(0+(?:{SIGN}+0+)*)")  # a number format: 007, p-007, 12-345
 CONTENT = {"v", "f", "is"}  # what a cell that is not empty holds
 
 
@@ -167,17 +168,38 @@ def _rows(sheet: Any, last: int, read: Callable[[Any], Any] = lambda cell: cell.
 
 
 def _shown(cell: Any) -> Any:
-    """The value of a cell as a person sees it, where its format adds digits or a sign: 007 of 7, and 45% of 0.45.
+    """The value of a cell as a person sees it, where its format adds to it: 007 or p-7 of 7, and 45% of 0.45.
 
     With three digits behind the point another is written, since 1.125 could be a thousand in a sheet with commas.
     """
-    value, shown = cell.value, LITERAL.sub("", getattr(cell, "number_format", None) or "")
-    if type(value) is int and value >= 0 and LEADING_ZEROS.fullmatch(shown) and shown == cell.number_format:
-        return str(value).zfill(len(shown))
+    value, number_format = cell.value, getattr(cell, "number_format", None) or ""
+    if type(value) is int and value >= 0 and (parts := AS_SEEN.fullmatch(number_format)):
+        before, places = _signs(parts[1]), parts[2]
+        return _as_seen(value, before, places) if len(places) > 1 or _names(before) else value
+    shown = LITERAL.sub("", number_format)
     if "%" not in shown or isinstance(value, bool) or not isinstance(value, int | float):
         return value
     whole, point, part = f"{value * 100:.12f}".rstrip("0").rstrip(".").partition(".")
     return f"{whole}{point}{part}{'0' * (len(part) == 3)}%"
+
+
+def _as_seen(value: int, before: str, places: str) -> str:
+    """A number with what its format writes before it and between its digits; the first place takes what is left."""
+    first, *rest = re.findall(f"{SIGN}+|0+", places)
+    digits, written = str(value).zfill(len(first) + sum(map(len, rest[1::2]))), ""
+    for sign, zeros in zip(rest[-2::-2], rest[::-2], strict=True):
+        digits, written = digits[: -len(zeros)], _signs(sign) + digits[-len(zeros) :] + written
+    return before + digits + written
+
+
+def _signs(literals: str) -> str:
+    """What literals of a number format show."""
+    return re.sub(r'"([^"]*)"|\\(.)', lambda one: one[1] if one[2] is None else one[2], literals)
+
+
+def _names(before: str) -> bool:
+    """Whether what a format writes before a number makes a name of it, as p- does; EUR and a blank do not."""
+    return any(map(str.isalpha, before)) and not before[-1].isspace()
 
 
 def _cell(value: Any, source: Any, name: str, number: int) -> Cell:
