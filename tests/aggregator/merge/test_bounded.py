@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sqlite3
 import tempfile
 from collections.abc import Mapping
@@ -198,42 +196,6 @@ def test_a_school_that_leaves_mid_round_counts_no_more(tmp_path: Path) -> None:
     send(rounds, D, 0.5)
     np.testing.assert_array_equal(rounds.state.theta[LADDER], START[LADDER] + np.float32(0.5))
     held(rounds)
-
-
-@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("nth", [1, 3])
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
-def test_a_kill_inside_the_second_reading_costs_nothing(tmp_path: Path, nth: int, late: bool) -> None:
-    folder, original = make_folder(tmp_path, **BOUNDED), bounded.read_admitted
-    with closing(open_rounds(folder)) as rounds:
-        send(rounds, A, 0.5)
-        send(rounds, B, 0.25)
-    last = C.update(rounds.configuration, 0.125)
-    child = os.fork()
-    if child == 0:
-        calls = []
-
-        def read(*arguments: Any) -> Any:
-            calls.append(arguments)
-            if len(calls) == nth and not late:
-                os.kill(os.getpid(), signal.SIGKILL)
-            found = original(*arguments)
-            if len(calls) == nth:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return found
-
-        try:
-            bounded.read_admitted = read  # type: ignore[assignment]
-            open_rounds(folder).update(last, C.name)
-        finally:
-            os._exit(0)
-    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    with closing(open_rounds(folder)) as rounds:
-        assert (rounds.state.version, rounds.state.pending) == (0, 2)
-        assert set_apart.reasons(rounds.log.database) == [], "nobody's update is blamed"
-        assert rounds.update(last, C.name)[1] == "accepted"
-        assert rounds.state.version == 1
-        held(rounds)
 
 
 def damage(folder: Path, update_id: str) -> None:
