@@ -190,6 +190,16 @@ def test_relabelling_moves_a_sample_between_the_two_and_back(device: Device) -> 
     assert (held.labels, held.local_labels) == ({}, {"category": LABEL})
 
 
+def test_a_held_sample_that_is_given_a_local_label_has_no_other_label_of_that_task(device: Device) -> None:
+    add(device)
+    (one,) = dinosaurs(1, 3, subject="p-17", labels={"category": LABEL, "size": "big"})
+    device.add(Sample(**one.inputs, labels={"category": "fish", "size": "big"}, subject="p-17"))
+    assert device.take_in(one).corrected == {f"category: 'fish', now {LABEL!r}": 1}
+    (held,) = device.store.samples("p-17")
+    assert (held.labels, held.local_labels) == ({"size": "big"}, {"category": LABEL})
+    assert (count_of(device, "fish").samples, count_of(device).samples, count_of(device).learned) == (0, 1, 1)
+
+
 @pytest.mark.parametrize(
     ("task", "labels", "told"),
     [
