@@ -194,7 +194,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt .ci/environment
 	touch $@
 
 $(DEVICE)/.dependencies: pyproject.toml constraints.txt .ci/environment
-	.ci/environment $(DEVICE) -c constraints.txt .
+	.ci/environment $(DEVICE) -c constraints.txt '.[secure]'
 	touch $@
 
 $(DEVICE)/.ready: $(DEVICE)/.dependencies $(PACKAGE)

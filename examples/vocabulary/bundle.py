@@ -10,6 +10,7 @@ from examples.vocabulary.schools import Pair, School, exercises, has, write
 from homeroom.contract.signing import certify, new_key
 
 RECIPE = Path(__file__).with_name("recipe.toml")
+LANGUAGES = Path(__file__).with_name("recipe_languages.toml")
 DIGITS = Path(__file__).with_name("recipe_digits.toml")
 EVERY = 3  # one training stamp in so many serves the calibration
 SPOKEN = ("es", "fr")  # hardly any English caption is recorded

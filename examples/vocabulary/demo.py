@@ -22,17 +22,20 @@ from rich.console import Console
 from rich.text import Text
 
 from examples.vocabulary import digits, report
-from examples.vocabulary.bundle import DIGITS, RECIPE, calibrate
+from examples.vocabulary.bundle import DIGITS, LANGUAGES, calibrate
 from examples.vocabulary.harder import length_alone, sounding_seconds, write_harder
-from examples.vocabulary.lesson import ROUNDS, SchoolResult
+from examples.vocabulary.lesson import DEMO_ROUNDS, SchoolResult
 from examples.vocabulary.page import as_page
 from examples.vocabulary.school import Job
 from examples.vocabulary.schools import SCHOOLS, Pair, School, write_all
 from examples.vocabulary.splits import lesson_stamps
 from examples.vocabulary.stamps import NoStampsError
+from homeroom import Device
+from homeroom.contract.signing import fingerprint, public_hex, read_key
 from homeroom.errors import HomeroomError
 
 ROOT = Path(__file__).parents[2]
+LEAST_IN_SUM = 3  # schools
 
 console = Console()
 
@@ -40,7 +43,7 @@ console = Console()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "demo-report.html", help="the report")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--rounds", type=int, default=DEMO_ROUNDS)
     parser.add_argument("--seed", type=int, default=0, help="how the stamps are dealt to the schools")
     parser.add_argument("--reduced", action="store_true", help="the lesson for machines without Debian's stamps")
     parser.add_argument("--device-python", default=os.environ.get("HOMEROOM_DEVICE_PYTHON", sys.executable))
@@ -70,7 +73,7 @@ def choose(reduced: bool) -> Lesson:
     why = "as asked"
     if not reduced:
         try:
-            return Lesson(lesson_stamps(), SCHOOLS, RECIPE)
+            return Lesson(lesson_stamps(), SCHOOLS, LANGUAGES)
         except NoStampsError as problem:
             why = f"the stamps cannot be had here: {problem}"
     note = f"Reduced lesson ({why}): handwritten digits and their names, no sound. Its figures are not the lesson's."
@@ -81,6 +84,7 @@ def choose(reduced: bool) -> Lesson:
 def teach(lesson: Lesson, folder: Path, options: argparse.Namespace) -> None:
     began, clock, out, rounds = time.monotonic(), report.Clock(), options.out, options.rounds
     keys, bundle = folder / "keys", options.bundle or folder / "bundle"
+    os.environ["HOMEROOM_KEYS"] = str(folder / "keys of devices")  # outside the devices' directories
     root_key = options.root_key or keys / "root.pem"
     with clock.stage("samples"), console.status("Dealing the stamps to five schools"):
         files = write_all(lesson.pairs, folder / "data", options.seed, lesson.schools)
@@ -96,28 +100,29 @@ def teach(lesson: Lesson, folder: Path, options: argparse.Namespace) -> None:
             said = homeroom("bundle", "export", lesson.recipe, bundle, "--calibration", calibration, *signed)
         console.print(Text(said.strip()))
 
-    with serving(folder / "district", bundle, root_key, len(lesson.schools)) as (address, root):
-        homeroom(
-            "district", "invite", folder / "district", "--count", len(SCHOOLS), "--address", address, "--out", folder
-        )
+    root = fingerprint(public_hex(read_key(root_key)))
+    devices = {school.name: folder / "devices" / school.name for school in lesson.schools}
+    district = folder / "district"
+    with clock.stage("joining"), console.status("Five schools join a district of secure rounds"):
+        roster, port = enrol(district, list(devices.values()), bundle, root_key)
+    with serving(district, "--roster", roster, "--port", port):
         jobs = [
             Job(
                 name=school.name,
-                folder=str(folder / "devices" / school.name),
+                folder=str(devices[school.name]),
                 bundle=str(bundle),
                 root=root,
                 train=str(files[school.name]["train"]),
                 test=str(files[school.name]["test"]),
                 out=str(folder / f"{school.name}.json"),
-                invitation=str(folder / f"invitation-{number}.json"),
                 rounds=rounds,
                 harder=str(harder[school.name]) if harder[school.name].stat().st_size else "",
             )
-            for number, school in enumerate(lesson.schools, 1)
+            for school in lesson.schools
         ]
         with clock.stage("five schools"), console.status(f"Five schools learn alone, then together, {rounds} rounds"):
             results = run_all(jobs, folder, options.device_python)
-    homeroom("district", "rebuild", folder / "district")  # every version again from the log, bit for bit
+    homeroom("district", "rebuild", district)  # every version again from the log, bit for bit
     pooled = Job(
         name="all data in one place",
         folder=str(folder / "devices" / "pooled"),
@@ -141,7 +146,9 @@ def teach(lesson: Lesson, folder: Path, options: argparse.Namespace) -> None:
     )
     console.print(report.as_table(shown))
     lengths = [length_alone(files[name]["train"], path, sounding_seconds) for name, path in harder.items()]
-    console.print(report.harder_line(results, [one for one in lengths if one is not None]))
+    told = (shown.losses(), shown.parts(), report.harder_line(results, [n for n in lengths if n is not None]))
+    for line in filter(None, (*told, shown.unreached())):
+        console.print(line)
     out.write_text(as_page(shown), "utf-8")
     stages = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in clock.seconds.items())
     console.print(f"Minutes: {stages}; in all {shown.seconds / 60:.1f}")
@@ -157,34 +164,34 @@ def homeroom(*words: object) -> str:
     return done.stdout
 
 
+def enrol(district: Path, devices: Sequence[Path], bundle: Path, root_key: Path) -> tuple[Path, int]:
+    """The roster and the port of a new district of secure rounds, which these devices join; any three make a sum."""
+    folder, root = district.parent, fingerprint(public_hex(read_key(root_key)))
+    new = ("--bundle", bundle, "--root-key", root_key, "--institution", "Demo district", "--port", 0)
+    secure = ("--secure", "--cohort", len(devices), "--min-devices", LEAST_IN_SUM, "--statistics", "secure")
+    with serving(district, *new, *secure) as address:
+        homeroom("district", "invite", district, "--count", len(devices), "--address", address, "--out", folder)
+        for number, device in enumerate(devices, 1):
+            with Device.open(device, bundle=bundle, root=root) as opened:
+                opened.join(folder / f"invitation-{number}.json")
+    signer, roster = folder / "signer.pem", folder / "roster.json"
+    homeroom("trust", "certify", "roster", signer, "--root-key", root_key, "--name", "Demo district")
+    homeroom("trust", "roster", roster, "--key", signer, "--members", district, "--minimum", LEAST_IN_SUM)
+    return roster, int(address.rpartition(":")[2])
+
+
 @contextmanager
-def serving(folder: Path, bundle: Path, root_key: Path, schools: int) -> Iterator[tuple[str, str]]:
-    """A real aggregator in its own process; (address, fingerprint of the root)."""
-    command = [
-        sys.executable,
-        "-m",
-        "homeroom",
-        "district",
-        "serve",
-        folder,
-        "--bundle",
-        bundle,
-        "--root-key",
-        root_key,
-    ]
-    process = subprocess.Popen(
-        [*map(str, command), "--port", "0", "--buffer", str(schools), "--institution", "Demo district"],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
+def serving(district: Path, *words: object) -> Iterator[str]:
+    """A real aggregator in its own process; its address."""
+    command = [sys.executable, "-m", "homeroom", "district", "serve", district, *words]
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None
     try:
-        root = process.stdout.readline().rpartition(" ")[2].strip()
+        process.stdout.readline()  # the root
         address = process.stdout.readline().rpartition(" ")[2].strip()
         if not address:
             raise SystemExit("demo: the aggregator did not start")
-        yield address, root
+        yield address
     finally:
         process.terminate()
         process.wait(30)
@@ -197,8 +204,7 @@ def run_all(jobs: Sequence[Job], folder: Path, python: str) -> list[SchoolResult
         for job in jobs:
             path, errors = Path(job.out).with_suffix(".job"), Path(job.out).with_suffix(".errors")
             path.write_bytes(msgspec.json.encode(job))
-            keys = folder / "keys of devices" / job.name  # outside the device's directory, as its rules want
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "HOMEROOM_KEYS": str(keys)}
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             with errors.open("wb") as file:
                 command = [python, "-m", "examples.vocabulary.school", str(path)]
                 running.append((job, subprocess.Popen(command, cwd=ROOT, env=environment, stderr=file), errors))

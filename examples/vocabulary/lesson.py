@@ -11,6 +11,7 @@ from homeroom.data.tasks.metrics import Score
 from homeroom.train.settings import Settings
 
 ROUNDS = 20
+DEMO_ROUNDS = 12  # by then, with solved heads beside theta, more gain little
 LOCAL_EPOCHS = 2
 RATES = (2e-3, 4e-3)  # that the benchmark tries for each setting, on validation pupils
 
@@ -30,12 +31,20 @@ def changed(settings: Settings, **fields: Any) -> Settings:
     return msgspec.structs.replace(settings, **fields)
 
 
+class Accuracies(msgspec.Struct, frozen=True):
+    """Accuracies by task: as a device answers, and of its trained and its solved heads alone."""
+
+    answers: dict[str, float]
+    trained: dict[str, float]
+    solved: dict[str, float] = {}
+
+
 class Round(msgspec.Struct, frozen=True):
-    """Accuracies by task after a round, of the global theta."""
+    """What a round left a device with. validation: accuracies by task of the global theta alone."""
 
     version: int
     validation: dict[str, float]
-    test: dict[str, float]
+    test: Accuracies
 
 
 class Example(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,17 +62,21 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SchoolResult(msgspec.Struct, kw_only=True):
-    """What one school's process writes. Scores are accuracies by task on the school's test."""
+    """What one school's process writes, of the school's test.
+
+    released: whether sums of the other schools had reached it by the last round.
+    """
 
     name: str
     samples: int
     tested: dict[str, int]
-    before: dict[str, float]
-    alone: dict[str, float]
+    before: Accuracies
+    alone: Accuracies
     rounds: list[Round] = []
-    own: dict[str, float] = {}
-    harder: dict[str, float] = {}  # the last round's, where wrong options are alike
-    elsewhere: dict[str, dict[str, float]] = {}  # `alone` on the tests of other schools
+    released: bool = False
+    own: Accuracies | None = None
+    harder: dict[str, float] = {}  # as the device answers after the last round, where wrong options are alike
+    elsewhere: dict[str, Accuracies] = {}  # `alone` on the tests of other schools
     sent_bytes: int = 0
     received_bytes: int = 0
     minutes: float = 0.0

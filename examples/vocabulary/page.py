@@ -53,7 +53,7 @@ def as_page(shown: Shown) -> str:
 def _curve(shown: Shown) -> SimpleNamespace:
     """Mean test accuracy of the merged model after each round, between alone and all in one place."""
     count, means = len(shown.schools[0].rounds), shown.means()
-    values = [sum(mean(s.rounds[r].test) for s in shown.schools) / len(shown.schools) for r in range(count)]
+    values = [sum(mean(s.rounds[r].test.answers) for s in shown.schools) / len(shown.schools) for r in range(count)]
     lines = {setting: means[setting] for setting in ("alone", "pooled")}
     low, high = min(*values, *lines.values()) - 0.03, max(*values, *lines.values()) + 0.03
     return SimpleNamespace(

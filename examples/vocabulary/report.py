@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from rich import box
 from rich.table import Table
 
-from examples.vocabulary.lesson import SchoolResult, best_round, mean
+from examples.vocabulary.lesson import Accuracies, SchoolResult, best_round, mean
 from examples.vocabulary.schools import CHOICES, School
 
 SETTINGS = ("before", "alone", "together", "own", "pooled")
@@ -55,15 +55,20 @@ class Shown:
         """The round that validation chose."""
         return best_round(list(self.schools))
 
-    def scores(self, school: SchoolResult) -> dict[str, dict[str, float]]:
-        """Accuracy by setting and task; `together` is the global theta of the chosen round."""
+    def tested(self, school: SchoolResult) -> dict[str, Accuracies]:
+        """Accuracies by setting; `together` is what the school answered with after the chosen round."""
+        together = school.rounds[self.chosen].test
         return {
             "before": school.before,
             "alone": school.alone,
-            "together": school.rounds[self.chosen].test,
-            "own": school.own,
+            "together": together,
+            "own": school.own or together,
             "pooled": self.central.elsewhere[school.name],
         }
+
+    def scores(self, school: SchoolResult) -> dict[str, dict[str, float]]:
+        """Accuracy of the answers by setting and task."""
+        return {setting: one.answers for setting, one in self.tested(school).items()}
 
     def means(self) -> dict[str, float]:
         return {s: sum(mean(self.scores(school)[s]) for school in self.schools) / len(self.schools) for s in SETTINGS}
@@ -71,6 +76,41 @@ class Shown:
     def gain(self, school: SchoolResult) -> float:
         scores = self.scores(school)
         return mean(scores["together"]) - mean(scores["alone"])
+
+    def parts(self) -> str:
+        """What the trained and the solved heads reach alone, mean over the schools and the tasks that are solved."""
+        said = []
+        for setting in ("alone", "together", "pooled"):
+            found = [self.tested(school)[setting] for school in self.schools]
+            solved = [one for one in found if one.solved]
+            if solved:
+                trained = sum(mean({task: one.trained[task] for task in one.solved}) for one in solved) / len(solved)
+                summed = sum(mean(one.solved) for one in solved) / len(solved)
+                said.append(f"{TITLES[setting]} {trained:.1%} trained, {summed:.1%} solved")
+        return f"Of it by trained and by solved heads alone: {'; '.join(said)}." if said else ""
+
+    def losses(self) -> str:
+        """The tasks that a school answers less often right together than alone, and own epochs that did no good."""
+        lost = [
+            f"{school.name} {task} {alone:.1%} to {scores['together'][task]:.1%}"
+            for school in self.schools
+            for scores in (self.scores(school),)
+            for task, alone in scores["alone"].items()
+            if scores["together"][task] < alone
+        ]
+        own = [
+            f"{school.name} {mean(scores['together']):.1%} to {mean(scores['own']):.1%}"
+            for school in self.schools
+            for scores in (self.scores(school),)
+            if mean(scores["own"]) < mean(scores["together"])
+        ]
+        sentences = [f"Worse together than alone: {', '.join(lost)}."] if lost else []
+        return " ".join([*sentences, *([f"Worse after own epochs: {', '.join(own)}."] if own else [])])
+
+    def unreached(self) -> str:
+        """The schools that no sums of the others had reached by the last round; empty where they reached all."""
+        names = [school.name for school in self.schools if not school.released]
+        return f"No sums of other schools had reached {', '.join(names)} by the last round." if names else ""
 
     def by_language(self) -> dict[str, dict[str, float]]:
         """Mean over tasks and schools of a language, by setting."""
@@ -93,7 +133,7 @@ class Shown:
 
 
 def harder_line(schools: Sequence[SchoolResult], lengths: Sequence[float]) -> str:
-    """What the last round's theta reaches where wrong options are alike. lengths: what a word's length alone does."""
+    """What the last round reaches where wrong options are alike. lengths: what a word's length alone does."""
     found = {
         said: [school.harder[task] for school in schools if task in school.harder]
         for task, said in (
@@ -109,14 +149,14 @@ def harder_line(schools: Sequence[SchoolResult], lengths: Sequence[float]) -> st
 def as_table(shown: Shown) -> Table:
     """Per cent right, a row for each task of each school; fits 80 columns."""
     title = "Right answers on the held-out test, per cent"
-    table = Table(title=title, caption=shown.verdict(), box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table = Table(title=title, caption=shown.verdict(), box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     for column in ("school", "task", "tested"):
         table.add_column(column, no_wrap=True, justify="right" if column == "tested" else "left")
     for setting in SETTINGS:
         table.add_column(SHORT.get(setting, setting), justify="right", no_wrap=True)
     for school in shown.schools:
         scores = shown.scores(school)
-        for number, task in enumerate(school.before):
+        for number, task in enumerate(school.before.answers):
             name = f"{school.name} ({shown.facts[school.name].language})" if not number else ""
             row = (f"{100 * scores[s].get(task, 0.0):.1f}" for s in SETTINGS)
             table.add_row(name, task, str(school.tested[task]), *row)

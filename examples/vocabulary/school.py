@@ -1,6 +1,7 @@
 """One school's process: an ordinary device, run by an interpreter that has no torch.
 
-It learns alone first, goes back to the bundle's theta, joins the aggregator and takes part in every round.
+It learns alone first, goes back to the bundle's theta, and takes part in every round of the district that it joined. It
+is tested as it answers: by theta, and by heads solved from its own sums and, once they reached it, the other schools'.
 """
 
 from __future__ import annotations
@@ -9,18 +10,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import msgspec
-import numpy as np
 
 from examples.vocabulary.lesson import (
     ALONE,
     OWN,
-    ROUNDS,
+    Accuracies,
     Example,
     Round,
     SchoolResult,
@@ -30,22 +30,23 @@ from examples.vocabulary.lesson import (
 )
 from homeroom import Device, Sample
 from homeroom.data.ingest import read_samples
+from homeroom.data.samples import StoredSample
+from homeroom.device.model_in_use import model_in_use
+from homeroom.device.solved import HeadsInUse
 from homeroom.errors import NetworkError
-from homeroom.federation.versions import newest_global, theta_of
-from homeroom.train.evaluate import evaluate
+from homeroom.federation.statistics import others_total
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
+from homeroom.train.solve.evaluate import evaluate_both, trained_scores
 
 WAIT_S = 300.0
 POLL_S = 0.3
 SHOWN = 6
 FORBIDDEN = ("torch", "transformers", "onnx")
 
-Tested = Callable[[np.ndarray], dict[str, float]]
-
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What the demo asks of the process; `invitation` empty: all data in one place, no federation."""
+    """What the demo asks of the process; no `rounds`: all data in one place, no federation."""
 
     name: str
     folder: str
@@ -54,78 +55,87 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     train: str
     test: str
     out: str
-    invitation: str = ""
-    rounds: int = ROUNDS
+    rounds: int = 0
     harder: str = ""  # the school's test with wrong options that are alike
     others: dict[str, str] = {}  # further tests by school, for the theta that was trained alone
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A test whose features are computed once."""
+
+    device: Device
+    samples: Sequence[StoredSample]
+    dataset: Dataset
+
+    def now(self) -> Accuracies:
+        """How often the device is right as it would answer at this moment."""
+        device = self.device
+        model = model_in_use(device.store, device.graphs, HeadsInUse())
+        part = model.part(self.samples, self.dataset.examples)
+        scores = evaluate_both(device.graphs, self.dataset, model.theta, part, model.temperatures)
+        parts = {task: score.parts for task, score in scores.items() if score.parts is not msgspec.UNSET}
+        solved = {task: one["solved"] for task, one in parts.items()}
+        trained = {task: parts[task]["theta"] if task in parts else score for task, score in scores.items()}
+        return Accuracies(accuracies(scores), accuracies(trained), accuracies(solved))
+
+
+def read_test(device: Device, path: str) -> HeldOut:
+    stored, manifest = list(read_samples(Path(path), device.bundle.manifest)), device.bundle.manifest
+    return HeldOut(device, stored, Dataset(manifest, examples(None, device.bundle, device.graphs, stored)))
 
 
 def run(job: Job) -> SchoolResult:
     began = time.monotonic()
     with Device.open(job.folder, bundle=job.bundle, root=job.root, threads=1) as device:
         ids = device.add(Path(job.train), gates=False)  # chosen by hand, and the same in every setting
-        test = dataset(device, job.test)
-
-        def tested(theta: np.ndarray) -> dict[str, float]:
-            return accuracies(evaluate(device.graphs, test, theta))
-
-        def in_use() -> np.ndarray:
-            return theta_of(device.store, device.bundle, device.store.versions.current())
-
-        scores = evaluate(device.graphs, test, in_use())
-        before, counts = accuracies(scores), {task: score.n for task, score in scores.items() if score.n}
+        test = read_test(device, job.test)
+        before, tasks = test.now(), device.bundle.manifest.tasks
+        labelled = zip(tasks, test.dataset.labelled.T, strict=True)
+        counts = {task.name: int((column > 0).sum()) for task, column in labelled if (column > 0).any()}
         device.train(minutes=5, settings=ALONE)
-        result = SchoolResult(name=job.name, samples=len(ids), tested=counts, before=before, alone=tested(in_use()))
+        result = SchoolResult(name=job.name, samples=len(ids), tested=counts, before=before, alone=test.now())
         result.alone_minutes = (time.monotonic() - began) / 60
         for name, path in job.others.items():
-            result.elsewhere[name] = accuracies(evaluate(device.graphs, dataset(device, path), in_use()))
-        if job.invitation:
+            result.elsewhere[name] = read_test(device, path).now()
+        if job.rounds:
             started = time.monotonic()
             device.rollback()
-            device.join(job.invitation)
             for number in range(job.rounds):
-                take_part(device, job, number, result, tested)
+                take_part(device, job, number, result, test)
             result.together_minutes = (time.monotonic() - started) / 60
-            newest = theta_of(device.store, device.bundle, newest_global(device.store, device.bundle))
+            result.released = bool(others_total(device.store, device.bundle).cells)
             if job.harder:
-                result.harder = accuracies(evaluate(device.graphs, dataset(device, job.harder), newest))
+                result.harder = read_test(device, job.harder).now().answers
             result.examples = shown(device, Path(job.test))
-            result.own = own_epochs(device, result, tested)
+            result.own = own_epochs(device, result, test)
     result.minutes = (time.monotonic() - began) / 60
     result.peak_mb = peak_mb()
     return result
 
 
-def dataset(device: Device, path: str) -> Dataset:
-    stored = list(read_samples(Path(path), device.bundle.manifest))
-    return Dataset(device.bundle.manifest, examples(None, device.bundle, device.graphs, stored))
-
-
-def take_part(device: Device, job: Job, number: int, result: SchoolResult, tested: Tested) -> None:
-    """Train, send, and wait until the others' updates have made the next global theta."""
+def take_part(device: Device, job: Job, number: int, result: SchoolResult, test: HeldOut) -> None:
+    """Train, and sync until the sum of all updates has made the next global theta."""
     device.train(minutes=5, settings=round_settings(number, job.rounds))
-    address = json.loads(Path(job.invitation).read_text("utf-8"))["address"]
-    deadline = time.monotonic() + WAIT_S
+    deadline, validation = time.monotonic() + WAIT_S, dict[str, float]()
     while True:
         report = device.sync()
         result.sent_bytes += report.sent_bytes
         result.received_bytes += report.received_bytes
+        validation = accuracies(report.global_scores) or validation
         if report.version is not None and report.version > number:
             break
-        while httpx.get(f"{address}/v1/health").json()["version"] <= number:
-            if time.monotonic() > deadline:
-                raise NetworkError(f"no new theta within {WAIT_S:.0f} seconds", where=f"round {number + 1}")
-            time.sleep(POLL_S)
-    theta = theta_of(device.store, device.bundle, newest_global(device.store, device.bundle))
-    result.rounds.append(Round(report.version, accuracies(report.global_scores), tested(theta)))
+        if time.monotonic() > deadline:
+            raise NetworkError(f"no new theta within {WAIT_S:.0f} seconds", where=f"round {number + 1}")
+        time.sleep(POLL_S)
+    result.rounds.append(Round(report.version, validation, test.now()))
 
 
-def own_epochs(device: Device, result: SchoolResult, tested: Tested) -> dict[str, float]:
+def own_epochs(device: Device, result: SchoolResult, test: HeldOut) -> Accuracies:
     """Some epochs of the school's own after the rounds; what does better on its validation pupils counts."""
-    together = theta_of(device.store, device.bundle, newest_global(device.store, device.bundle))
-    report = device.train(minutes=5, settings=OWN)
-    better = mean(accuracies(report.scores)) > mean(result.rounds[-1].validation)
-    return tested(theta_of(device.store, device.bundle, device.store.versions.current()) if better else together)
+    together, report = result.rounds[-1], device.train(minutes=5, settings=OWN)
+    better = mean(accuracies(trained_scores(report.scores))) > mean(together.validation)
+    return test.now() if better else together.test
 
 
 def shown(device: Device, path: Path) -> list[Example]:

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from examples.vocabulary import splits
 from examples.vocabulary.harder import LIKE_LENGTH, harder_exercises, length_alone, write_harder
-from examples.vocabulary.lesson import Example, Round, SchoolResult, best_round, round_settings
+from examples.vocabulary.lesson import Accuracies, Example, Round, SchoolResult, best_round, round_settings
 from examples.vocabulary.media import square
 from examples.vocabulary.page import as_page
 from examples.vocabulary.report import Shown, as_table, harder_line
@@ -192,7 +192,7 @@ def test_length_alone_finds_the_words_that_it_can_and_no_others(tmp_path: Path) 
 
 def test_the_report_says_what_harder_draws_and_length_alone_reach() -> None:
     def school(**harder: float) -> SchoolResult:
-        return SchoolResult(name="s", samples=1, tested={}, before={}, alone={}, harder=harder)
+        return SchoolResult(name="s", samples=1, tested={}, before=_right({}), alone=_right({}), harder=harder)
 
     shown = harder_line([school(picture_of_word=0.4), school(picture_of_word=0.6, word_of_speech=0.7)], [0.2, 0.3])
     assert "one category 50.0%, words of like length 70.0%, by length alone 25.0% (guessing 25%)" in shown
@@ -229,7 +229,7 @@ def test_the_rate_falls_over_the_rounds() -> None:
 
 
 def test_the_round_is_chosen_by_validation_whatever_the_test_says() -> None:
-    rounds = [Round(1, {"category": 0.5}, {"category": 0.9}), Round(2, {"category": 0.6}, {"category": 0.1})]
+    rounds = [Round(n, {"category": 0.4 + n / 10}, _right({"category": 0.1})) for n in (1, 2)]
     assert best_round([_result("one", rounds), _result("two", rounds)]) == 1
 
 
@@ -250,19 +250,25 @@ def test_the_page_needs_nothing_from_elsewhere_and_shows_losers_too(tmp_path: Pa
     schools = []
     for number, school in enumerate(SCHOOLS):
         together = 0.9 if number else 0.2
-        rounds = [Round(1, {"category": 0.5}, {"category": together})]
+        rounds = [Round(1, {"category": 0.5}, Accuracies({"category": together}, {"category": 0.3}, {"category": 0.7}))]
         schools.append(_result(school.name, rounds, [example]))
+        schools[-1].before = _right(dict.fromkeys(("category", "picture_of_word", "word_of_speech"), 0.25))
+        schools[-1].tested = dict.fromkeys(schools[-1].before.answers, 224)
     central = _result("all", [], [])
-    central.elsewhere = {school.name: {"category": 0.8} for school in SCHOOLS}
+    central.elsewhere = {school.name: _right({"category": 0.8}) for school in SCHOOLS}
     shown = Shown(schools, {s.name: s for s in SCHOOLS}, central, {"export": 60.0}, 300.0, 885)
     page = as_page(shown)
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert "url(" not in page
     assert f"{SCHOOLS[0].name} did not" in page
+    assert f"Worse together than alone: {SCHOOLS[0].name} category 50.0% to 20.0%." in page
+    assert f"Worse after own epochs: {SCHOOLS[1].name} 90.0% to 60.0%" in page
+    assert "together 30.0% trained, 70.0% solved." in page
+    assert f"No sums of other schools had reached {SCHOOLS[0].name}" in page
     assert "<b>Una pera" not in page
     assert page.count('alt="') == page.count("<img")
     table = as_table(shown)
-    assert table.row_count == 2 * len(SCHOOLS)
+    assert table.row_count == 4 * len(SCHOOLS)
     console = Console(width=80)
     with console.capture() as printed:
         console.print(table)
@@ -274,9 +280,13 @@ def _result(name: str, rounds: list[Round], examples: list[Example] | None = Non
         name=name,
         samples=100,
         tested={"category": 50},
-        before={"category": 0.1},
-        alone={"category": 0.5},
-        own={"category": 0.6},
+        before=_right({"category": 0.1}),
+        alone=_right({"category": 0.5}),
+        own=_right({"category": 0.6}),
         rounds=rounds,
         examples=examples or [],
     )
+
+
+def _right(answers: dict[str, float]) -> Accuracies:
+    return Accuracies(answers, answers)

@@ -24,6 +24,7 @@ from homeroom.contract.statistics.secure import StatisticsTerms
 from homeroom.errors import NetworkError, TrustError, UpdateError
 from homeroom.privacy.secagg.client import ClientState, advertise, consent, mask, reveal, share
 from homeroom.privacy.secagg.encoding import Shape, SumLayout, segment_bits
+from homeroom.privacy.secagg.primitives import check_shares
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
 from homeroom.store.device_state import StateRecord, text_record
@@ -139,8 +140,10 @@ class Contribution(Protocol):
 def take_part(context: SecureRoundContext, part: Contribution) -> str:
     """Does every step this device can do now in the round under way; returns its status in a few words.
 
-    Raises TrustError where the aggregator or the cohort breaks the protocol; the device has then left the round.
+    Raises TrustError where the aggregator or the cohort breaks the protocol; the device has then left the round. Raises
+    MissingExtraError where this device cannot take the steps: others would wait for it.
     """
+    check_shares()
     for _ in range(MOST_STEPS_PER_SYNC):
         announced = read_announcement(context, part.path)
         if announced is None:

@@ -56,6 +56,11 @@ def unseal(key: bytes, sealed: bytes, associated_data: bytes) -> bytes:
         ) from None
 
 
+def check_shares() -> None:
+    """Raises MissingExtraError where shares cannot be made here, before anything of a round is stored or sent."""
+    _shamir()
+
+
 def split(secret: bytes, threshold: int, count: int) -> list[bytes]:
     """Shares 1 to `count`, of 16 bytes; any `threshold` of them recover the secret (Shamir 1979)."""
     return [share for _, share in _shamir().split(threshold, count, secret)]
