@@ -28,6 +28,7 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -42,6 +43,7 @@ from homeroom.data.preprocess import prepare
 from homeroom.data.preprocess.plain_text import plain
 from homeroom.runtime.backend import load
 from homeroom_exporter import encoders
+from homeroom_exporter.bundle.mapped_tables import place
 from homeroom_exporter.encoders import backbone, packages
 from homeroom_exporter.encoders.backbone import Backbone
 from homeroom_exporter.encoders.spec import SENTENCE, EncoderSpec
@@ -163,7 +165,9 @@ def built(folder: Path, data: Path) -> dict[str, Backbone]:
     found = {}
     for name, spec, values in (("use", ENCODER, shown), ("minilm", MINILM, english)):
         (folder / name).mkdir()
-        found[name] = backbone.build(spec, values, folder / name)
+        made = backbone.build(spec, values, folder / name)
+        place(made.graphs[made.lowest], folder / name / "bundle" / "features.onnx")  # as a bundle has it
+        found[name] = replace(made, graphs={**made.graphs, made.lowest: folder / name / "bundle" / "features.onnx"})
     return found
 
 
@@ -173,7 +177,9 @@ def _fitted(shown: Sequence[str], folder: Path) -> Backbone:
 
 def sizes(made: Backbone) -> Judged:
     """Megabytes that the encoder adds to a bundle, on disk and in the bundle's zip."""
-    files = {"graph": made.graphs["float32"], **{name: path for name, path in made.files.items() if ".json" in name}}
+    graph = made.graphs["float32"]
+    files = {path.name: path for path in graph.parent.iterdir()}
+    files |= {name: path for name, path in made.files.items() if ".json" in name}
     disk = {name: path.stat().st_size / 1e6 for name, path in files.items()}
     wire = {name: len(zlib.compress(path.read_bytes(), ZLIB_LEVEL)) / 1e6 for name, path in files.items()}
     found = {"disk_mb": disk, "wire_mb": wire, "float32_mb": made.float_bytes / 1e6}

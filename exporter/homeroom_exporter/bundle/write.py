@@ -28,6 +28,7 @@ from homeroom.runtime.bundle import zip_bundle
 from homeroom.runtime.fallback import second_file
 from homeroom.system.files import DISK_FULL_ERRNOS as NO_SPACE
 from homeroom.system.files import refusal
+from homeroom_exporter.bundle.mapped_tables import place
 from homeroom_exporter.bundle.scratch import claim, refuse_present
 from homeroom_exporter.model.design import Design
 from homeroom_exporter.model.tiers import NestedDesign
@@ -162,8 +163,10 @@ def _format(contents: BundleContents) -> int:
 def fill(folder: Path, contents: BundleContents) -> manifest.Manifest:
     """Write every file of the bundle but its signature into `folder`, and those of its second file, as `set_apart`
     then moves them; returns the manifest written."""
+    apart = {graph.name for graph in _fallback(contents)}
     for graph in (*contents.graphs, *contents.converted):
-        _copy(graph.path, folder / graph.name)
+        mapped = (graph.role, graph.runtime) == ("features", "onnx") and graph.name not in apart
+        (place if mapped else _copy)(graph.path, folder / graph.name)
     for name, path in contents.files.items():
         _copy(path, folder / name)
     blobs = {f"{GOLDEN}/{name}": data for name, data in contents.golden.items()}
@@ -180,7 +183,6 @@ def fill(folder: Path, contents: BundleContents) -> manifest.Manifest:
         (folder / name).write_bytes(data)
     listed = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     files = {name: manifest.File(digest_file(folder / name), (folder / name).stat().st_size) for name in listed}
-    apart = {graph.name for graph in _fallback(contents)}
     entries = {graph.name: graph_entry(graph) for graph in (*contents.graphs, *contents.converted)}
 
     def listed_graphs(graphs: Sequence[GraphFile]) -> tuple[manifest.Graph, ...]:

@@ -20,6 +20,7 @@ from homeroom.data.preprocess import Prepared, collate, hashed_content, prepare
 from homeroom.data.samples import StoredSample
 from homeroom.inference.golden import cosines
 from homeroom.runtime.backend import LoadedGraph, load
+from homeroom.runtime.external_data import bytes_with_external_data
 from homeroom_exporter.bundle import golden
 from homeroom_exporter.bundle.write import BundleContents, GraphFile
 from homeroom_exporter.check import linear_probe
@@ -140,7 +141,7 @@ def check_backbone(design: Design, backbone: Backbone, samples: Sequence[StoredS
         modality=modality.name,
         lowest=backbone.lowest,
         float_bytes=backbone.float_bytes,
-        bytes={precision: path.stat().st_size for precision, path in backbone.graphs.items()},
+        bytes={p: bytes_with_external_data(path, path.name) for p, path in backbone.graphs.items()},
         values=len(chosen),
         cosine=cosines([(int8[key], features["float32"][key]) for key in chosen]),
         probes=tuple(

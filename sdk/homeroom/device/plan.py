@@ -16,6 +16,7 @@ from homeroom.device.resources.costs import Costs, hardware_fingerprint
 from homeroom.device.resources.plan import TrainingPlan
 from homeroom.errors import TrainError
 from homeroom.runtime.bundle import Bundle
+from homeroom.runtime.external_data import bytes_with_external_data
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
 from homeroom.store.device_state import json_record
@@ -63,7 +64,9 @@ def check_tables(
     for modality in bundle.manifest.modalities:
         if modality.name != "text" or not modality.taps:
             continue
-        file = bundle.manifest.files[graphs.features_graph(modality.name).file].bytes
+        name = (graph := graphs.features_graph(modality.name)).file
+        beside = graph.runtime == "onnx"  # LiteRT's files are whole
+        file = bytes_with_external_data(bundle.file(name), name) if beside else bundle.manifest.files[name].bytes
         least = hardware.resident() + file
         if file < LARGE_TABLE_BYTES or least <= limit_bytes:
             continue

@@ -56,6 +56,11 @@ def external_locations(graph: Path, name: str) -> list[str]:
             return list(_locations(data, name)) if data.find(b"location") >= 0 else []  # the key of a path, in UTF-8
 
 
+def bytes_with_external_data(graph: Path, name: str) -> int:
+    """The size of a graph's file and of those that it keeps tensors in; BundleError where it is no ONNX graph."""
+    return sum((graph.parent / path).stat().st_size for path in {graph.name, *external_locations(graph, name)})
+
+
 def _locations(data: mmap.mmap, name: str) -> Iterator[str]:
     """The paths that tensors name, wherever they stand in the graph."""
     pending, fields = [("ModelProto", 0, len(data), 0)], 0

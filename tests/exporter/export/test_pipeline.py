@@ -19,18 +19,21 @@ import tiny
 from click.testing import CliRunner
 
 from homeroom.cli.main import homeroom
+from homeroom.contract.graph_io import ATTENTION_MASK, INPUT_IDS
 from homeroom.contract.manifest import Column, Slot
 from homeroom.data.ingest import read_samples
 from homeroom.data.samples import Sample, digest_of
 from homeroom.data.validation import resolve
 from homeroom.errors import DiskFullError, ExportError, HomeroomError, StoreError
 from homeroom.inference import golden
+from homeroom.runtime.backend import load
 from homeroom.runtime.bundle import install, open_bundle, zip_bundle
+from homeroom.runtime.external_data import bytes_with_external_data
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.evaluate import all_outputs_of
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
-from homeroom_exporter.bundle import synthetic
+from homeroom_exporter.bundle import mapped_tables, synthetic
 from homeroom_exporter.bundle.scratch import claim
 from homeroom_exporter.bundle.write import staging
 from homeroom_exporter.check import check, linear_probe
@@ -43,6 +46,7 @@ from homeroom_exporter.export.pipeline import export
 from homeroom_exporter.model.design import initial_theta
 from homeroom_exporter.recipe.recipe import Recipe, parse_recipe
 
+TEXT = "graphs/features.text.int8.onnx"
 RECIPE = """\
 name = "tiny_lesson"
 version = 3
@@ -377,3 +381,34 @@ def test_the_command_refuses_before_anything_is_made(change: Any, says: str, cal
     assert isinstance(result.exception, HomeroomError)
     assert says in str(result.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_large_tables_lie_beside_their_graph_and_change_no_feature(
+    tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tiny_bundle.path / TEXT
+    monkeypatch.setattr(mapped_tables, "LEAST_BYTES", 1024)
+    folders = [tmp_path / "mapped", tmp_path / "again"]
+    for source, folder in zip((tiny_bundle.path, *folders), folders, strict=False):
+        mapped_tables.place(source / TEXT, folder / TEXT)
+        assert (folder / TEXT).stat().st_size < whole.stat().st_size / 2
+        assert bytes_with_external_data(folder / TEXT, TEXT) >= whole.stat().st_size - 1024
+    feeds = {INPUT_IDS: np.arange(8, dtype=np.int64)[None], ATTENTION_MASK: np.ones((1, 8), np.int64)}
+    features, *others = (load(folder / TEXT, threads=1)(feeds) for folder in (tiny_bundle.path, *folders))
+    for other in others:
+        for name, values in features.items():
+            np.testing.assert_array_equal(values, other[name])
+
+
+def test_a_bundle_lists_the_tables_beside_its_graphs_and_is_refused_without_them(
+    calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapped_tables, "LEAST_BYTES", 1024)
+    certificate = tiny.certify(tiny.ROOT, "exporter", tiny.EXPORTER, "tests")
+    export(recipe(), calibration, tmp_path / "mapped", tiny.EXPORTER, certificate, threads=1)
+    bundle, beside = open_bundle(tmp_path / "mapped", root=None), TEXT.replace(".onnx", ".bin")
+    assert beside in bundle.manifest.files
+    assert golden.choose_precision(bundle, threads=1) == {"text": "int8", "image": "int8"}
+    bundle.file(beside).unlink()
+    with pytest.raises(HomeroomError, match=beside):
+        install(tmp_path / "mapped", tmp_path / "installed", root=None)
