@@ -51,11 +51,6 @@ A recipe is a TOML file:
   epochs = 20                    # what devices are told
 
 All fields are in docs/recipe.md.
-
-\b
-Example:
-  homeroom bundle export examples/recipes/short_answers.toml short_answers/ --calibration answers.jsonl
-  homeroom bundle export examples/recipes/short_answers.toml --dry-run
 """
 
 
@@ -233,8 +228,6 @@ def recipe_new(samples: Path, out: Path, name: str | None) -> None:
     """Look at SAMPLES, a folder, a sheet or a .jsonl file, and write a recipe that exports as it is.
 
     It says which encoders it chose and why; read it, and change what you know better.
-
-    Example: homeroom bundle recipe new lesson/ --out lesson.toml
     """
     from homeroom.system.files import write_durable
     from homeroom_exporter.recipe.look import look
@@ -263,8 +256,6 @@ def to_peft(bundle: Path, theta: Path, out: Path, root: str | None) -> None:
     """Write the LoRA factors in THETA as a checkpoint OUT that PEFT loads on the bundle's encoder.
 
     BUNDLE is a folder; THETA a device's folder, or a safetensors file with `theta`, such as the bundle's own.
-
-    Example: homeroom bundle to-peft lesson/ classroom/ lesson-peft/
     """
     from homeroom.runtime.bundle import open_bundle
     from homeroom_exporter.interchange import peft

@@ -19,7 +19,7 @@ from homeroom_aggregator.cli.tables import Column, as_json_lines, print_rows
 @click.argument("folder", type=FOLDER)
 @as_json_lines
 def audit_show(folder: Path) -> None:
-    """Print every entry. Example: homeroom district audit show district/"""
+    """Print every entry."""
     from homeroom_aggregator.admin.folder import open_log
     from homeroom_aggregator.server.dashboard import formatting
     from homeroom_aggregator.state import audit
@@ -39,10 +39,7 @@ def audit_show(folder: Path) -> None:
 @click.option("--noted", help="A digest that was printed before; it must be in the log still.")
 @as_json
 def audit_verify(folder: Path, noted: str | None) -> None:
-    """Check the chain of hashes, and print the newest: note it elsewhere, and a later cut is seen as well.
-
-    Example: homeroom district audit verify district/ --noted 5d41402a…
-    """
+    """Check the chain of hashes, and print the newest: note it elsewhere, and a later cut is seen as well."""
     from homeroom_aggregator.admin.folder import open_log
     from homeroom_aggregator.state import audit
 

@@ -28,7 +28,6 @@ def backup(folder: Path, out: Path) -> None:
 
     The copy holds keys and plain updates: guard it like FOLDER. The file withdrawals-….json beside OUT names every
     update ever withdrawn; keep it with all backups, since `restore` withdraws them again.
-    Example: homeroom district backup district/ backup-monday/
     """
     from homeroom_aggregator.admin.backup import backup as run
 
@@ -51,7 +50,6 @@ def restore(folder: Path, saved: Path, lost: Path | None, withdrawals: Path | No
     private releases since the backup are done again from the old folder's log; without it they are undone, and people
     have to repeat them. Updates that the withdrawal log beside SAVED names, which each backup brings up to date, are
     withdrawn again in any case.
-    Example: homeroom district restore district/ backup-monday/ --from-lost district.old/
     """
     from homeroom_aggregator.admin.backup import restore as run
 

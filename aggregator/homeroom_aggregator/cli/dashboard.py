@@ -45,7 +45,6 @@ def dashboard(
 
     The key is made and enrolled the first time, for the invitation's role; --role, --by, --address and --minutes are
     for a folder. An auditor sees everything and changes nothing.
-    Example: homeroom district dashboard district/ --address https://homeroom.district.example --qr
     """
     if asked(MACHINE):
         refuse_idle(context, "--json", ("qr",))

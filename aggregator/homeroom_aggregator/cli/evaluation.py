@@ -19,10 +19,7 @@ NO_COUNTS = (
 @click.argument("folder", type=FOLDER)
 @as_json
 def evaluation(folder: Path) -> None:
-    """Show how the newest version does: by task the mean and the worst tenth of devices, while FOLDER serves or not.
-
-    Example: homeroom district evaluation district/
-    """
+    """Show how the newest version does: by task the mean and the worst tenth of devices, while FOLDER serves or not."""
     from dataclasses import asdict
 
     from homeroom_aggregator.admin.evaluation_figures import evaluation_lines, folder_evaluation

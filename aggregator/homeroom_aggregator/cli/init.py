@@ -61,7 +61,6 @@ def init(
     """Make the district FOLDER: root key, certificates, configuration, bundle, and the invitations of the --schools.
 
     Run it again if it was interrupted: it finishes, and changes nothing that is there.
-    Example: homeroom district init district/ --bundle starter.homeroom --name "District 7" --schools schools.csv
     """
     from homeroom_aggregator.admin import new_district
     from homeroom_aggregator.admin.configuration_file import evaluation_note, statistics_note, waiting_note

@@ -85,10 +85,7 @@ def invite(
     listed: bool,
     revoked: str | None,
 ) -> None:
-    """Write invitations for the aggregator in FOLDER; each enrols one key, once, before its end. Works while it serves.
-
-    Example: homeroom district invite district/ --csv schools.csv --days 30 --qr --address https://homeroom.district.example
-    """
+    """Write invitations for the district in FOLDER; each enrols one key, once, before its end; while it serves too."""
     from homeroom_aggregator.admin import invitations, officers
     from homeroom_aggregator.admin.folder import read_facts
     from homeroom_aggregator.admin.reach import local_address
@@ -127,10 +124,7 @@ def invite(
 @click.option("--schools", is_flag=True, help="Schools and their consents instead of keys.")
 @as_json_lines
 def members(folder: Path, schools: bool) -> None:
-    """List who is enrolled in FOLDER.
-
-    Example: homeroom district members district/ --schools
-    """
+    """List who is enrolled in FOLDER."""
     from homeroom_aggregator.admin.folder import open_log
     from homeroom_aggregator.state.members import Members
 
@@ -147,10 +141,7 @@ def members(folder: Path, schools: bool) -> None:
 @click.argument("key")
 @as_json
 def revoke(folder: Path, key: str) -> None:
-    """Shut out KEY, or the one key that begins so. Works while the aggregator serves.
-
-    Example: homeroom district revoke district/ 3f9a02
-    """
+    """Shut out KEY, or the one key that begins so. Works while the aggregator serves."""
     from homeroom_aggregator.admin import officers
 
     with officers.acting(folder) as enrolled:
@@ -171,7 +162,6 @@ def consent(context: click.Context, /, folder: Path, school: str | None, by: str
     """Record that SCHOOL has consented; without SCHOOL, list every school's consent.
 
     Until then no update of a device invited for it is accepted.
-    Example: homeroom district consent district/ "Hill School" --by "Ms Lee, letter of 3 March"
     """
     from homeroom_aggregator.admin import officers
 
@@ -208,7 +198,6 @@ def withdraw(
     days, or is left out of the next version (`unlearning.rule`); one in a secure sum takes the whole sum out. A private
     release cannot give one back. With --task or --modality, updates that learned from such samples go, whole, and the
     others stay. While it serves, the dashboard does the same.
-    Example: homeroom district withdraw district/ 3f9a02 --by "Ms Lee" --why "its samples were swapped"
     """
     from homeroom_aggregator.admin import officers, withdrawal
     from homeroom_aggregator.admin.folder import open_rounds
@@ -240,10 +229,7 @@ def withdraw(
 @click.option("--certificate", type=FILE, required=True, help="Its certificate (`homeroom trust certify`).")
 @as_json
 def recover(folder: Path, key: Path, certificate: Path) -> None:
-    """Give the aggregator in FOLDER a new key after the old one was lost or stolen; stop the server first.
-
-    Example: homeroom district recover district/ --key new.pem --certificate new.json
-    """
+    """Give the aggregator in FOLDER a new key after the old one was lost or stolen; stop the server first."""
     from homeroom_aggregator.admin.folder import recover_key
 
     facts = recover_key(folder, read_key(key), read_certificate(certificate))

@@ -18,7 +18,7 @@ from homeroom.system.printable import counted
 def offline_in(folder: Path, stick: Path) -> None:
     """Take in the messages on STICK and leave answers; also prepares a new removable folder. Stop the server first.
 
-    Run it again if the stick was pulled out. Example: homeroom district offline in district/ /media/stick
+    Run it again if the stick was pulled out.
     """
     from homeroom_aggregator.admin.offline import take_in_messages
 

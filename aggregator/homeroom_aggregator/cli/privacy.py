@@ -37,10 +37,7 @@ privacy_options = add_options(
 @click.argument("folder", type=FOLDER)
 @as_json
 def report(folder: Path) -> None:
-    """Say what the releases of FOLDER may reveal about one device, while it serves or not.
-
-    Example: homeroom district privacy report district/
-    """
+    """Say what the releases of FOLDER may reveal about one device, while it serves or not."""
     from homeroom_aggregator.admin.privacy_report import folder_figures, report_lines
 
     spent = folder_figures(folder)

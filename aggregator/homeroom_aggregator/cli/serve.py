@@ -80,7 +80,6 @@ def serve(folder: Path, **options: Any) -> None:
     To other machines it speaks TLS: by a certificate of its own, whose key stands in invitations, or by --tls-cert and
     --tls-key; by default it listens for a proxy on this machine. HOMEROOM_OPERATOR_TOKEN, if set, opens /v1/metrics
     from elsewhere.
-    Example: homeroom district serve district/ --bundle starter.homeroom --root-key root.pem
     Private rounds: --epsilon 8 --clip-norm 0.5 --noise-multiplier 1.2
     """
     from homeroom_aggregator.admin.configuration_file import (
@@ -234,7 +233,6 @@ def configure(folder: Path, check: bool) -> None:
     """Show the configuration of FOLDER, and when each field may change; edit FOLDER/district.toml, then --check.
 
     While it serves or not; changes come into force when it is served the next time.
-    Example: homeroom district configure district/ --check
     """
     from homeroom_aggregator.admin import configuration_file as file
     from homeroom_aggregator.admin.folder import check_statistics, open_folder_bundle, read_facts

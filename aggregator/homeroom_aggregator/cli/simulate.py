@@ -55,7 +55,6 @@ def option(*names: str, **settings: Any) -> Decorator:
 def simulate(bundle: Path, schools: tuple[Path, ...], plot: Path | None, out: Path | None, **options: Any) -> None:
     """Train BUNDLE together with simulated schools; SCHOOLS are folders, .jsonl or .csv files of samples, one a school.
 
-    Example: homeroom research simulate starter.homeroom schools/*.jsonl --rounds 30 --json simulated.json
     Hundreds of schools, on every core: --engine flower --measure-every 5 --plot simulated.svg
     """
     import tempfile

@@ -31,7 +31,7 @@ RATES_HELP = "Share of a cohort that may drop out; as the server's."
 def root(key: Path) -> None:
     """Make the root key KEY, and print its fingerprint.
 
-    Keep it off every server, in two places. Example: homeroom trust root root.pem
+    Keep it off every server, in two places.
     """
     _new(key)
     made = fingerprint(public_hex(read_key(key)))
@@ -46,10 +46,7 @@ def root(key: Path) -> None:
 @click.option("--name", type=NAME, required=True, help="Who holds the key.")
 @as_json
 def certify_key(role: Role, key: Path, root_key: Path, name: str) -> None:
-    """Make the key KEY (or take the one that is there) and certify it for ROLE in KEY's name with .json.
-
-    Example: homeroom trust certify exporter exporter.pem --root-key root.pem --name "District 7"
-    """
+    """Make the key KEY (or take the one that is there) and certify it for ROLE in KEY's name with .json."""
     root_signer = read_key(root_key)
     if not key.exists():
         _new(key)
@@ -66,10 +63,7 @@ def certify_key(role: Role, key: Path, root_key: Path, name: str) -> None:
 @click.option("--out", type=OUT_FILE, default=Path("policy.json"), show_default=True)
 @as_json
 def policy(draft: Path, key: Path, certificate: Path | None, out: Path) -> None:
-    """Sign DRAFT, the policy of an institution as TOML; devices take it with `homeroom device policy`.
-
-    Example: homeroom trust policy school.toml --key school.pem --out policy.json
-    """
+    """Sign DRAFT, the policy of an institution as TOML; devices take it with `homeroom device policy`."""
     from homeroom.contract.policy import draft as read_draft
     from homeroom.contract.policy import sign_policy
 
@@ -98,10 +92,7 @@ def policy(draft: Path, key: Path, certificate: Path | None, out: Path) -> None:
 def roster(
     out: Path, key: Path, devices: tuple[str, ...], listed: Path | None, folder: Path | None, **terms: Any
 ) -> None:
-    """Sign which devices may take part in secure rounds; give OUT to the server with `district serve --roster`.
-
-    Example: homeroom trust roster roster.json --key signer.pem --devices keys.txt --minimum 5 --serial 1
-    """
+    """Sign which devices may take part in secure rounds; give OUT to the server with `district serve --roster`."""
     typed = [*devices, *(read_bytes(listed).decode(errors="replace").split() if listed else ())]
     enrolled, left_out, terms = _enrolled(folder, terms, typed, str(out))
     names = [*typed, *enrolled]

@@ -18,10 +18,7 @@ from homeroom.system.printable import counted
 @click.argument("out", type=OUT_FILE)
 @as_json
 def unlearning_report(folder: Path, out: Path) -> None:
-    """Write to OUT what was unlearned in FOLDER, signed with the aggregator's key, while it serves or not.
-
-    Example: homeroom district unlearning report district/ report.json
-    """
+    """Write to OUT what was unlearned in FOLDER, signed with the aggregator's key, while it serves or not."""
     from homeroom.system.files import write_durable
     from homeroom_aggregator.admin.unlearning_report import make_report
 
@@ -37,10 +34,7 @@ def unlearning_report(folder: Path, out: Path) -> None:
 @click.argument("report", type=FILE)
 @as_json
 def unlearning_verify(folder: Path, report: Path) -> None:
-    """Compute REPORT again from the logs of FOLDER, and check its signature and that nothing unlearned is left.
-
-    Example: homeroom district unlearning verify district/ report.json
-    """
+    """Compute REPORT again from the logs of FOLDER, and check its signature and that nothing unlearned is left."""
     from homeroom_aggregator.admin.unlearning_report import REPORT_LIMIT_BYTES, check_report, rewinds_since
 
     with report.open("rb") as file:
@@ -64,7 +58,6 @@ def unlearning_list(folder: Path, out: Path) -> None:
     """Write to OUT which updates were ever withdrawn in FOLDER, signed, to keep beside backups; while it serves or not.
 
     What OUT names already stays in it. `homeroom district backup` writes it beside each backup.
-    Example: homeroom district unlearning list district/ withdrawals.json
     """
     from homeroom_aggregator.admin import withdrawal_log
 
@@ -87,8 +80,6 @@ def unlearning_test(bundle: Path, before: str, after: str, withdrawn: Path, othe
 
     A version is its signed file, or FOLDER:NUMBER of an aggregator's folder or of a backup. The samples stay on this
     machine. OTHERS must be like the withdrawn ones, such as ones of the same class that no device ever had.
-    Example: homeroom district unlearning test starter.homeroom backup-monday/:12 district/:15
-    --withdrawn gone.jsonl --others never.jsonl
     """
     import tempfile
 

@@ -21,7 +21,6 @@ def upgrade_bundle(folder: Path, old: Path, bundle: Path) -> None:
 
     Stop OLD first, and serve it no more: its rounds go on here, segment by segment, from its newest version. Devices
     fetch the bundle from here (`homeroom device upgrade`) and stay enrolled.
-    Example: homeroom district upgrade-bundle district-2/ district/ --bundle starter-2.homeroom
     """
     from homeroom_aggregator.admin.bundle_upgrade import upgrade_bundle as take_over
 

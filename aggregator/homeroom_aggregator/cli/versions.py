@@ -17,10 +17,7 @@ from homeroom.errors import StoreError
 @click.option("--release", is_flag=True, help="Then release what is ready, without waiting for a full buffer.")
 @as_json
 def rebuild(folder: Path, release: bool) -> None:
-    """Compute every version of FOLDER again from its log, and compare bit for bit; stop the server first.
-
-    Example: homeroom district rebuild district/
-    """
+    """Compute every version of FOLDER again from its log, and compare bit for bit; stop the server first."""
     from homeroom_aggregator.admin.folder import open_rounds
 
     rounds = open_rounds(folder)
@@ -49,7 +46,6 @@ def go_back(folder: Path, version: int, by: str, why: str) -> None:
     """Release a new version with the theta of the older VERSION; 0 is the bundle's own. Stop the server first.
 
     While it serves, the dashboard does the same.
-    Example: homeroom district go-back district/ 12 --by "Ms Lee" --why "worse"
     """
     from homeroom_aggregator.admin.folder import open_rounds
 
@@ -69,7 +65,6 @@ def rewind(folder: Path, by: str, why: str, yes: bool) -> None:
     """Unlearn now what waits for it: go on from the version of before, and make void what came since.
 
     Stop the server first; while it serves, the dashboard does the same.
-    Example: homeroom district rewind district/ --by "Ms Lee" --why "a family asked"
     """
     from homeroom_aggregator.admin.folder import open_rounds
     from homeroom_aggregator.admin.rewind_forecast import rewind_lines
@@ -97,7 +92,6 @@ def begin_new_total(folder: Path, by: str, why: str) -> None:
     """Begin a new total of secure statistics, to which every device sends its whole sums. Stop the server first.
 
     What is there is erased and served no more. It is the way out of false sums, lost devices and restored copies.
-    Example: homeroom district new-total district/ --by "Ms Lee" --why "a device was lost"
     """
     from homeroom_aggregator.admin.folder import open_rounds
     from homeroom_aggregator.secagg.statistics_sums import new_total

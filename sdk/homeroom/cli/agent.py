@@ -55,7 +55,6 @@ def run(
     """Run the agent of DIRECTORY: take in, train in its hours, sync when it can, until it is stopped.
 
     An invitation in the inbox waits for a person's yes: on the page, by --join, or by `homeroom device join`.
-    Example: homeroom device run classroom/ --inbox inbox/ --window 'mon-fri 16:00-20:00' --minutes 20
     """
     from homeroom.agent.inbox import SETTLED_S, refused_entries
     from homeroom.agent.loop import Agent, AgentSettings, lower_priority
@@ -130,10 +129,7 @@ def _refuse_idle(context: click.Context, inbox: Path | None, once: bool, no_page
 @click.argument("directory", type=FOLDER)
 @as_json
 def agent(directory: Path) -> None:
-    """Say how the agent of DIRECTORY stands: queued, syncing, last seen, disk full, clock wrong, bundle too old.
-
-    Example: homeroom device agent classroom/
-    """
+    """Say how the agent of DIRECTORY stands: queued, syncing, last seen, disk full, clock wrong, bundle too old."""
     _show(directory)
 
 
@@ -141,10 +137,7 @@ def agent(directory: Path) -> None:
 @click.argument("directory", type=FOLDER)
 @as_json
 def page(directory: Path) -> None:
-    """Print the address of the page that the agent of DIRECTORY serves on this machine, with its token.
-
-    Example: homeroom device page classroom/
-    """
+    """Print the address of the page that the agent of DIRECTORY serves on this machine, with its token."""
     from homeroom.agent.page import find_page
 
     served = find_page(directory)
@@ -159,10 +152,7 @@ def page(directory: Path) -> None:
 @click.option("--out", type=OUT_FILE, default=Path("homeroom-support.zip"), show_default=True)
 @as_json
 def support_bundle(directory: Path, out: Path) -> None:
-    """Write a zip with what a helper needs to know of DIRECTORY, and nothing about a pupil.
-
-    Example: homeroom device support-bundle classroom/ --out support.zip
-    """
+    """Write a zip with what a helper needs to know of DIRECTORY, and nothing about a pupil."""
     from homeroom.agent.support_bundle import write_support
 
     names = write_support(directory, out)

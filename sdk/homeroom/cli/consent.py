@@ -34,10 +34,7 @@ def consent(
     day: str,
     basis: str,
 ) -> None:
-    """List consents in words alone, each once, or decide one: only `given` counts as consent.
-
-    Example: homeroom device consent classroom/ --text "letter of 3 May" --state given --by "Ms Ray"
-    """
+    """List consents in words alone, each once, or decide one: only `given` counts as consent."""
     from homeroom.data.cells import parse_day
     from homeroom.data.consent import Consent
     from homeroom.device.consents import undecided_consents
@@ -72,10 +69,7 @@ def consent(
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @as_json
 def remove(directory: Path, samples: tuple[str, ...], yes: bool) -> None:
-    """Remove samples by ID, or its first 8 characters, and what may have been learned from them.
-
-    Example: homeroom device remove classroom/ 3f2a91c0
-    """
+    """Remove samples by ID, or its first 8 characters, and what may have been learned from them."""
     if not yes:
         click.confirm(f"Remove {counted(len(samples), 'sample')} for ever?", abort=True, err=True)
     with opened(directory) as device:

@@ -50,10 +50,7 @@ if TYPE_CHECKING:
 def init(
     directory: Path, bundle: Path | None, root: str | None, tier: str | None, runtime: str | None, anew: bool
 ) -> None:
-    """Make the device DIRECTORY with a bundle, or install a newer bundle in it.
-
-    Example: homeroom device init classroom/ --bundle starter.homeroom
-    """
+    """Make the device DIRECTORY with a bundle, or install a newer bundle in it."""
     with opened(directory, bundle, root, anew=anew, tier=tier, runtime=runtime) as device:
         print_record(installed(device, directory))
         say_installed(device, directory)
@@ -85,10 +82,7 @@ def add(
     bundle: Path | None,
     root: str | None,
 ) -> None:
-    """Add SAMPLES: sheets, .jsonl files, or folders with pictures, sounds and texts. All of them, or none.
-
-    Example: homeroom device add classroom/ lesson.csv --bundle starter.homeroom
-    """
+    """Add SAMPLES: sheets, .jsonl files, or folders with pictures, sounds and texts. All of them, or none."""
     from homeroom.data.ingest import ReadOptions
 
     names = dict(_column_pair(pair) for given in columns for pair in _column_pairs(given))
@@ -146,10 +140,7 @@ def train(
     profile: str | None,
     **limits: Any,
 ) -> None:
-    """Train on all labelled samples within a budget; resumes where it was interrupted.
-
-    Example: homeroom device train classroom/ --minutes 10
-    """
+    """Train on all labelled samples within a budget; resumes where it was interrupted."""
     if profile is not None:
         refuse_idle(
             context, "--profile", ("epochs", "threads", "distillation")
@@ -219,10 +210,7 @@ def _show_training(report: TrainReport) -> None:
 def predict(
     directory: Path, inputs: tuple[str, ...], profile: str | None, bundle: Path | None, root: str | None
 ) -> None:
-    """Answer every task for one sample; a value is a text or a file.
-
-    Example: homeroom device predict classroom/ image=photo.jpg text="el gato"
-    """
+    """Answer every task for one sample; a value is a text or a file."""
     from homeroom.data.tasks import kind_of
 
     sample = sample_of(inputs)
@@ -249,8 +237,6 @@ def score(directory: Path, samples: tuple[Path, ...], group: str) -> None:
     """Say how well the model in use does on labelled SAMPLES, which are not stored, and what each part of it does.
 
     Says too how many of them, or of their groups, this device learns from.
-
-    Example: homeroom device score classroom/ test.csv
     """
     with readable(directory) as device:
         scores = device.score(*samples, note=lambda sentence: say(sentence, err=True), group=group)
@@ -277,10 +263,7 @@ def quarantine(
     inbox: Path | None,
     give_back: tuple[str, ...],
 ) -> None:
-    """List the quarantined samples, whole or in part, and why; or release some.
-
-    Example: homeroom device quarantine classroom/ --put-back 3f2a…
-    """
+    """List the quarantined samples, whole or in part, and why; or release some."""
     if inbox is not None:
         return _refused(inbox, give_back)
     if give_back:
@@ -313,10 +296,7 @@ def _refused(inbox: Path, give_back: tuple[str, ...]) -> None:
 @click.argument("directory", type=FOLDER)
 @as_json
 def undo(directory: Path) -> None:
-    """Use the version of theta before the present one.
-
-    Example: homeroom device undo classroom/
-    """
+    """Use the version of theta before the present one."""
     with opened(directory) as device:
         say(f"in use: {device.rollback()}")
         print_record({"in_use": device.status().in_use})
@@ -327,10 +307,7 @@ def undo(directory: Path) -> None:
 @click.argument("directory", type=FOLDER)
 @as_json
 def status(directory: Path) -> None:
-    """Say what the device holds, what waits, and what was found damaged.
-
-    Example: homeroom device status classroom/
-    """
+    """Say what the device holds, what waits, and what was found damaged."""
     with readable(directory) as device:
         facts = device.status()
     print_record(facts)

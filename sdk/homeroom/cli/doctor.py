@@ -20,8 +20,6 @@ def doctor(context: click.Context, directory: Path | None, bundle: Path | None) 
 
     With a device DIRECTORY its bundle is tried, and what it was measured to cost is kept for the planner. Ends with
     code 1 if something is wrong.
-
-    Example: homeroom doctor classroom/
     """
     from homeroom.device.doctor import examine
 

@@ -20,10 +20,7 @@ from homeroom.cli.parameters import FOLDER, OUT_FILE
 @click.option("--html", type=OUT_FILE, help="Also write a page that shows the inputs.")
 @as_json
 def explain(directory: Path, task: str, inputs: tuple[str, ...], label: str | None, html: Path | None) -> None:
-    """Say which words, regions, moments and columns speak for the answer to TASK, and which against it.
-
-    Example: homeroom device explain classroom/ category picture=photo.jpg word="el gato" --html why.html
-    """
+    """Say which words, regions, moments and columns speak for the answer to TASK, and which against it."""
     from homeroom.data.validation import resolve
     from homeroom.inference.explanation_page import page
     from homeroom.system.files import write_durable

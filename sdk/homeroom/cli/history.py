@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 @click.argument("directory", type=FOLDER)
 @as_json
 def history(directory: Path) -> None:
-    """List past installs and trainings with the scores by task of each, the newest last.
-
-    Example: homeroom device history classroom/
-    """
+    """List past installs and trainings with the scores by task of each, the newest last."""
     with readable(directory) as device:
         found = device.history()
     print_record(plain(found))

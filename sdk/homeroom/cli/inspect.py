@@ -30,8 +30,6 @@ def inspect(bundle: Path, root: str | None, golden: bool) -> None:
     """Verify the signature and every file of BUNDLE (a folder or .homeroom file), and list its contents.
 
     Graphs, taps, segments, licences, where it comes from, and the SHA-256 of each file.
-
-    Example: homeroom bundle inspect starter.homeroom --golden
     """
     from homeroom.runtime.bundle import install, open_bundle
 

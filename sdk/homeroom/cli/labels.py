@@ -24,10 +24,7 @@ A_HANDFUL = 5  # samples of a label, below which more are asked for
 @click.argument("directory", type=FOLDER)
 @as_json
 def labels_show(directory: Path) -> None:
-    """List the labels of each task: the bundle's, and those of this device alone, with their samples.
-
-    Example: homeroom device labels show classroom/
-    """
+    """List the labels of each task: the bundle's, and those of this device alone, with their samples."""
     with readable(directory) as device:
         found = device.labels()
     print_record([asdict(one) for one in found])
@@ -57,10 +54,7 @@ def labels_show(directory: Path) -> None:
 )
 @as_json
 def labels_add(directory: Path, task: str, labels: tuple[str, ...], scope: LocalScope) -> None:
-    """Add each LABEL to TASK, on this device alone; samples that have it are learned at once, from a handful.
-
-    Example: homeroom device labels add classroom/ category dinosaurs
-    """
+    """Add each LABEL to TASK, on this device alone; samples that have it are learned at once, from a handful."""
     from homeroom.device.local_labels import KEPT_HERE, add_labels
 
     with opened(directory) as device:
@@ -84,10 +78,7 @@ def labels_add(directory: Path, task: str, labels: tuple[str, ...], scope: Local
 @click.argument("label")
 @as_json
 def labels_remove(directory: Path, task: str, label: str) -> None:
-    """Remove LABEL of this device from TASK. Its samples stay, without a label of the task.
-
-    Example: homeroom device labels remove classroom/ category dinosaurs
-    """
+    """Remove LABEL of this device from TASK. Its samples stay, without a label of the task."""
     from homeroom.device.local_labels import remove_label
 
     with opened(directory) as device:
@@ -104,10 +95,7 @@ def labels_remove(directory: Path, task: str, label: str) -> None:
 @click.argument("name", metavar="NEW")
 @as_json
 def labels_rename(directory: Path, task: str, label: str, name: str) -> None:
-    """Give LABEL of this device the name NEW, with its samples.
-
-    Example: homeroom device labels rename classroom/ category dinosaurs saurians
-    """
+    """Give LABEL of this device the name NEW, with its samples."""
     from homeroom.device.local_labels import rename_label
 
     with opened(directory) as device:
@@ -122,10 +110,7 @@ def labels_rename(directory: Path, task: str, label: str, name: str) -> None:
 @click.argument("label")
 @as_json
 def labels_merge(directory: Path, task: str, label: str) -> None:
-    """Make LABEL of this device the bundle's label of the same name: from then on its samples train as all others.
-
-    Example: homeroom device labels merge classroom/ category dinosaurs
-    """
+    """Make LABEL of this device the bundle's label of the same name: from then on its samples train as all others."""
     from homeroom.device.local_labels import merge_label
 
     with opened(directory) as device:

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from homeroom.cli.commands import ALIASES, COMMANDS, DEFAULTS, EXTRAS, GROUPS, OLD_JSON, OLD_ORDER
+from homeroom.cli.examples import examples_of_help
 from homeroom.cli.options import VERBOSITY, one_line, progress
 from homeroom.cli.parameters import TEXT
 from homeroom.cli.verbose import told_in_full
@@ -129,6 +130,7 @@ def _load(path: str) -> click.Command:
         parameter.type = TEXT if parameter.type is click.STRING else parameter.type
     command.params = sorted(command.params, key=lambda p: order.index(p.name) if p.name in order else len(order))
     command.params += VERBOSITY
+    command.epilog = examples_of_help(present)
     command.callback = told_in_full(command.callback)
     return command
 

@@ -20,10 +20,7 @@ from homeroom.system.printable import counted
 @click.option("--yes", is_flag=True, help="With --back: do not ask.")
 @as_json
 def migrate(directory: Path, dry_run: bool, back: bool, yes: bool) -> None:
-    """Bring the store of DIRECTORY to this version, its copy made first, as opening it does; or go back to that copy.
-
-    Example: homeroom device migrate classroom/ --dry-run
-    """
+    """Bring the store of DIRECTORY to this version, its copy made first, as opening does; or go back to that copy."""
     from homeroom.store.migration import go_back, plan_migration, plan_return
     from homeroom.store.open import open_store
 
@@ -59,10 +56,7 @@ def migrate(directory: Path, dry_run: bool, back: bool, yes: bool) -> None:
 @click.argument("directory", type=FOLDER)
 @as_json
 def accept_restored(directory: Path) -> None:
-    """Accept the store of DIRECTORY as it is, after you put a copy of it back: then it sends again. Its log notes it.
-
-    Example: homeroom device accept-restored classroom/
-    """
+    """Accept the store of DIRECTORY as it is, after you put a copy back: then it sends again. Its log notes it."""
     from homeroom.agent.status import clear_edited
     from homeroom.store import Store
     from homeroom.store.open import is_device

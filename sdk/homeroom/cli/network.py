@@ -53,10 +53,7 @@ def network(
     evaluation: Literal["keep", "tell"] | None,
     **changes: str | None,
 ) -> None:
-    """Show how the device reaches its aggregator, or change it.
-
-    Example: homeroom device network classroom/ --proxy http://proxy.school:3128 --metered allow
-    """
+    """Show how the device reaches its aggregator, or change it."""
     from homeroom.federation import evaluation as counts
     from homeroom.federation.enrolment import set_network
     from homeroom.federation.network.metered import is_metered
@@ -88,7 +85,7 @@ def network(
 def fetch(directory: Path, invitation: Path) -> None:
     """Make the device DIRECTORY with the bundle of INVITATION, fetched from the aggregator; `join` comes next.
 
-    Run it again after a break: it goes on where it was. Example: homeroom device fetch classroom/ invitation.json
+    Run it again after a break: it goes on where it was.
     """
     print_record(fetch_device(directory, invitation))
     hint(f"next: homeroom device join {quoted(directory)} INVITATION")
@@ -116,10 +113,7 @@ def fetch_device(directory: Path, invitation: str | Path) -> dict[str, Any]:
 @click.argument("directory", type=FOLDER)
 @as_json
 def upgrade(directory: Path) -> None:
-    """Fetch and install the bundle that the aggregator serves, if it is newer than the one in use.
-
-    Example: homeroom device upgrade classroom/
-    """
+    """Fetch and install the bundle that the aggregator serves, if it is newer than the one in use."""
     from homeroom.contract.changed_encoders import changed_encoders
 
     with opened(directory) as device:
@@ -143,8 +137,6 @@ def join(directory: Path, invitation: str | Path, bundle: Path | None, root: str
     """Enrol with the aggregator that INVITATION names, once; a new DIRECTORY first fetches its bundle there.
 
     INVITATION is a file, its line of text, or - for standard input.
-
-    Example: homeroom device join classroom/ invitation.json
     """
     from homeroom.federation.agreement import read_agreement
     from homeroom.federation.evaluation import SAY_NO, asks_words
@@ -171,10 +163,7 @@ def join(directory: Path, invitation: str | Path, bundle: Path | None, root: str
 @click.argument("directory", type=FOLDER)
 @as_json
 def sync(directory: Path) -> None:
-    """Send what waits, fetch the newest global theta, and use it unless it is clearly worse here.
-
-    Example: homeroom device sync classroom/
-    """
+    """Send what waits, fetch the newest global theta, and use it unless it is clearly worse here."""
     with opened(directory) as device:
         report = device.sync()
         told = lines_on_use(device, directory) if report.in_use == "local" else []
@@ -230,10 +219,7 @@ def statistics_lines(report: StatisticsReport) -> list[str]:
 @click.argument("document", type=PATH, required=False)
 @as_json
 def policy(directory: Path, document: Path | None) -> None:
-    """Keep an institution's signed policy from now on; without DOCUMENT, show what holds here.
-
-    Example: homeroom device policy classroom/ policy.json
-    """
+    """Keep an institution's signed policy from now on; without DOCUMENT, show what holds here."""
     from homeroom.federation.policy import local_layout
 
     with opened(directory) as device:
@@ -256,10 +242,7 @@ def policy(directory: Path, document: Path | None) -> None:
 @click.argument("directory", type=FOLDER)
 @as_json
 def rotate_key(directory: Path) -> None:
-    """Give this device a new key with its aggregator; the old one then opens nothing.
-
-    Example: homeroom device rotate-key classroom/
-    """
+    """Give this device a new key with its aggregator; the old one then opens nothing."""
     with opened(directory) as device:
         device.rotate_key()
         print_record({"device": device.status().device_key})

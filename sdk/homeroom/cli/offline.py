@@ -20,10 +20,7 @@ from homeroom.system.printable import counted
 @click.argument("invitation", type=INVITATION)
 @as_json
 def offline_join(directory: Path, invitation: str | Path) -> None:
-    """Ask to join with the next message.
-
-    Example: homeroom device offline join classroom/ invitation.json
-    """
+    """Ask to join with the next message."""
     with opened(directory) as device:
         device.join_by_hand(invitation)
         device_key = device.status().device_key
@@ -39,7 +36,6 @@ def offline_out(directory: Path, stick: Path) -> None:
     """Write what waits to STICK, sealed so that only the aggregator can open it. May be repeated.
 
     STICK is a removable folder that `homeroom district offline in` has prepared.
-    Example: homeroom device offline out classroom/ /media/stick
     """
     with opened(directory) as device:
         message = device.carry_out(stick)
@@ -59,10 +55,7 @@ def offline_out(directory: Path, stick: Path) -> None:
 @click.argument("stick", type=FOLDER)
 @as_json
 def offline_in(directory: Path, stick: Path) -> None:
-    """Take in the aggregator's answer from STICK.
-
-    Example: homeroom device offline in classroom/ /media/stick
-    """
+    """Take in the aggregator's answer from STICK."""
     with opened(directory) as device:
         answer = device.carry_in(stick)
         version = device.status()["global_version"]

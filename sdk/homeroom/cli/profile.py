@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 @click.option("--pack", type=OUT_FILE, hidden=True)
 @as_json
 def profile_show(directory: Path, person: str, pack: Path | None) -> None:
-    """Show what is known of PERSON's own model.
-
-    Example: homeroom device profile show classroom/ p-17
-    """
+    """Show what is known of PERSON's own model."""
     if pack is not None:  # as 0.1.0 spelled `pack`
         _pack(directory, person, pack)
         return
@@ -42,10 +39,7 @@ def profile_show(directory: Path, person: str, pack: Path | None) -> None:
 @click.argument("file", type=OUT_FILE)
 @as_json
 def profile_pack(directory: Path, person: str, file: Path) -> None:
-    """Write PERSON's own model to FILE, sealed with a passphrase, for another device of the same school.
-
-    Example: homeroom device profile pack classroom/ p-17 p-17.profile
-    """
+    """Write PERSON's own model to FILE, sealed with a passphrase, for another device of the same school."""
     _pack(directory, person, file)
 
 
@@ -54,10 +48,7 @@ def profile_pack(directory: Path, person: str, file: Path) -> None:
 @click.argument("file", type=NamedPath(exists=True, dir_okay=False))
 @as_json
 def profile_import(directory: Path, file: Path) -> None:
-    """Import the profile in FILE, which another device of the same school packed.
-
-    Example: homeroom device profile import classroom/ p-17.profile
-    """
+    """Import the profile in FILE, which another device of the same school packed."""
     with opened(directory) as device:
         person = device.take_profile(file, _passphrase())
     print_record({"subject": person})

@@ -35,8 +35,6 @@ def pull(source: str, out: Path, root: str | None, sha256: str, float32: bool, e
     SOURCE is a file, a folder, an http or https address, or hf:OWNER/NAME[@REVISION][/FILE] on a model hub. Its
     SHA-256 is compared with the published one, its signature and every file are checked. What a broken connection
     cut is kept beside and goes on the next time.
-
-    Example: homeroom bundle pull hf:our-district/lesson@v2 lesson.homeroom
     """
     from homeroom.pull.pull import pull as pull_bundle
 

@@ -28,8 +28,6 @@ def quickstart(context: click.Context, folder: Path, bundle: Path | None, distri
     """Make a device in FOLDER (homeroom-quickstart) that learns forty drawings, words and sounds, and ask it.
 
     Everything is made by this project and stays on this machine. Takes a minute or two, and no torch.
-
-    Example: homeroom quickstart --bundle starter.homeroom
     """
     from homeroom.cli.quickstart_district import run_district
     from homeroom.quickstart.session import run_session

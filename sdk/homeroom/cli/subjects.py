@@ -25,10 +25,7 @@ TEXT_SHOWN = 40  # characters
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @as_json
 def forget(directory: Path, subject: str, yes: bool) -> None:
-    """Destroy the key of SUBJECT and everything under it. This cannot be undone, not with a backup either.
-
-    Example: homeroom device forget classroom/ p-17
-    """
+    """Destroy the key of SUBJECT and everything under it. This cannot be undone, not with a backup either."""
     if not yes:
         click.confirm(f"Forget {subject} for ever?", abort=True, err=True)
     with opened(directory) as device:
@@ -61,10 +58,7 @@ def forget(directory: Path, subject: str, yes: bool) -> None:
 @click.option("--samples", metavar="PERSON", help="List this person's samples with their ids instead.")
 @as_json
 def subjects(directory: Path, samples: str | None) -> None:
-    """List who is held, with the number of samples; names that may be the same person's stand together.
-
-    Example: homeroom device subjects classroom/
-    """
+    """List who is held, with the number of samples; names that may be the same person's stand together."""
     if samples is not None:
         return _list_samples(directory, samples)
     with opened(directory) as device:
@@ -111,10 +105,7 @@ def _list_samples(directory: Path, person: str) -> None:
 @click.option("--out", type=OUT_FOLDER, help="Write it into this folder, with media; else print JSON without them.")
 @as_json
 def hand_over(directory: Path, subject: str, out: Path | None) -> None:
-    """Show all that is held about SUBJECT.
-
-    Example: homeroom device hand-over classroom/ p-17 --out p-17/
-    """
+    """Show all that is held about SUBJECT."""
     from homeroom.store.subject_export import describe, write_export
 
     with opened(directory) as device:

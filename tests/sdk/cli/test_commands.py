@@ -10,6 +10,7 @@ import click
 import pytest
 
 from homeroom.cli.commands import ALIASES, COMMANDS, GROUPS, OLD_ORDER
+from homeroom.cli.examples import examples
 from homeroom.cli.main import Commands, homeroom, main
 from homeroom.system.installation import how_to_install
 
@@ -45,7 +46,8 @@ def test_every_command_loads_and_lists_its_help(path: str, capsys: pytest.Captur
     code, out, err = run(capsys, *path.split(), "--help")
     assert (code, err) == (0, "")
     assert f"Usage: homeroom {path} " in out
-    assert "homeroom " + path in " ".join(out.split()).split("Usage:")[1].split("Options:")[0]
+    heading = "\n  Example:\n" if len(examples(path)) == 1 else "\n  Examples:\n"
+    assert out.partition(heading)[2] == "".join(f"    {line}\n" for line in examples(path)), "as they are typed"
 
 
 @pytest.mark.parametrize("path", ["", *GROUPS])

@@ -20,7 +20,6 @@ from conftest import Attack
 from PIL import Image
 
 from homeroom import Device, Sample
-from homeroom.cli.commands import COMMANDS, EXTRAS
 from homeroom.cli.main import main
 from homeroom.contract.signing import certify
 from homeroom.contract.version import make_version
@@ -330,13 +329,6 @@ def test_inspect_names_graphs_taps_segments_licences_provenance_and_hashes(
     assert {words[1].split(":")[0] for words in said if words[0] == "licence"} == {x.subject for x in manifest.licences}
     for name, file in manifest.files.items():
         assert any(words[0] == "file" and file.sha256 in words[1] and name in words[1] for words in said), name
-
-
-def test_every_command_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    for path in COMMANDS:
-        if EXTRAS.get(COMMANDS[path][0].partition(".")[0]) is None:
-            main([*path.split(), "--help"])
-            assert f"Example: homeroom {path} " in " ".join(capsys.readouterr().out.split()), path
 
 
 def test_a_command_whose_part_is_not_installed_names_it(
