@@ -1,14 +1,15 @@
-"""A phase of a secure round that ends while a device asks for its message, and a message that is of no phase."""
+"""A phase that ends while a device asks for its message, a message of no phase, a device that can take no step."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 
 from aggregator.secagg.district import RULES, District
 from homeroom.contract.secagg import Survivors, pack
-from homeroom.errors import TrustError
+from homeroom.errors import MissingExtraError, TrustError
 
 
 @pytest.mark.parametrize(("phase", "then"), [("input", "consent"), ("consent", "reveal")])
@@ -61,3 +62,14 @@ def test_another_message_in_the_phase_that_was_announced_is_a_fault(
     with pytest.raises(TrustError, match="shares: not a valid message"):
         district.visit(late)
     assert "left the round" in district.visit(late)[0]
+
+
+def test_a_device_without_the_extra_joins_no_round_that_others_would_wait_for(
+    district: District, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "Crypto.Protocol.SecretSharing", None)
+        with pytest.raises(MissingExtraError, match=r"pip install .*\[secure\]"):
+            district.visit(0)
+    assert not district.secure_rounds.store.bodies("keys")
+    assert "joined a cohort" in district.visit(0)[0], "nothing is left behind: once it can, it joins"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import sys
 from pathlib import Path
 
 import msgspec
@@ -20,7 +19,7 @@ from homeroom.contract.round import weight
 from homeroom.contract.secagg import pack
 from homeroom.contract.signing import certify
 from homeroom.contract.update_checks import read_update
-from homeroom.errors import InputError, MissingExtraError, TrustError, UpdateError
+from homeroom.errors import InputError, TrustError, UpdateError
 from homeroom.federation.agreement import SECURE_ROUNDS
 from homeroom.privacy.secagg.client import advertise
 from homeroom.privacy.secagg.encoding import segment_bits
@@ -443,14 +442,3 @@ def test_a_revoked_key_drops_out_of_the_secure_round(district: District, attack:
             district.visit(1, 2, 3)
     attack.got += district.theta != wanted
     attack.noticed = "the round goes on without it"
-
-
-def test_a_device_without_the_extra_joins_no_round_that_others_would_wait_for(
-    district: District, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "Crypto.Protocol.SecretSharing", None)
-        with pytest.raises(MissingExtraError, match=r"pip install .*\[secure\]"):
-            district.visit(0)
-    assert not district.secure_rounds.store.bodies("keys")
-    assert "joined a cohort" in district.visit(0)[0], "nothing is left behind: once it can, it joins"
