@@ -17,7 +17,8 @@ from homeroom.cli.main import main
 from homeroom.errors import HomeroomError, InputError
 from homeroom.system.installation import quoted
 
-PRODUCT = sorted(path for part in ("sdk", "exporter", "aggregator") for path in (ROOT / part).rglob("*.py"))
+TYPED = ROOT / "sdk" / "homeroom" / "cli" / "examples.py"  # `test_examples.py` types each of these
+PRODUCT = sorted({path for part in ("sdk", "exporter", "aggregator") for path in (ROOT / part).rglob("*.py")} - {TYPED})
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+\b")
 COMMAND = re.compile(r"`homeroom ([^`]+)`")
 FULL = re.compile(r"\b(?:homeroom|flwr|flower-supernode|pip) [a-z-]+ .*")  # the rest of a line is another program's
