@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +58,6 @@ def rows(count: int, kinds: tuple[str, ...], seed: int = 0) -> list[dict[str, An
     return made
 
 
-def renamed(made: list[dict[str, Any]], called: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The rows with other names of labels."""
-    for row in made:
-        given = row["labels"]
-        given["kind"] = called.get(given["kind"], given["kind"])
-        given["traits"] = [called.get(one, one) for one in given["traits"]]
-    return made
-
-
 def write(path: Path, made: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in made))
     return path
@@ -78,14 +68,13 @@ def exported(
     extends: Bundle | None = None,
     key: Any = tiny.EXPORTER,
     certificate: Any = CERTIFICATE,
-    called: Mapping[str, str] | None = None,
     **fields: str,
 ) -> Bundle:
     from homeroom_exporter.export.pipeline import export  # here: a device's tests have no exporter
     from homeroom_exporter.recipe.recipe import parse_recipe
 
     number = len([*folder.glob("*.jsonl")])
-    calibration = write(folder / f"{number}.jsonl", renamed(rows(40 + number, OLD, seed=number), called or {}))
+    calibration = write(folder / f"{number}.jsonl", rows(40 + number, OLD, seed=number))
     recipe, out = parse_recipe(RECIPE.format(**fields)), folder / f"bundle-{number}"
     export(recipe, calibration, out, key, certificate, extends=extends.path if extends else None, threads=1)
     return open_bundle(out, root=None)

@@ -31,7 +31,7 @@ def upgrade_bundle(folder: Path, old: Path, bundle: Path) -> None:
     start = f"goes on from version {carried.version}" if carried.version else "starts from the bundle's own theta"
     say(f"{start}; the same in both: {counted(len(carried.same), 'segment')}")
     if carried.grown:
-        say(f"with more or renamed labels, those of before as they were: {', '.join(carried.grown)}")
+        say(f"grown, their labels of before as they were: {', '.join(carried.grown)}")
         say("what updates made with an earlier bundle say of these does not count here")
     if carried.new:
         say(f"new, as the bundle has them: {', '.join(carried.new)}")

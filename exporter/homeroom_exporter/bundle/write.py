@@ -19,7 +19,7 @@ import safetensors.numpy
 
 from homeroom.contract import manifest
 from homeroom.contract.canonical_json import canonical, digest_file
-from homeroom.contract.continuation import Continuation, format_of
+from homeroom.contract.continuation import MASKED_FORMAT, Continuation
 from homeroom.contract.layout import FULL_TIER
 from homeroom.contract.statistics.section import Section
 from homeroom.errors import DiskFullError
@@ -155,8 +155,9 @@ def litert_version() -> str:
 
 def _format(contents: BundleContents) -> int:
     """The oldest format that says what a reader must know."""
-    steps = manifest.MANIFEST_FORMAT if contents.design.asked else manifest.WHOLE_TARGETS_FORMAT
-    return max(steps, format_of(contents.continues or msgspec.UNSET))
+    if contents.continues and contents.continues.masked:
+        return MASKED_FORMAT
+    return manifest.MANIFEST_FORMAT if contents.design.asked else manifest.WHOLE_TARGETS_FORMAT
 
 
 def fill(folder: Path, contents: BundleContents) -> manifest.Manifest:

@@ -1,13 +1,13 @@
 """An export that extends an earlier bundle: its backbones as they are, and theta where old answers stay as they were.
 
-Each segment of the earlier bundle goes on: under the same identity, or as a head with more or renamed labels
-(`Growth`). A new label has a column of zeros, which devices mask until a label teaches it. New tasks are refused.
+Each segment of the earlier bundle goes on: under the same identity, or as a head with more labels (`Growth`). A new
+label has a column of zeros, which devices mask until a label teaches it. New tasks are refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -39,7 +39,6 @@ from homeroom_exporter import encoders
 from homeroom_exporter.bundle.write import SCALES, BundleContents, Fitted
 from homeroom_exporter.encoders.backbone import Backbone
 from homeroom_exporter.encoders.spec import EncoderSpec
-from homeroom_exporter.export.renamed import Names, as_now, renamed_since
 from homeroom_exporter.export.teach import TAUGHT
 from homeroom_exporter.model.design import Design
 from homeroom_exporter.model.heads import head_segment
@@ -52,10 +51,9 @@ ANOTHER_NAME = "or export without --extends, under another name"
 
 @dataclass(frozen=True)
 class Extended:
-    """The earlier bundle, opened with its float32 backbones. renamed: by task, earlier names of labels and the new."""
+    """The earlier bundle, opened with its float32 backbones."""
 
     bundle: Bundle
-    renamed: Names = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -96,7 +94,6 @@ def open_extended(path: Path, scratch: Path, recipe: Recipe, certificate: Certif
         what, place = f"needs the float32 backbones of {path.name}: {missing[0]} is not here", second_file(path)
         raise BundleError(what, where=str(place), remedy="put the second file beside it")
     extended = Extended(bundle)
-    extended = replace(extended, renamed=renamed_since(manifest, extended.label, recipe))
     added_labels(extended, recipe.tasks)  # refused before the long work
     return extended
 
@@ -166,12 +163,11 @@ def added_labels(extended: Extended, tasks: Sequence[Task]) -> dict[str, tuple[i
             raise RecipeError(f"leaves out task {before.name} of {extended.label}", where=where, remedy="keep it")
         if not kind_of(before).grows or task.kind != before.kind:
             continue
-        known_labels = as_now(before, extended.renamed)
-        if lost := [label for label in known_labels if label not in task.labels]:
+        if lost := [label for label in before.labels if label not in task.labels]:
             raise RecipeError(f"leaves out label {lost[0]!r} of {extended.label}", where=where, remedy="keep it")
-        if task.labels[: len(known_labels)] != known_labels:
+        if task.labels[: len(before.labels)] != before.labels:
             what = f"new labels stand among those of {extended.label}"
-            raise RecipeError(what, where=where, remedy=f"begin with {', '.join(known_labels)}, in this order")
+            raise RecipeError(what, where=where, remedy=f"begin with {', '.join(before.labels)}, in this order")
         known = _added_before(extended, before)
         if further := len(task.labels) - len(before.labels):
             known = (*known, further)
@@ -192,8 +188,7 @@ def continuation_of(extended: Extended, design: Design) -> Continuation:
     """How every segment of the earlier bundle goes on in a design; RecipeError where one does not."""
     old, ids = extended.bundle.manifest, {segment.segment_id for segment in design.layout}
     tasks, growths = {task.name: task for task in design.tasks}, list[Growth]()
-    names = extended.renamed
-    masked = {task: tuple(names.get(task, {}).get(one, one) for one in labels) for task, labels in old.masked.items()}
+    masked = dict(old.masked)
     for segment in old.segments:
         if segment.segment_id in ids:
             continue
@@ -202,15 +197,13 @@ def continuation_of(extended: Extended, design: Design) -> Continuation:
             what = f"changes {segment.name} of {extended.label} in more than its labels"
             raise RecipeError(what, where=segment.name, remedy=f"leave its settings as they were, {ANOTHER_NAME}")
         growths.append(Growth(segment=segment.name, earlier=segment.segment_id))
-        if further := tasks[name].labels[len(old.task(name).labels) :]:
-            masked[name] = (*masked.get(name, ()), *further)
+        masked[name] = (*masked.get(name, ()), *tasks[name].labels[len(old.task(name).labels) :])
     return Continuation(
         bundle_id=extended.bundle.bundle_id,
         version=old.version,
         grown=(*growths, *growths_of(old.continues)),
         masked=masked,
-        sums=_sums_that_go_on(old, tasks, names),
-        renamed=names or msgspec.UNSET,
+        sums=_sums_that_go_on(old, tasks),
     )
 
 
@@ -241,17 +234,15 @@ def extended_theta(
     return carry_theta(bundle.theta(), segment_bounds(bundle.manifest.layout), layout, theta, how.grown)
 
 
-def _sums_that_go_on(old: Manifest, tasks: Mapping[str, Task], renamed: Names) -> tuple[str, ...]:
-    """What sums of the earlier bundle mean, and of those before it, where every sum has the same meaning in `tasks`,
-    by the present names of labels.
-    """
+def _sums_that_go_on(old: Manifest, tasks: Mapping[str, Task]) -> tuple[str, ...]:
+    """What sums of the earlier bundle mean, and of those before it, where every sum has the same meaning in `tasks`."""
 
     def goes_on(before: Task) -> bool:
         now = tasks[before.name]
         more = kind_of(before).grows
         labels = now.labels[: len(before.labels)] if more else now.labels
         facts = (now.kind, now.reads, labels, now.offset, now.scale)
-        return facts == (before.kind, before.reads, as_now(before, renamed), before.offset, before.scale)
+        return facts == (before.kind, before.reads, before.labels, before.offset, before.scale)
 
     return sums_ids(old) if sums_id(old) and all(map(goes_on, covered(old))) else ()
 

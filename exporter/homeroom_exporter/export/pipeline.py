@@ -23,7 +23,6 @@ from homeroom_exporter.check.check import SelfCheck
 from homeroom_exporter.check.footprint import RuntimeComparison
 from homeroom_exporter.export import stages
 from homeroom_exporter.export.extend import check_old_answers, kept_backbones, open_extended
-from homeroom_exporter.export.renamed import refuse_idle
 from homeroom_exporter.export.teach import count_labelled
 from homeroom_exporter.interchange import litert
 from homeroom_exporter.model.lora.plan import Checkpoint
@@ -74,8 +73,6 @@ def export(
 
     Raises ExportError if the self-check failed; nothing is written then.
     """
-    if extends is None:
-        refuse_idle(recipe)
     for_litert = "litert" in recipe.runtimes
     if for_litert:
         litert.converter()  # refused before the long work

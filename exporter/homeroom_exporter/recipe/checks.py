@@ -229,33 +229,6 @@ def read_components(document: Document, tables: Mapping[str, TaskTable]) -> dict
     return named
 
 
-def read_renamed(document: Document, tables: Mapping[str, TaskTable]) -> dict[str, dict[str, str]]:
-    """By task, what labels of the bundle that is gone on from are called now; each is another label than before."""
-    named = {name: table.renamed for name, table in tables.items() if table.renamed}
-    for name, names in named.items():
-        path, table = ("tasks", name, "renamed"), tables[name]
-        if not DEVICE_KINDS[table.kind].grows:
-            raise document.refusal(f"labels of a {table.kind} task cannot be renamed", *path, remedy="remove it")
-        for old, new in names.items():
-            if new in names:
-                what = f"{old!r} becomes {new!r}, which is renamed itself"
-                remedy = "say for each label its last name; names cannot be exchanged"
-            elif old in table.labels:
-                what, remedy = f"{old!r} is still among its labels", f"put {new!r} in its place"
-            elif new not in table.labels:
-                what, remedy = f"{new!r} is none of its labels", f"put it in place of {old!r}"
-            elif [*names.values()].count(new) > 1:
-                both = [one for one in names if names[one] == new]
-                what, remedy = (
-                    f"{' and '.join(map(repr, both))} become {new!r}",
-                    "labels are not merged: name them apart",
-                )
-            else:
-                continue
-            raise document.refusal(what, *path, remedy=remedy)
-    return named
-
-
 def read_letters(
     document: Document, header: RecipeHeader, tables: Mapping[str, TaskTable], slots: Mapping[str, Slot]
 ) -> dict[str, bool]:

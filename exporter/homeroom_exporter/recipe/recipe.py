@@ -25,7 +25,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """A recipe that holds together. `heads`: the head of each task; `adapter`: LoRA, its modality filled in; `scopes`:
     of the segments that are not shared; `letters`: tasks whose sums hold the letters of their
     texts, and whether in place of the encoder's features; `components`: of choice and matching tasks whose solved
-    heads read no more of each block; `renamed`: by task, the present names of an earlier bundle's labels.
+    heads read no more of each block.
     """
 
     name: str
@@ -52,7 +52,6 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     scopes: dict[str, Scope] = {}
     letters: dict[str, bool] = {}
     components: dict[str, int] = {}
-    renamed: dict[str, dict[str, str]] = {}
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -84,7 +83,6 @@ def parse_recipe(text: str, file: str = "recipe") -> Recipe:
         scopes=checks.read_scopes(document, segments),
         letters=checks.read_letters(document, header, tables, slots),
         components=checks.read_components(document, tables),
-        renamed=checks.read_renamed(document, tables),
     )
 
 

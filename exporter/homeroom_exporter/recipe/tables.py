@@ -65,7 +65,7 @@ class SlotTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class TaskTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One `[tasks.<name>]`. `renamed`: what labels of the bundle that it goes on from are called now."""
+    """One `[tasks.<name>]`."""
 
     kind: str
     reads: Reads
@@ -81,7 +81,6 @@ class TaskTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     weight: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     letters: bool | Literal["alone"] = False
     components: Components | None = None
-    renamed: dict[str, str] = {}
 
 
 class ObjectiveTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

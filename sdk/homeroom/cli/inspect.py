@@ -128,8 +128,6 @@ def start_of_theta(manifest: Manifest) -> Iterator[str]:
         return
     learned = f", which started from {taught}" if taught else ""
     yield f"goes on from version {manifest.continues.version}, {manifest.continues.bundle_id[:12]}{learned}"
-    for task, names in manifest.renamed.items():
-        yield f"renamed of {task}: {', '.join(f'{old} is {new} now' for old, new in names.items())}"
     for task, labels in manifest.masked.items():
         yield f"no answer of {task} yet, until a label teaches it: {', '.join(labels)}"
 

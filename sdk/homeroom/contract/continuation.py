@@ -15,13 +15,12 @@ from homeroom.errors import BundleError
 
 Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 MASKED_FORMAT = 4  # of a bundle with masked labels, which an older reader would answer
-RENAMED_FORMAT = 5  # of a bundle with renamed labels, by which an older reader would not read what it holds
 MASKED_LOGIT = -1e4  # its probability is exactly 0 in float32
 OUTPUT = re.compile(r"(more\d+\.)?(weight|bias)")  # parameters of a head's last layer: a column, the last axis, a label
 
 
 class Growth(msgspec.Struct, frozen=True, kw_only=True):
-    """A head with more or renamed labels, whose first values are those of the one it goes on from.
+    """A head with more labels than the one it goes on from, whose values are its first ones.
 
     segment: its name. earlier: `segment_id` of the earlier one.
     """
@@ -37,8 +36,6 @@ class Continuation(msgspec.Struct, frozen=True, kw_only=True):
     masked: by task, the labels that answer nothing until a label teaches them, here or in a released theta: as long as
         all values of their column are zero.
     sums: what statistics mean (`sums_id`) in earlier bundles whose sums count here too.
-    renamed: by task, what each label that has another name in some earlier bundle is called here; no label ever has a
-        name that another one had, so that it says of a label of any of them which one is meant. May be absent.
     """
 
     bundle_id: Hash
@@ -46,23 +43,10 @@ class Continuation(msgspec.Struct, frozen=True, kw_only=True):
     grown: tuple[Growth, ...] = ()
     masked: dict[str, tuple[str, ...]] = {}
     sums: tuple[Hash, ...] = ()
-    renamed: dict[str, dict[str, str]] | msgspec.UnsetType = msgspec.UNSET
-
-
-def renames_of(continues: Continuation | msgspec.UnsetType) -> dict[str, dict[str, str]]:
-    """By task, what labels of earlier bundles are called now, where that is another name."""
-    return {} if continues is msgspec.UNSET or continues.renamed is msgspec.UNSET else continues.renamed
-
-
-def format_of(continues: Continuation | msgspec.UnsetType) -> int:
-    """The oldest format whose readers know what this says; 0 where every one does."""
-    if continues is msgspec.UNSET:
-        return 0
-    return RENAMED_FORMAT if renames_of(continues) else MASKED_FORMAT if continues.masked else 0
 
 
 def growths_of(continues: Continuation | msgspec.UnsetType) -> tuple[Growth, ...]:
-    """Of the heads that have more or renamed labels since an earlier bundle."""
+    """Of the heads that have more labels than in an earlier bundle."""
     return () if continues is msgspec.UNSET else continues.grown
 
 
@@ -96,8 +80,8 @@ def carry_theta(
 
 def grow(values: np.ndarray, start: np.ndarray) -> np.ndarray:
     """A head's values: those of its earlier form [size before], then those of `start` [size]."""
-    if len(values) > len(start):
-        raise BundleError("says that a head goes on, and it has fewer labels", where="manifest.json")
+    if len(values) >= len(start):
+        raise BundleError("says that a head goes on with more labels, and it has no more", where="manifest.json")
     return np.concatenate([values, start[len(values) :]])
 
 

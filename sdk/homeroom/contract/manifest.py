@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from homeroom.contract.continuation import Continuation, renames_of
+from homeroom.contract.continuation import Continuation
 from homeroom.contract.layout import FULL_TIER, Layout, Segment
 from homeroom.contract.statistics.section import Section
 
-MANIFEST_FORMAT = 3  # readers accept this one, those before it, and those of `continuation`
+MANIFEST_FORMAT = 3  # readers accept this one, those before it, and `continuation.MASKED_FORMAT`
 WHOLE_TARGETS_FORMAT = 2  # of bundles whose steps read every target whole, so that older readers open them
 THETA_LIMIT = 64 << 20  # values
 SLOT_LIMIT = 64  # inputs over all slots
@@ -435,11 +435,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def masked(self) -> dict[str, tuple[str, ...]]:
         """By task, the labels that are masked until they are taught."""
         return {} if self.continues is msgspec.UNSET else self.continues.masked
-
-    @property
-    def renamed(self) -> dict[str, dict[str, str]]:
-        """By task, what labels of earlier bundles are called now, where that is another name."""
-        return renames_of(self.continues)
 
     def modality(self, name: str) -> Modality:
         """The modality of this name."""

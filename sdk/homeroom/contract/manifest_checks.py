@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from homeroom.contract.canonical_json import decode
-from homeroom.contract.continuation import RENAMED_FORMAT, format_of, label_columns
+from homeroom.contract.continuation import MASKED_FORMAT, label_columns
 from homeroom.contract.layout import FULL_TIER, narrower
 from homeroom.contract.manifest import SLOT_LIMIT, THETA_LIMIT, Manifest, Objective, Task
 from homeroom.contract.statistics.section import OF_TWO_TEXTS, PAIR_KINDS
@@ -46,9 +46,9 @@ def _refusal(what: str, remedy: str = "export the bundle again") -> BundleError:
 
 
 def _check_format(number: int) -> None:
-    if number > RENAMED_FORMAT:
+    if number > MASKED_FORMAT:
         raise _refusal(
-            f"bundle format {number} is newer than {RENAMED_FORMAT}, the newest known here", "update homeroom"
+            f"bundle format {number} is newer than {MASKED_FORMAT}, the newest known here", "update homeroom"
         )
     if number < OLDEST_MANIFEST_FORMAT:
         raise _refusal(f"bundle format {number} is older than {OLDEST_MANIFEST_FORMAT}, the oldest read here")
@@ -159,12 +159,6 @@ def _faults_of_continuation(manifest: Manifest) -> Iterator[str]:
         known = heads[head].labels if head in heads.keys() & segments else ()
         if not {*labels} <= {*known} or (known and len(label_columns(manifest.layout, head)) != len(known)):
             yield f"masks a label that task {name} does not have"
-    for name, names in manifest.renamed.items():
-        present = {label for task in manifest.tasks if task.name == name for label in task.labels}
-        if not {*names.values()} <= present or present & names.keys() or not names:
-            yield f"says that labels of task {name} were renamed, which it does not have so"
-    if manifest.format < format_of(manifest.continues):
-        yield f"is of format {manifest.format}, whose readers would not know how its labels go on"
 
 
 FAULTS = (

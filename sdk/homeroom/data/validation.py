@@ -75,7 +75,7 @@ def resolve(
         ]
     if not any(value is not None for values in inputs.values() for value in values):
         raise InputError("the sample has no input", remedy=f"give at least one of {[s.name for s in manifest.slots]}")
-    labels = {name: _check_named(find_task(name, manifest), label, manifest) for name, label in sample.labels.items()}
+    labels = {name: check_label(find_task(name, manifest), label) for name, label in sample.labels.items()}
     for name, label in labels.items():
         task = manifest.task(name)
         kind_of(task).check_inputs(task, label, inputs)
@@ -145,16 +145,6 @@ def find_task(name: str, manifest: Manifest) -> Task:
 def check_label(task: Task, label: Any) -> Label:
     """Returns the label in its stored form; InputError if it does not fit the task."""
     return kind_of(task).check(task, label, f"labels.{task.name}")
-
-
-def _check_named(task: Task, label: Any, manifest: Manifest) -> Label:
-    """As `check_label`; a label by the name that it had in an earlier bundle is an error that says the present one."""
-    for old, new in manifest.renamed.get(task.name, {}).items():
-        for given in label if isinstance(label, list | tuple | set) else [label]:
-            if match_name(str(given), [old]) and not match_name(str(given), task.labels):
-                remedy = f"write {new!r}, its name since then"
-                raise InputError(f"label {old!r} was renamed", where=f"labels.{task.name}", remedy=remedy)
-    return check_label(task, label)
 
 
 def _slot_values(slot: Slot, value: Any) -> Sequence[Any]:

@@ -9,7 +9,6 @@ import msgspec
 from homeroom.contract.layout import FULL_TIER
 from homeroom.contract.manifest import Precision, Runtime
 from homeroom.contract.signing import fingerprint
-from homeroom.device.renamed_labels import rename_labels
 from homeroom.errors import BundleError, InputError
 from homeroom.federation import enrolment
 from homeroom.inference import golden
@@ -128,7 +127,6 @@ def use_bundle(
             store.note_past(PastTraining(at="", kind="install", bundle=f"{fact.name} version {fact.version}"))
         if known and known.bundle_id != bundle.bundle_id:
             enrolment.follow_bundle(store, bundle)
-            rename_labels(store, bundle.manifest)
     return Graphs(bundle, precision, threads, stored_tier(store, bundle), runtime)
 
 

@@ -162,7 +162,7 @@ def add_labels(store: Store, bundle: Bundle, task: str, labels: Sequence[str], s
     own = [one.label for one in known.values() if one.task == task]
     added = []
     for name in labels:
-        label = match_name(normal_name(name), own) or _checked_name(manifest, asked, name, own)
+        label = match_name(normal_name(name), own) or _checked_name(asked, name, own)
         present = known.get((task, label))
         day = present.added if present else store.today().isoformat()
         known[task, label] = one = LocalLabel(task, label, scope, day)
@@ -187,7 +187,7 @@ def _check_takes(manifest: Manifest, task: Task) -> None:
     raise InputError(what, where=task.name, remedy=remedy)
 
 
-def _checked_name(manifest: Manifest, task: Task, name: str, own: Sequence[str]) -> str:
+def _checked_name(task: Task, name: str, own: Sequence[str]) -> str:
     """The name as it is stored; InputError where it is none, or could be mistaken for another label."""
     label = normal_name(name)
     refuse_control_characters(name, task.name)
@@ -195,10 +195,6 @@ def _checked_name(manifest: Manifest, task: Task, name: str, own: Sequence[str])
         raise InputError(f"a label needs 1 to {NAME_LIMIT_CHARACTERS} characters", where=repr(name[:40]))
     if (known := match_name(label, task.labels)) is not None:
         raise InputError(f"{known!r} is a label of the bundle already", where=task.name, remedy="label samples with it")
-    earlier = manifest.renamed.get(task.name, {})
-    if (old := match_name(label, [*earlier])) is not None:
-        what = f"{old!r} is what the bundle's {earlier[old]!r} was called before"
-        raise InputError(what, where=task.name, remedy=f"label samples with {earlier[old]!r}, or choose another name")
     near = [one for one in close_names(label.casefold(), [*map(str.casefold, (*task.labels, *own))]) if one]
     if near and _almost(label, near[0]):
         what = f"{label!r} is spelt almost as {near[0]!r}, which is there: each would be taken for the other"
@@ -241,7 +237,7 @@ def rename_label(store: Store, bundle: Bundle, task: str, label: str, name: str)
     own = [other.label for other in known if other.task == task and other != one]
     if match_name(normal_name(name), own):
         raise InputError(f"this device has a label {name!r} already", where=task, remedy="choose another name")
-    renamed = msgspec.structs.replace(one, label=_checked_name(bundle.manifest, asked, name, own))
+    renamed = msgspec.structs.replace(one, label=_checked_name(asked, name, own))
     number = store.relabel_each(_to(one, lambda labels: ({}, {task: renamed.label})))
     put_local_labels(store, tuple(renamed if other == one else other for other in known))
     return renamed, number

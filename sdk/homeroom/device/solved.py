@@ -12,7 +12,7 @@ import numpy as np
 
 from homeroom.contract.manifest import Manifest, Task
 from homeroom.contract.statistics.section import Section
-from homeroom.contract.statistics.sums import NOTHING, Cell, Statistics, merge, with_names
+from homeroom.contract.statistics.sums import NOTHING, Cell, Statistics, merge
 from homeroom.data.samples import StoredSample
 from homeroom.device.local_labels import answering, learned_samples
 from homeroom.federation import versions
@@ -206,11 +206,6 @@ def _stored_id(store: Store, bundle: Bundle) -> str:
     return next((one for one in known if store.summed_subjects(one)), known[0])
 
 
-def _own_total(store: Store, bundle: Bundle) -> Statistics:
-    """The sums of this device, by the names that labels have now."""
-    return with_names(store.own_total(_stored_id(store, bundle)), bundle.manifest.renamed)
-
-
 class HeadsInUse:
     """The heads of the sums in the store, solved once for each state of these.
 
@@ -234,7 +229,7 @@ class HeadsInUse:
         if state != self._held[0]:
             heads, self.others, self.local, self.samples = dict[str, TaskHead](), {}, {}, {}
             if covered(bundle.manifest):
-                own, others = _own_total(store, bundle), usable_others(store, bundle)
+                own, others = store.own_total(_stored_id(store, bundle)), usable_others(store, bundle)
                 heads = solve_on_top(bundle.manifest, own, others, priors, unlettered)
                 self.others = solve(bundle.manifest, others, unlettered=unlettered)
                 if labels:

@@ -32,7 +32,7 @@ from homeroom.contract.statistics.messages import (
     read_release,
 )
 from homeroom.contract.statistics.pooling import SHARED_KINDS, Pooling, pool, poolings_of
-from homeroom.contract.statistics.sums import NOTHING, Statistics, check_total, difference, with_names
+from homeroom.contract.statistics.sums import NOTHING, Statistics, check_total, difference
 from homeroom.errors import InputError, TrustError, UpdateError
 from homeroom.federation.agreement import read_agreement
 from homeroom.federation.enrolment import has_joined
@@ -370,14 +370,11 @@ def less_own(shared: Statistics, own: Statistics | None) -> Statistics | None:
 
 
 def others_total(store: Store, bundle: Bundle) -> Statistics:
-    """The sums of all other devices, as they were last released, by the names that labels have now.
-
-    Nothing where there are none, or none without own.
-    """
+    """The sums of all other devices, as they were last released; nothing where there are none, or none without own."""
     release = RELEASE.read(store)
     if release is None or release.sums_id not in sums_ids(bundle.manifest) or not release.others:
         return NOTHING
-    return with_names(read(release.others), bundle.manifest.renamed)
+    return read(release.others)
 
 
 def release_mark(store: Store) -> int:

@@ -130,14 +130,9 @@ def relabel(
 
 
 def relabel_each(
-    context: StoreContext,
-    changed: Callable[[StoredSample], tuple[Mapping[str, Any], Mapping[str, Any]] | None],
-    *,
-    same_meaning: bool = False,
+    context: StoreContext, changed: Callable[[StoredSample], tuple[Mapping[str, Any], Mapping[str, Any]] | None]
 ) -> int:
     """Gives each sample the labels of the bundle and of this device that `changed` returns; None leaves it as it is.
-
-    same_meaning: only names change, so that sums stay as they are.
 
     Returns how many were changed. Those of before are no wrong ones, and may come again. Inside a step.
     """
@@ -147,25 +142,17 @@ def relabel_each(
             sample_id, owner, content, sealed, _ = row
             facts = sealed_rows.open_facts(subjects[owner], sample_id, content, sealed)
             facts = msgspec.structs.replace(facts, labels=dict(labels[0]), local_labels=dict(labels[1]))
-            _put(context, subjects[owner], row, facts, same_meaning=same_meaning)
+            _put(context, subjects[owner], row, facts)
             number += 1
     return number
 
 
-def _put(
-    context: StoreContext,
-    subject: Subject,
-    row: Sequence[Any],
-    facts: sealed_rows.SampleFacts,
-    *,
-    same_meaning: bool = False,
-) -> str:
+def _put(context: StoreContext, subject: Subject, row: Sequence[Any], facts: sealed_rows.SampleFacts) -> str:
     """Stores facts with other labels in place of a row's; where there is such a sample already, that one stays."""
     sample_id, owner, content, sealed, aside = row
-    if not same_meaning:
-        same = sealed_rows.open_facts(subject, sample_id, content, sealed).labels == facts.labels
-        (drop_local_sums if same else drop_sums)(context.database, owner)
-    facts = facts if aside or same_meaning else sealed_rows.without_quarantine(facts)
+    same = sealed_rows.open_facts(subject, sample_id, content, sealed).labels == facts.labels
+    (drop_local_sums if same else drop_sums)(context.database, owner)
+    facts = facts if aside else sealed_rows.without_quarantine(facts)
     new_id = sealed_rows.sample_id_of(facts, subject)
     if new_id != sample_id and context.database.one(SELECT_SAMPLE, (new_id,)):
         sealed_rows.delete_samples(context.database, "sample_id", sample_id)

@@ -130,13 +130,10 @@ class Store:
         return stored_samples.relabel(self._context, sample_id, labels, local_labels)
 
     def relabel_each(
-        self,
-        changed: Callable[[StoredSample], tuple[Mapping[str, Any], Mapping[str, Any]] | None],
-        *,
-        same_meaning: bool = False,
+        self, changed: Callable[[StoredSample], tuple[Mapping[str, Any], Mapping[str, Any]] | None]
     ) -> int:
         """Relabels samples, as `changed` says of each; see `homeroom.store.samples.relabel_each`. Inside a step."""
-        return stored_samples.relabel_each(self._context, changed, same_meaning=same_meaning)
+        return stored_samples.relabel_each(self._context, changed)
 
     def set_consent(self, consent: Consent, chosen: Callable[[StoredSample], bool]) -> ConsentReport:
         """Sets the consent of the samples that are chosen, in place of what was known, words beside it excepted.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from aggregator.institution import running
 from homeroom import Device
 from homeroom.contract.invitation import as_text
 from homeroom.contract.privacy import Privacy
-from homeroom.contract.round import RoundConfiguration, ServerOptimizer
+from homeroom.contract.round import RoundConfiguration
 from homeroom.errors import InputError
 from homeroom.federation.enrolment import set_network
 from homeroom.runtime.bundle import Bundle
@@ -24,7 +23,6 @@ from homeroom_aggregator.admin.bundle_upgrade import upgrade_bundle
 from homeroom_aggregator.admin.folder import create_folder, invite_devices
 from homeroom_aggregator.server.service import open_service
 
-CALLED = {"a": "alpha"}
 LONG = Settings(epochs=12, learning_rate=2e-2)
 
 
@@ -82,40 +80,6 @@ def test_its_theta_goes_on_and_a_school_without_samples_answers_what_another_tau
                 chances = [answer["kind"].probabilities for answer in another.predict_many(asked(("i",)))]
         assert all(one["i"] > 0.1 for one in chances)
         assert all(one["j"] == 0.0 for one in chances)
-
-
-def test_a_head_whose_labels_were_renamed_goes_on_with_its_moments(
-    bundles: tuple[Bundle, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
-    (tmp_path / "keys").mkdir()
-    kinds = json.dumps(["alpha", *OLD[1:]]) + '\nrenamed = {a = "alpha"}'
-    first, second = (
-        bundles[0],
-        exported(tmp_path, bundles[0], called=CALLED, **{**FIRST, "version": "2", "kinds": kinds}),
-    )
-    optimizer = ServerOptimizer(name="fedadam")
-    rules = RoundConfiguration(bundle_id="0" * 64, buffer_size=1, min_devices=1, optimizer=optimizer)
-    create_folder(tmp_path / "district", first.path, institution="tests", root_key=tiny.ROOT, configuration=rules)
-    with (
-        contextlib.closing(open_service(tmp_path / "district")) as service,
-        Device.open(tmp_path / "school", first.path, threads=1) as device,
-        running(service) as address,
-    ):
-        (invitation,) = invite_devices(tmp_path / "district", address, 1)
-        device.join(as_text(invitation))
-        device.add(write(tmp_path / "samples.jsonl", rows(120, OLD)))
-        device.train(settings=LONG)
-        device.sync()
-        learned, moments = service.rounds.state.theta.copy(), service.rounds.state.moments
-        assert moments
-    carried = upgrade_bundle(tmp_path / "newer", tmp_path / "district", second.path).carried
-    assert (carried.grown, carried.new) == (["head.kind"], [])
-    with contextlib.closing(open_service(tmp_path / "newer")) as service:
-        assert np.array_equal(service.rounds.state.theta, learned)
-        assert service.rounds.state.moments.keys() == moments.keys()
-        for key, values in service.rounds.state.moments.items():
-            assert all(np.array_equal(one, moments[key][name]) for name, one in values.items())
 
 
 def test_private_rounds_refuse_labels_that_nobody_taught(bundles: tuple[Bundle, Bundle], tmp_path: Path) -> None:

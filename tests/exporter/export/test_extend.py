@@ -237,7 +237,7 @@ def test_a_task_whose_kind_does_not_grow_is_refused() -> None:
         masked = {name: labels} if labels else {}
         growths = () if labels else (Growth(segment=f"head.{name}", earlier="1" * 64),)
         wrong = Continuation(bundle_id="2" * 64, version=1, grown=growths, masked=masked)
-        with pytest.raises(BundleError, match=f"task {name} cannot have other labels"):
+        with pytest.raises(BundleError, match=f"task {name} cannot have more labels"):
             check_tasks(msgspec.structs.replace(tiny.draft(), continues=wrong))
 
 

@@ -8,7 +8,7 @@ that what was taken away leaves no trace.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from typing import Literal, get_args
 
@@ -124,12 +124,6 @@ def _combined(first: Statistics, second: Statistics, sign: int) -> Statistics:
         else:
             cells.pop(cell, None)
     return Statistics(cells)
-
-
-def with_names(statistics: Statistics, renamed: Mapping[str, Mapping[str, str]]) -> Statistics:
-    """The same sums with other names of rows. renamed: by task, the new name of each row that has one."""
-    cells = statistics.cells.items()
-    return Statistics({replace(c, row=renamed.get(c.task, {}).get(c.row, c.row)): values for c, values in cells})
 
 
 def check_total(total: Statistics) -> None:

@@ -47,8 +47,8 @@ def check_tasks(manifest: Manifest) -> None:
             raise BundleError(what, where=where, remedy="export the bundle again")
     growing = {task.name for task in manifest.tasks if kind_of(task).grows}
     heads = (growth.segment.removeprefix("head.") for growth in growths_of(manifest.continues))
-    if fixed := {*heads, *manifest.masked, *manifest.renamed} - growing:
-        what = f"task {min(fixed)} cannot have other labels than before"
+    if fixed := {*heads, *manifest.masked} - growing:
+        what = f"task {min(fixed)} cannot have more labels than before"
         raise BundleError(what, where=where, remedy="export the bundle again")
 
 
