@@ -28,14 +28,14 @@ BUFFER = f"follows the devices; {option_default('buffer_size')} with --secure or
 rule_options = add_options(
     setting(
         "--rule",
-        type=click.Choice(["mean", "bounded", "trimmed", "multi-krum"]),
+        type=click.Choice(["mean", "bounded", "trimmed", "multi-krum", "grouped"]),
         show_default=_of_new_plain_rounds("rule"),
-        help="How plain updates are merged.",
+        help="How updates are merged; grouped is of secure rounds, the others of plain ones.",
     ),
     setting(
         "--school-share",
         type=Finite(0, 1),
-        show_default="0.5, but with --rule mean",
+        show_default="0.5, but with --rule mean or grouped",
         help="Of a release's weight, that one school has at most; 0: each has the same.",
     ),
 )

@@ -54,8 +54,13 @@ def sum_of(every: list[DeviceCounts]) -> GroupCounts:
 
 
 @pytest.fixture
-def district(tmp_path: Path) -> Iterator[District]:
-    folder = make_folder(tmp_path, secure=RULES, evaluation=SECURE, min_devices=1)
+def rule() -> str:
+    return "mean"
+
+
+@pytest.fixture
+def district(tmp_path: Path, rule: str) -> Iterator[District]:
+    folder = make_folder(tmp_path, secure=RULES, evaluation=SECURE, min_devices=1, rule=rule)
     service = open_service(folder)
     with running(service) as address:
         found = District(service, address, tmp_path)
@@ -95,7 +100,9 @@ def release(district: District) -> int:
     return district.version
 
 
-def test_the_masked_sum_is_the_pooled_count_once_a_version(district: District) -> None:
+@pytest.mark.parametrize("rule", ["mean", "grouped"])
+def test_the_masked_sum_is_the_pooled_count_once_a_version(district: District, rule: str) -> None:
+    """rule: groups are of updates alone; four devices would make none."""
     rng = np.random.default_rng(3)
     assert "no version to tell of" in tell(district.members[0], counts(rng)).round
     assert release(district) == 1

@@ -134,7 +134,8 @@ def round_kind(configuration: RoundConfiguration) -> str:
     kind = " ".join(name for name in kinds if kinds[name]) or "plain"
     limit, when = configuration.school_devices, "synchronous" if configuration.cohort else "at any hour"
     schools = f"; a roster has at most {counted(limit, 'device')} of one school" if limit else ""
-    return f"{kind} rounds, {when}{schools}"
+    groups = ", in groups of a sum each" if configuration.rule == "grouped" else ""
+    return f"{kind} rounds{groups}, {when}{schools}"
 
 
 @dataclass(frozen=True)
