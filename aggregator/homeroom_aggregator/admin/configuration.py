@@ -27,7 +27,6 @@ LARGEST_EXACT = 1 << 53  # integers up to here are written exactly by every read
 ADAPTIVE, ADAPTIVE_RATE = ("fedadam", "fedyogi"), 0.1  # optimizers, and their largest usual server rate
 OPTIMIZERS_OF_OPTION = {"beta1": ("fedavgm", *ADAPTIVE), "beta2": ADAPTIVE, "tau": ADAPTIVE}
 PRIVACY_DELTA = 1e-5  # where --delta is not given
-UNSHARED_RULES = ("mean", "grouped")  # which know no share of a school
 SCHOOL_SHARE = 0.5  # of the rules but the mean, where --school-share is not given
 SCHOOL_DEVICES = 2  # on a roster of a new district, where --school-devices is not given
 AnyBundle = RoundConfiguration(bundle_id="0" * 64)
@@ -390,8 +389,8 @@ def _complete(fields: dict[str, Any], before: RoundConfiguration, options: Mappi
         elif before.privacy is None:
             mechanism = "distributed" if fields["secure"] else "central"
             fields["privacy"] = {"delta": PRIVACY_DELTA, "mechanism": mechanism} | privacy
-    if "school_share" not in options and (fields["rule"] in UNSHARED_RULES) != (before.rule in UNSHARED_RULES):
-        fields["school_share"] = 1.0 if fields["rule"] in UNSHARED_RULES else SCHOOL_SHARE
+    if "school_share" not in options and (fields["rule"] == "mean") != (before.rule == "mean"):
+        fields["school_share"] = 1.0 if fields["rule"] == "mean" else SCHOOL_SHARE
     if (fields["optimizer"] or {}).get("name", "fedavg") == "fedavg":
         fields["optimizer"] = None  # so that a round that uses nothing else keeps its identity
 

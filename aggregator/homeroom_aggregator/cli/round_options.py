@@ -28,14 +28,14 @@ BUFFER = f"follows the devices; {option_default('buffer_size')} with --secure or
 rule_options = add_options(
     setting(
         "--rule",
-        type=click.Choice(["mean", "bounded", "trimmed", "multi-krum", "grouped"]),
+        type=click.Choice(["mean", "bounded", "trimmed", "multi-krum"]),
         show_default=_of_new_plain_rounds("rule"),
-        help="How updates are merged; grouped is of secure rounds, the others of plain ones.",
+        help="How plain updates are merged.",
     ),
     setting(
         "--school-share",
         type=Finite(0, 1),
-        show_default="0.5, but with --rule mean or grouped",
+        show_default="0.5, but with --rule mean",
         help="Of a release's weight, that one school has at most; 0: each has the same.",
     ),
 )

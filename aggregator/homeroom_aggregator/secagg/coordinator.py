@@ -10,26 +10,26 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from homeroom.contract import secagg
 from homeroom.contract.roster import Roster
-from homeroom.contract.signing import sign
+from homeroom.contract.signing import sign, verify
 from homeroom.errors import TrustError, UpdateError
-from homeroom.privacy.secagg.client import SURVIVORS_PURPOSE, CohortView
-from homeroom.privacy.secagg.encoding import SumLayout
+from homeroom.privacy.secagg.client import KEYS_PURPOSE, SURVIVORS_PURPOSE, CohortView
+from homeroom.privacy.secagg.encoding import SumLayout, feeders
+from homeroom.privacy.secagg.primitives import agree
 from homeroom.system.printable import counted
 from homeroom_aggregator.merge.rounds import Rounds
-from homeroom_aggregator.secagg.advertised import advertised, check_keys, check_signature, within_schools
-from homeroom_aggregator.secagg.opened import OpenedSum
-from homeroom_aggregator.secagg.parts import RoundParts, consents, inbox, split_round
 from homeroom_aggregator.secagg.progress import RoundProgress, round_progress
 from homeroom_aggregator.secagg.round_store import SUMMED, ActiveRound, RoundStore
-from homeroom_aggregator.secagg.sums import Sums
+from homeroom_aggregator.secagg.sums import OpenedSum, Sums
 from homeroom_aggregator.secagg.unmask import Unmasking, unmask_sum
 
 SECURE_LOGGER = logging.getLogger("homeroom.secure")
@@ -57,13 +57,13 @@ class SecureRounds:
         self.rounds, self.sums, self.roster, self.clock = rounds, sums, roster, clock
         self.rules = sums.shape.secure
         self.store = RoundStore(path)
-        self._cached_parts: RoundParts | None = None
-        self._unmasking: dict[bytes, Unmasking] = {}  # by a group's cohort id
+        self._cached_view: tuple[str, CohortView] | None = None
+        self._unmasking: Unmasking | None = None
         self._gathers = ""  # why those who came do not begin
         self.tell: Callable[[str], None] = lambda _: None  # of a roster that counts from now on
         self._told = 0  # serial of the roster that was told
         self.progress: RoundProgress | None = None  # replaced as a whole: any thread may read it
-        for device, advertisement in advertised(self.store).items():  # kept in case the log has lost their claims
+        for device, advertisement in self._advertised().items():  # kept in case the log has lost their claims
             self.sums.claim(advertisement, self.rounds.members.name_of(device))
         self.sums.on_withdrawal(self.advance)
 
@@ -111,14 +111,20 @@ class SecureRounds:
         live = self._live_of(round_id)
         if live.phase == "keys" or live.cohort is None:
             raise UpdateError("the cohort is still being gathered", code="past_phase", remedy="sync again later")
-        part = self._part_of(live, device)
+        index = self._index(live, device)
         if live.phase == "shares":
             return secagg.pack(live.cohort)
         if live.phase == "input":
-            return secagg.pack(inbox(self.store, self._view(part), part, self._index(part, device)))
+            return secagg.pack(self._inbox(live, index))
         if live.phase == "consent":
-            return secagg.pack(secagg.Survivors(part.survivors))
-        return secagg.pack(consents(self.store, self._view(part), part))
+            return secagg.pack(secagg.Survivors(live.survivors))
+        signed = self.store.bodies("consent")
+        consents = (secagg.SurvivorsConsent(self._index(live, sender), body) for sender, body in signed.items())
+        return secagg.pack(
+            secagg.Consents(
+                secagg.Survivors(live.survivors), tuple(sorted(consents, key=lambda consent: consent.place))
+            )
+        )
 
     def put(self, round_id: str, phase: str, device: str, body: bytes) -> None:
         """Take a device's message of a phase; the same one again changes nothing. UpdateError if it is refused."""
@@ -132,8 +138,7 @@ class SecureRounds:
         if known is not None and phase != "keys":
             raise UpdateError(f"another message of phase {phase} was sent before", code="past_phase")
         checks = (self._check_keys, self._check_shares, self._check_input, self._check_consent, self._check_reveal)
-        part = live if phase == "keys" else self._part_of(live, device)
-        checks[secagg.PHASES.index(live.phase if phase != "consent" else phase)](part, device, body)
+        checks[secagg.PHASES.index(live.phase if phase != "consent" else phase)](live, device, body)
         self.store.put(phase, device, body)
         self.advance()
 
@@ -150,7 +155,28 @@ class SecureRounds:
     # Checks of messages
 
     def _check_keys(self, live: ActiveRound, device: str, body: bytes) -> None:
-        check_keys(live, device, body, advertised(self.store), self.rounds.members, self.sums)
+        advertisement = secagg.unpack(body, secagg.Advertisement, where="keys", error=UpdateError)
+        if advertisement.device.hex() != device or device not in live.roster.devices:
+            raise UpdateError("this device is not on the institution's roster", code="not_member")
+        _check_signature(device, KEYS_PURPOSE, advertisement.statement(live.notice.round_id), advertisement.signature)
+        member = self.rounds.members.name_of(device)
+        self.sums.check(advertisement, member)
+        others = [other for sender, other in self._advertised().items() if sender != device]
+        if any(self.rounds.members.name_of(other.device.hex()) == member for other in others):
+            raise UpdateError(
+                "another key of this device is in the cohort", code="past_phase", remedy="sync again later"
+            )
+        keys = {advertisement.mask, advertisement.channel}
+        if keys & {key for other in others for key in (other.mask, other.channel)}:
+            raise UpdateError("its keys are another device's", code="malformed")
+        try:  # what every other device would refuse must not spoil their round
+            feeders(self.sums.shape, secagg.SecureCohort((advertisement,)))
+            for key in (advertisement.mask, advertisement.channel):
+                agree(X25519PrivateKey.generate(), key, b"", 16)
+        except TrustError as problem:
+            raise UpdateError(problem.what, code="malformed") from None
+        if not self.sums.claim(advertisement, member):
+            raise UpdateError("this device has offered too many updates", code="past_phase", remedy="sync again later")
 
     def _check_shares(self, live: ActiveRound, device: str, body: bytes) -> None:
         shares = secagg.unpack(body, secagg.Shares, where="shares", error=UpdateError)
@@ -169,11 +195,18 @@ class SecureRounds:
         if self._index(live, device) not in live.survivors:
             raise UpdateError("this device is not in the sum", code="not_member")
         statement = secagg.Survivors(live.survivors).statement(self._view(live).cohort_id)
-        check_signature(device, SURVIVORS_PURPOSE, statement, body)
+        _check_signature(device, SURVIVORS_PURPOSE, statement, body)
 
     def _check_reveal(self, live: ActiveRound, device: str, body: bytes) -> None:
         reveal = secagg.unpack(body, secagg.Reveal, where="reveal", error=UpdateError)
         self._unmasking_of(live).add(self._index(live, device), reveal)
+
+    def _advertised(self) -> dict[str, secagg.Advertisement]:
+        bodies = self.store.bodies("keys").items()
+        return {
+            device: secagg.unpack(body, secagg.Advertisement, where="keys", error=UpdateError)
+            for device, body in bodies
+        }
 
     # Phases
 
@@ -197,62 +230,31 @@ class SecureRounds:
             return self._fail(live, "the round configuration has changed")
         if self.sums.is_void(live.notice.version):
             return self._fail(live, "an update in a version was unlearned")
-        over = now - live.since >= self.rules.phase_s
+        over, came = now - live.since >= self.rules.phase_s, self.store.senders(live.phase)
         if live.phase == "keys":
             return self._close_cohort(live, over)
-        return self._gather(live, over) if live.phase in ("shares", "input") else self._open(live, over)
-
-    def _gather(self, live: ActiveRound, over: bool) -> bool:
-        """End a phase for which all are awaited that have not gone; a group below its minimum is left out."""
-        parts = [(part, self._gone(part)) for part in self._parts(live).of(live)]
-        for part, gone in parts if live.phase == "input" else ():  # what they masked goes at once
-            for index in gone:
-                self.store.forget("input", self._key(part, index))
-        came, kept, short, why = set(self.store.senders(live.phase)), list[tuple[ActiveRound, tuple[int, ...]]](), 0, ""
-        for part, gone in parts:
-            expected = self._expected(part)
-            arrived = tuple(slot for slot in sorted(expected - gone) if self._key(part, slot) in came)
-            short += len(expected - gone) - len(arrived)
-            reason = self._too_few(part, arrived) if expected else ""  # else it was left out before
-            why = why or reason
-            if expected and not reason:
-                kept.append((part, arrived))
-        if short and not over:
-            return False
-        if not self._enough(live, len(kept), why):
-            return self._fail(live, why)
-        those = self._parts(live).whole(kept)
-        if live.phase == "shares":
-            return self._next(live, phase="input", sharers=those)
-        return self._next(live, phase="consent", survivors=those)
-
-    def _open(self, live: ActiveRound, over: bool) -> bool:
-        """End the phases after survivors are named; a group of which too few come is not opened."""
-        standing = [part for part in self._parts(live).of(live) if part.survivors]
-        if not self.sums.opens_anyway and any(self._gone(part) & set(part.survivors) for part in standing):
+        gone = self._gone(live)
+        if live.phase in ("consent", "reveal") and not self.sums.opens_anyway and gone & set(live.survivors):
             return self._fail(live, "an update in it was withdrawn")
-        done = [part for part in standing if self._is_done(part)]
-        if len(done) < len(standing) and not over:
-            return False
-        did = "agreed on the survivors" if live.phase == "consent" else "revealed their shares"
-        if not self._enough(live, len(done), why := f"too few devices {did}" if len(done) < len(standing) else ""):
-            return self._fail(live, why)
         if live.phase == "reveal":
-            return self._sum(live, done)
-        return self._next(live, phase="reveal", survivors=self._parts(live).whole((one, one.survivors) for one in done))
-
-    def _is_done(self, part: ActiveRound) -> bool:
-        if part.phase == "reveal":
-            return not self._unmasking_of(part).missing
-        came = set(self.store.senders("consent"))
-        return sum(self._key(part, slot) in came for slot in part.survivors) >= self._view(part).parameters.quorum
-
-    def _enough(self, live: ActiveRound, groups: int, why: str) -> bool:
-        """Whether so many groups make a version; tells why another, if any, is not opened."""
-        least, number = self._parts(live).least, live.notice.round_id[:12]
-        if why and groups >= least:
-            SECURE_LOGGER.warning("secure round %s in phase %s: a group is not opened: %s", number, live.phase, why)
-        return groups >= least
+            if not self._unmasking_of(live).missing:
+                return self._sum(live)
+            return over and self._fail(live, "too few devices revealed their shares")
+        if live.phase == "consent":
+            if len(came) >= self._view(live).parameters.quorum:
+                return self._next(live, phase="reveal")
+            return over and self._fail(live, "too few devices agreed on the survivors")
+        for index in gone if live.phase == "input" else ():  # what it masked goes at once
+            self.store.forget("input", self._view(live).cohort.members[index].device.hex())
+        awaited = self._expected(live) - gone
+        arrived = tuple(sorted(awaited & {self._index(live, device) for device in came}))
+        if len(arrived) < len(awaited) and not over:
+            return False
+        if why := self._too_few(live, arrived):
+            return self._fail(live, why)
+        if live.phase == "shares":
+            return self._next(live, phase="input", sharers=arrived)
+        return self._next(live, phase="consent", survivors=arrived)
 
     def _expected(self, live: ActiveRound) -> set[int]:
         """Indexes of the devices whose message the phase is for."""
@@ -269,25 +271,33 @@ class SecureRounds:
         return member in gone or self.sums.withdrawn(advertisement, member)
 
     def _close_cohort(self, live: ActiveRound, over: bool) -> bool:
-        gone, offers = self.rounds.members.gone(), advertised(self.store)
-        came = {device: one for device, one in sorted(offers.items()) if not self._is_gone(one, gone)}
+        gone, advertised = self.rounds.members.gone(), self._advertised()
+        came = {device: one for device, one in sorted(advertised.items()) if not self._is_gone(one, gone)}
         everybody = came.keys() == set(live.roster.devices)
-        came = within_schools(came, self.rounds)
+        came = self._within_schools(came)
         if not (len(came) >= self.rules.cohort or everybody or over):
             return False
         cohort = secagg.SecureCohort(tuple(came.values()))
         gathered = msgspec.structs.replace(live, cohort=cohort)
         try:
-            parts = split_round(live.notice.round_id, cohort, self.minimum(live), self.sums.shape)
-            fed = [view for view in parts.views if self._sum_layout(gathered, view).segments]
-            self._gathers = "" if len(fed) >= parts.least else "no segment is fed by enough of them"
-            if parts.least > 1 and not parts.views:
-                self._gathers = f"they are too few for {parts.least} groups of {self.minimum(live)} after drop-outs"
-            elif any(len(v.cohort.members) - v.parameters.drops < self.minimum(live) for v in parts.views):
+            view = CohortView(live.notice.round_id, cohort, self.sums.shape)
+            self._gathers = "" if self._sum_layout(gathered, view).segments else "no segment is fed by enough of them"
+            if len(came) - view.parameters.drops < self.minimum(live):
                 self._gathers = f"they are too few for a sum of {self.minimum(live)} after drop-outs"
         except TrustError as problem:  # no graph of so few bears the promised drop-outs
             self._gathers = problem.what
         return over and self._next(live) if self._gathers else self._next(gathered, phase="shares")
+
+    def _within_schools(self, came: dict[str, secagg.Advertisement]) -> dict[str, secagg.Advertisement]:
+        """Of each school no more devices than the round allows, whatever the roster has; the others' updates wait."""
+        limit, taken, members = self.rounds.configuration.school_devices, Counter[str](), self.rounds.members
+        kept = dict[str, secagg.Advertisement]()
+        for device, advertisement in came.items():
+            school = members.school(members.name_of(device))
+            taken[school] += 1
+            if not (limit and school) or taken[school] <= limit:
+                kept[device] = advertisement
+        return kept
 
     def _sum_layout(self, live: ActiveRound, view: CohortView) -> SumLayout:
         return view.sum_layout(self.minimum(live))
@@ -296,8 +306,6 @@ class SecureRounds:
         """Why these devices of the cohort do not suffice to go on, or nothing."""
         view = self._view(live)
         try:
-            if not self._sum_layout(live, view).segments:
-                return "no segment is fed by enough of them"
             view.check_survivors(secagg.Survivors(indexes), self.minimum(live))
             for index in indexes:
                 view.graph.check_present(index, indexes)
@@ -305,33 +313,31 @@ class SecureRounds:
             return problem.what
         return ""
 
-    def _sum(self, live: ActiveRound, parts: list[ActiveRound]) -> bool:
-        """Open and merge the sums; the rest is forgotten once that is durable. Killed in between, they count once."""
-        try:
-            self.sums.merge([self._opened(part) for part in parts])
-        except UpdateError as problem:
-            return self._fail(live, problem.what)
-        return False
-
-    def _opened(self, live: ActiveRound) -> OpenedSum:
+    def _sum(self, live: ActiveRound) -> bool:
+        """Open the sum and merge it; the rest is forgotten once that is durable. Killed in between, it counts once."""
         view, unmasking, terms = self._view(live), self._unmasking_of(live), self._sum_layout(live, self._view(live))
         alive = {index: view.cohort.members[index].device.hex() for index in live.survivors}
         names = {index: self.rounds.members.name_of(device) for index, device in alive.items()}
         vectors = (bytes(self.store.body("input", device) or b"") for device in alive.values())
         fed = view.fed(self.minimum(live))
-        signed = self.store.bodies("consent")
-        return OpenedSum(
-            round_id=live.notice.round_id,
-            roster_id=live.roster.roster_id,
-            roster=live.roster.serial,
-            view=view,
-            least=self.minimum(live) + view.parameters.drops,
-            terms=terms,
-            total=unmask_sum(vectors, terms, unmasking),
-            members={names[index]: view.cohort.members[index] for index in alive},
-            fed={name: [names[index] for index in alive if index in slots] for name, slots in fed.items()},
-            signatures={device: signed[device].hex() for device in alive.values() if device in signed},
-        )
+        try:
+            self.sums.merge(
+                OpenedSum(
+                    round_id=live.notice.round_id,
+                    roster_id=live.roster.roster_id,
+                    roster=live.roster.serial,
+                    view=view,
+                    least=self.minimum(live) + view.parameters.drops,
+                    terms=terms,
+                    total=unmask_sum(vectors, terms, unmasking),
+                    members={names[index]: view.cohort.members[index] for index in alive},
+                    fed={name: [names[index] for index in alive if index in slots] for name, slots in fed.items()},
+                    signatures={device: body.hex() for device, body in self.store.bodies("consent").items()},
+                )
+            )
+        except UpdateError as problem:
+            return self._fail(live, problem.what)
+        return False
 
     def _fail(self, live: ActiveRound, why: str) -> bool:
         """End the round without a sum, as soon as those who had agreed to survivors can go on."""
@@ -343,7 +349,7 @@ class SecureRounds:
         level = logging.INFO if outcome == SUMMED else logging.WARNING
         SECURE_LOGGER.log(level, "secure round %s in phase %s: %s", live.notice.round_id[:12], live.phase, outcome)
         self.store.end(live.notice.round_id, outcome)
-        self._unmasking.clear()
+        self._unmasking = None
         return True
 
     def _announce(self, roster: Roster | None) -> ActiveRound | None:
@@ -373,9 +379,8 @@ class SecureRounds:
     def _note_progress(self, live: ActiveRound) -> RoundProgress:
         expected, needed = set(live.roster.devices), min(self.rules.cohort, len(live.roster.devices))
         if live.cohort:
-            expected, standing = self._awaited(live), [one for one in self._parts(live).of(live) if one.survivors]
-            quorums = sum(self._view(part).parameters.quorum for part in standing)
-            needed = quorums if live.phase == "consent" else len(expected)
+            expected = {self._view(live).cohort.members[index].device.hex() for index in self._expected(live)}
+            needed = self._view(live).parameters.quorum if live.phase == "consent" else len(expected)
         minimum = self.minimum(live)
         hindrance = self._gathers if live.phase == "keys" else ""
         self.progress = round_progress(live, self.store, expected, needed, minimum, self.rules.phase_s, hindrance)
@@ -391,36 +396,19 @@ class SecureRounds:
             raise UpdateError("that round is over", code="past_phase", remedy="sync again")
         return live
 
-    def _parts(self, live: ActiveRound) -> RoundParts:
+    def _view(self, live: ActiveRound) -> CohortView:
         assert live.cohort is not None  # every phase after keys has one
-        if self._cached_parts is None or self._cached_parts.round_id != live.notice.round_id:
-            round_id, minimum = live.notice.round_id, self.minimum(live)
-            self._cached_parts = split_round(round_id, live.cohort, minimum, self.sums.shape)
-        return self._cached_parts
-
-    def _part_of(self, live: ActiveRound, device: str) -> ActiveRound:
-        """The group of a device; UpdateError where it is in none."""
-        for part in self._parts(live).of(live):
-            if any(one.device.hex() == device for one in self._view(part).cohort.members):
-                return part
-        raise UpdateError("this device is not in the cohort", code="not_member")
-
-    def _view(self, part: ActiveRound) -> CohortView:
-        return self._parts(part).view(part)
-
-    def _key(self, part: ActiveRound, index: int) -> str:
-        return self._view(part).cohort.members[index].device.hex()
+        if self._cached_view is None or self._cached_view[0] != live.notice.round_id:
+            self._cached_view = live.notice.round_id, CohortView(live.notice.round_id, live.cohort, self.sums.shape)
+        return self._cached_view[1]
 
     def _unmasking_of(self, live: ActiveRound) -> Unmasking:
         """The shares revealed so far, read from the store after a restart."""
-        view = self._view(live)
-        if view.cohort_id not in self._unmasking:
-            self._unmasking[view.cohort_id] = Unmasking(view, live.notice.round_id, live.sharers, live.survivors)
-            keys = {one.device.hex() for one in view.cohort.members}
+        if self._unmasking is None or self._unmasking.round_id != live.notice.round_id:
+            self._unmasking = Unmasking(self._view(live), live.notice.round_id, live.sharers, live.survivors)
             for device, body in self.store.bodies("reveal").items():
-                if device in keys:
-                    self._check_reveal(live, device, body)
-        return self._unmasking[view.cohort_id]
+                self._check_reveal(live, device, body)
+        return self._unmasking
 
     def _index(self, live: ActiveRound, device: str) -> int:
         try:
@@ -432,8 +420,19 @@ class SecureRounds:
         """Whether a device is in the round and has not dropped out of it."""
         if live.phase == "keys":
             return device in live.roster.devices
-        return device in self._awaited(live)
+        return device in {self._view(live).cohort.members[index].device.hex() for index in self._expected(live)}
 
-    def _awaited(self, live: ActiveRound) -> set[str]:
-        """Keys of the devices, of all groups, whose message the phase is for."""
-        return {self._key(part, slot) for part in self._parts(live).of(live) for slot in self._expected(part)}
+    def _inbox(self, live: ActiveRound, index: int) -> secagg.Inbox:
+        view, sealed = self._view(live), []
+        for other in sorted({*live.sharers} & {*view.graph.neighbours(index)}):
+            body = self.store.body("shares", view.cohort.members[other].device.hex())
+            shares = secagg.unpack(body or b"", secagg.Shares, where="shares", error=UpdateError)
+            sealed.append(shares.sealed[view.graph.neighbours(other).index(index)])
+        return secagg.Inbox(live.sharers, tuple(sealed))
+
+
+def _check_signature(device: str, purpose: str, statement: bytes, signature: bytes) -> None:
+    try:
+        verify(device, purpose, statement, signature.hex(), where=purpose)
+    except TrustError as problem:
+        raise UpdateError(problem.what, code="bad_signature") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from homeroom.contract.evaluation_counts import BINS, check_counts
@@ -11,8 +11,7 @@ from homeroom.errors import UpdateError
 from homeroom.federation.evaluation_shape import DEVICES, EvaluationShape, read_sum, segment_name
 from homeroom.privacy.secagg.encoding import decode
 from homeroom_aggregator.merge.rounds import Rounds
-from homeroom_aggregator.secagg.opened import OpenedSum
-from homeroom_aggregator.secagg.sums import Merged
+from homeroom_aggregator.secagg.sums import Merged, OpenedSum
 from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.evaluations import Evaluations, TaskSum
 from homeroom_aggregator.state.log import Log
@@ -90,9 +89,8 @@ class EvaluationSums:
         """At once: who signed offers its counts to the next round."""
         return True
 
-    def merge(self, groups: Sequence[OpenedSum]) -> None:
+    def merge(self, opened: OpenedSum) -> None:
         """Show the sum of a version; UpdateError, which the audit log keeps, where no devices have such counts."""
-        (opened,) = groups
         shape, (values, weights) = self.shape, decode(opened.terms, opened.total)
         fed = {name: len(members) for name, members in opened.fed.items()}
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -16,8 +16,7 @@ from homeroom.system.clock import now
 from homeroom_aggregator.merge import rollback
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.merge.secure_statistics import SummedChange, take_sum
-from homeroom_aggregator.secagg.opened import OpenedSum
-from homeroom_aggregator.secagg.sums import Merged
+from homeroom_aggregator.secagg.sums import Merged, OpenedSum
 from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.statistics_totals import SecureTotal, StatisticsTotals
@@ -86,9 +85,8 @@ class StatisticsSums:
         """At once: who signed offers its change to the next round."""
         return True
 
-    def merge(self, groups: Sequence[OpenedSum]) -> None:
+    def merge(self, opened: OpenedSum) -> None:
         """Add the sum to the total, and release it if it may be."""
-        (opened,) = groups
         shape, view, statistics = self.shape, opened.view, self.rounds.statistics
         self._before_merge = shape
         values, subjects = decode(opened.terms, opened.total)

@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
+
+import numpy as np
 
 from homeroom.contract.secagg import Advertisement
 from homeroom.errors import UpdateError
-from homeroom.privacy.secagg.encoding import Shape, ThetaShape
+from homeroom.privacy.secagg.client import CohortView
+from homeroom.privacy.secagg.encoding import Shape, SumLayout, ThetaShape
 from homeroom_aggregator.merge.rounds import Rounds
-from homeroom_aggregator.secagg.opened import OpenedSum, decode_groups, decode_one
+from homeroom_aggregator.secagg.unmask import decode_sum
 from homeroom_aggregator.state import claims, rewinds
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.secure_sum import SecureSum, SumHeader
 
 Merged = Literal["not", "here", "durably"]
+
+
+@dataclass(frozen=True)
+class OpenedSum:
+    """The sum of a round's survivors.
+
+    view: the cohort. least: devices that feed a segment before drop-outs. terms: the sum's layout.
+    total: int64 [terms.count]. members: what each survivor advertised, by its first key.
+    roster: the serial of the roster that the cohort is of.
+    fed: by segment, the members that fed it. signatures: by device, its signature over the survivors, if it gave one.
+    """
+
+    round_id: str
+    roster_id: str
+    roster: int
+    view: CohortView
+    least: int
+    terms: SumLayout
+    total: np.ndarray
+    members: dict[str, Advertisement]
+    fed: dict[str, list[str]]
+    signatures: dict[str, str]
 
 
 class Sums(Protocol):
@@ -66,8 +92,8 @@ class Sums(Protocol):
         """Whether what devices learned on versions up to this one may be void. version: of a round's notice."""
         ...
 
-    def merge(self, groups: Sequence[OpenedSum]) -> None:
-        """Take a round's sum in, or those of its groups, once; UpdateError where no honest devices have such a sum."""
+    def merge(self, opened: OpenedSum) -> None:
+        """Take a sum in, once; UpdateError where no honest devices have such a sum."""
         ...
 
     def let_go(self, version: int) -> bool:
@@ -145,19 +171,18 @@ class ThetaSums:
             return "not"
         return "durably" if self.durable.has("secure", round_id) else "here"
 
-    def merge(self, groups: Sequence[OpenedSum]) -> None:
-        """The sum alone goes into the log; of groups, the sum that their bounded means make."""
-        decode = decode_groups if self.shape.grouped else decode_one
-        kept, numerators, weights = decode(groups, self.rounds.configuration)
-        members = [one for group in kept for one in group.members.values()]
+    def merge(self, opened: OpenedSum) -> None:
+        """The sum alone goes into the log."""
+        feeder_counts = {name: len(senders) for name, senders in opened.fed.items()}
+        numerators, weights = decode_sum(opened.total, opened.terms, feeder_counts, self.rounds.configuration)
         header = SumHeader(
-            round_id=groups[0].round_id,
-            roster_id=groups[0].roster_id,
-            cohort_id=",".join(group.view.cohort_id.hex() for group in kept),
-            updates={one.update_id.hex(): one.device.hex() for one in members},
+            round_id=opened.round_id,
+            roster_id=opened.roster_id,
+            cohort_id=opened.view.cohort_id.hex(),
+            updates={one.update_id.hex(): one.device.hex() for one in opened.members.values()},
             weights=weights,
-            fed={name: [one for group in kept for one in group.fed.get(name, ())] for name in weights},
-            signatures={device: signature for group in kept for device, signature in group.signatures.items()},
+            fed=opened.fed,
+            signatures=opened.signatures,
         )
         self.rounds.take_sum(SecureSum(header, numerators))
 

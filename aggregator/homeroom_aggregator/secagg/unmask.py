@@ -13,7 +13,7 @@ from itertools import combinations, islice
 import numpy as np
 
 from homeroom.contract.codecs import ENCODED_LIMIT
-from homeroom.contract.round import RoundConfiguration
+from homeroom.contract.round import UNITS_AN_EXAMPLE, RoundConfiguration
 from homeroom.contract.secagg import Reveal
 from homeroom.errors import UpdateError
 from homeroom.privacy.secagg.client import CohortView, mask_private_key, pair_mask_key, self_mask_key
@@ -110,7 +110,7 @@ def decode_sum(
         return numerators, weights
     squares = 0.0
     for name, values in numerators.items():
-        if not fed[name] <= weights[name] <= fed[name] * configuration.heaviest:
+        if not fed[name] <= weights[name] <= fed[name] * UNITS_AN_EXAMPLE * configuration.cap_examples:
             raise UpdateError(f"segment {name} has an impossible weight", code="too_large")
         if _largest(values) > weights[name] * ENCODED_LIMIT:
             raise UpdateError(f"segment {name} has an impossible sum", code="too_large")

@@ -155,9 +155,6 @@ def join(directory: Path, invitation: str | Path, bundle: Path | None, root: str
         say(f"joined: a version here is made of what {least} learned, or more")
         if terms.school_devices:
             say(f"a sum has at most {counted(terms.school_devices, 'device')} of one school")
-        if terms.secure and terms.rule == "grouped":
-            least = counted(terms.secure.minimum, "device")
-            say(f"updates are summed in groups: the aggregator sees each group's sum, of {least} or more")
         if terms.evaluation.mode != "off":
             say(f"{asks_words(terms.evaluation.mode)}; {SAY_NO}")
 

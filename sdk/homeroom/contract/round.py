@@ -148,7 +148,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     rule: how plain updates are merged. `mean`: weighted by the examples that they claim. `bounded`: one weight a
         device, none longer than the median. `trimmed`: of these, for each value, without the lowest and the highest
         quarter. `multi-krum`: of these, without those far from most others. New districts with plain rounds have
-        `bounded`. `grouped`: of secure rounds, the sums of groups of devices, none longer than the median.
+        `bounded`.
     school_share: of the rules but `mean`: the largest share of a release's weight that one school has, where enough
         schools feed it; 0: each has the same. A school's own segments are not shared.
     school_devices: of secure rounds: the most devices of one school on a roster, and in a cohort; 0: any number. A
@@ -185,7 +185,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     earlier_codecs: tuple[Codec, ...] = ()
     statistics: StatisticsRules = StatisticsRules()
     k_of: Literal["devices", "schools"] = "devices"
-    rule: Literal["mean", "bounded", "trimmed", "multi-krum", "grouped"] = "mean"
+    rule: Literal["mean", "bounded", "trimmed", "multi-krum"] = "mean"
     school_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
     school_devices: Annotated[int, msgspec.Meta(ge=0)] = 0
     unlearning: UnlearningRules = UnlearningRules()
@@ -228,18 +228,14 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
 
     def _check_rule(self) -> None:
         """ValueError where the rule of the merge does not go with other fields."""
-        if self.rule in ("mean", "grouped") and self.school_share < 1:
-            raise ValueError(f"school_share says nothing with rule {self.rule}: leave it out, or set it to 1")
-        if self.rule == "grouped" and not self.secure:
-            raise ValueError("rule grouped needs secure rounds: plain ones bound each update, by rule bounded")
+        if self.rule == "mean" and self.school_share < 1:
+            raise ValueError("school_share says nothing with rule mean: leave it out, or set it to 1")
         if self.rule == "multi-krum" and self.buffer_size > MOST_KRUM_UPDATES:
             raise ValueError(f"rule multi-krum compares at most {MOST_KRUM_UPDATES} updates: lower buffer_size")
 
     def _check_hidden(self) -> None:
         """ValueError where secure or private rounds, which show nobody's update, are to do what needs one."""
-        if self.rule == "grouped" and self.privacy:
-            raise ValueError("rule grouped would show more sums than the noise of private rounds was counted for")
-        if self.rule not in ("mean", "grouped"):
+        if self.rule != "mean":
             raise ValueError(f"rule {self.rule} needs plain rounds: secure and private ones show nobody's update")
         if self.by_school:
             raise ValueError("schools' own segments are merged in plain rounds of several schools only")
@@ -266,11 +262,6 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     def sums_whole_segments(self) -> bool:
         """Whether updates hold whole segments, whatever a device's tier, since masks and noise cover whole segments."""
         return bool(self.secure or self.privacy)
-
-    @property
-    def heaviest(self) -> int:
-        """The largest weight of an update in a secure sum."""
-        return UNITS_AN_EXAMPLE * self.cap_examples if self.rule == "mean" else UNITS_A_DEVICE
 
     @property
     def by_subject(self) -> bool:

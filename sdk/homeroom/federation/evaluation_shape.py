@@ -76,10 +76,6 @@ class EvaluationShape:
         return identity({"evaluation": self.version, "configuration": self.configuration.configuration_id})
 
     @property
-    def grouped(self) -> bool:
-        return False
-
-    @property
     def secure(self) -> SecureRules:
         """The rules of updates' secure rounds; TrustError where counts are not summed so."""
         if self.configuration.evaluation.mode != "secure" or not self.configuration.secure:

@@ -114,11 +114,9 @@ def refusal_reason(policy: Policy | None, configuration: RoundConfiguration) -> 
     """Why the policy lets no update go into a round; None if it does."""
     if policy is None:
         return None
-    asked = f"the policy asks for at least {counted(policy.min_devices, 'device')} in a release"
     if configuration.min_devices < policy.min_devices:
+        asked = f"the policy asks for at least {counted(policy.min_devices, 'device')} in a release"
         return f"{asked}, the aggregator releases from {configuration.min_devices}"
-    if configuration.secure and configuration.rule == "grouped" and configuration.secure.minimum < policy.min_devices:
-        return f"{asked}, the aggregator opens sums of groups from {configuration.secure.minimum}"
     promise = configuration.privacy
     kind = "private" if promise else "secure" if configuration.secure else "plain"
     if kind not in policy.rounds:

@@ -54,13 +54,8 @@ def sum_of(every: list[DeviceCounts]) -> GroupCounts:
 
 
 @pytest.fixture
-def rule() -> str:
-    return "mean"
-
-
-@pytest.fixture
-def district(tmp_path: Path, rule: str) -> Iterator[District]:
-    folder = make_folder(tmp_path, secure=RULES, evaluation=SECURE, min_devices=1, rule=rule)
+def district(tmp_path: Path) -> Iterator[District]:
+    folder = make_folder(tmp_path, secure=RULES, evaluation=SECURE, min_devices=1)
     service = open_service(folder)
     with running(service) as address:
         found = District(service, address, tmp_path)
@@ -100,9 +95,7 @@ def release(district: District) -> int:
     return district.version
 
 
-@pytest.mark.parametrize("rule", ["mean", "grouped"])
-def test_the_masked_sum_is_the_pooled_count_once_a_version(district: District, rule: str) -> None:
-    """rule: groups are of updates alone; four devices would make none."""
+def test_the_masked_sum_is_the_pooled_count_once_a_version(district: District) -> None:
     rng = np.random.default_rng(3)
     assert "no version to tell of" in tell(district.members[0], counts(rng)).round
     assert release(district) == 1

@@ -23,7 +23,6 @@ from homeroom.contract.signing import certify
 from homeroom.errors import TrustError, UpdateError
 from homeroom.federation import sync
 from homeroom_aggregator.admin.folder import ROSTER_FILE, load_roster, replace_roster
-from homeroom_aggregator.secagg.advertised import advertised
 from homeroom_aggregator.server.service import open_service
 from homeroom_aggregator.state import claims
 from homeroom_aggregator.state.secure_sum import read_header
@@ -127,7 +126,7 @@ def test_one_who_forgets_after_signatures_ends_the_round_in_an_unchanged_version
     live = district.secure_rounds.store.live()
     assert live
     assert live.phase == "keys"
-    assert leaver.update_id not in [one.update_id.hex() for one in advertised(district.secure_rounds.store).values()]
+    assert leaver.update_id not in [one.update_id.hex() for one in district.secure_rounds._advertised().values()]
     for member in district.members:
         member.queue(base=1)  # trained anew
     until_version(district, 2, *EVERYBODY)

@@ -133,17 +133,12 @@ class District:
 
 
 @pytest.fixture
-def rule() -> str:
-    return "mean"
-
-
-@pytest.fixture
-def district(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str) -> Iterator[District]:
+def district(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[District]:
     (tmp_path / "keys").mkdir()
     monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
     monkeypatch.setattr("homeroom.inference.golden.choose_precision", lambda *_, **__: {})  # a bundle without graphs
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
-    folder = make_folder(tmp_path, min_devices=3, statistics=SECURE, secure=RULES, rule=rule)
+    folder = make_folder(tmp_path, min_devices=3, statistics=SECURE, secure=RULES)
     with contextlib.ExitStack() as until_the_end:
         found = until_the_end.enter_context(contextlib.closing(District(folder)))
         address = found.start()
@@ -171,9 +166,7 @@ def others(device: Device) -> Statistics:
     return statistics.others_total(device.store, device.bundle)
 
 
-@pytest.mark.parametrize("rule", ["mean", "grouped"])
-def test_the_secure_sum_is_the_plain_sum_and_each_device_gets_the_others_part(district: District, rule: str) -> None:
-    """rule: groups are of updates alone; four devices would make none."""
+def test_the_secure_sum_is_the_plain_sum_and_each_device_gets_the_others_part(district: District) -> None:
     taught = teach_all(district)
     district.summed()
     totals = district.service.rounds.statistics.totals

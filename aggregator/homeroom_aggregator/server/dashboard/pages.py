@@ -134,8 +134,7 @@ def round_kind(configuration: RoundConfiguration) -> str:
     kind = " ".join(name for name in kinds if kinds[name]) or "plain"
     limit, when = configuration.school_devices, "synchronous" if configuration.cohort else "at any hour"
     schools = f"; a roster has at most {counted(limit, 'device')} of one school" if limit else ""
-    groups = ", in groups of a sum each" if configuration.rule == "grouped" else ""
-    return f"{kind} rounds{groups}, {when}{schools}"
+    return f"{kind} rounds, {when}{schools}"
 
 
 @dataclass(frozen=True)

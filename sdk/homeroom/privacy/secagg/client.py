@@ -26,7 +26,6 @@ from homeroom.contract.signing import sign, verify
 from homeroom.errors import InputError, TrustError
 from homeroom.privacy.secagg.encoding import Shape, SumLayout, feeders
 from homeroom.privacy.secagg.graph import NeighbourGraph
-from homeroom.privacy.secagg.groups import LEAST_GROUPS, groups_of
 from homeroom.privacy.secagg.masks import add_masks, pack
 from homeroom.privacy.secagg.parameters import choose_parameters
 from homeroom.privacy.secagg.primitives import SEED_BYTES, agree, derive, private_key, seal, split, unseal
@@ -45,7 +44,6 @@ class ClientState(msgspec.Struct, frozen=True, kw_only=True):
     channel_seed, mask_seed: seeds of the X25519 keys; self_seed: of the self-mask.
     held: by neighbour's slot, its shares of the self-mask's seed and of the mask key's.
     sharers: slots of the clients that shared.
-    cohort: where rounds are grouped, this device's group.
     masked: the packed masked encoding.
     survivors: the one set that this device signed; `consent` is the signature.
     """
@@ -176,11 +174,10 @@ def share(state: ClientState, cohort: SecureCohort, roster: Roster, shape: Shape
     the one shown before.
     """
     if state.shares is not None:
-        if state.cohort not in groups_of(cohort, state.round_id, state.minimum, shape):
+        if cohort != state.cohort:
             refuse("another cohort than before is shown for the same round")
         return state
     check_cohort(state, cohort, roster)
-    cohort = _own_group(state, cohort, shape)
     view = CohortView(state.round_id, cohort, shape)
     own, parameters = view.slot(state.advertisement.device), view.parameters
     if len(cohort.members) - parameters.drops < state.minimum:
@@ -194,15 +191,6 @@ def share(state: ClientState, cohort: SecureCohort, roster: Roster, shape: Shape
         for other, seed, key in zip(neighbours, seeds, keys, strict=True)
     )
     return replace(state, cohort=cohort, shares=secagg.Shares(sealed))
-
-
-def _own_group(state: ClientState, cohort: SecureCohort, shape: Shape) -> SecureCohort:
-    """The group that this device is in, with which it goes on as with any cohort; all of it where there are none."""
-    for group in groups_of(cohort, state.round_id, state.minimum, shape):
-        if state.advertisement in group.members:
-            return group
-    devices = counted(len(cohort.members), "device")
-    refuse(f"{devices}: too few for {LEAST_GROUPS} groups of {state.minimum} after drop-outs")
 
 
 def check_cohort(state: ClientState, cohort: SecureCohort, roster: Roster) -> None:

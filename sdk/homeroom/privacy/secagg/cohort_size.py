@@ -6,7 +6,6 @@ from homeroom.contract.roster import LEAST_ROSTER_DEVICES
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import SecureRules
 from homeroom.errors import InputError
-from homeroom.privacy.secagg.groups import group_count
 from homeroom.privacy.secagg.noise import LEAST_SHARE_GRID, cohort_share_grid
 from homeroom.privacy.secagg.parameters import bears_rates
 
@@ -16,8 +15,6 @@ MOST_DEVICES = 10_000  # of a roster
 def starts(devices: int, minimum: int, configuration: RoundConfiguration) -> bool:
     """Whether a cohort of so many devices starts a round whose sum needs `minimum` of them, all promises kept."""
     rules = configuration.secure or SecureRules()
-    if configuration.rule == "grouped":
-        return group_count(devices, minimum, rules) > 0
     if not bears_rates(devices, rules) or devices - rules.drops(devices) < minimum:
         return False
     return configuration.privacy is None or cohort_share_grid(configuration, devices, minimum) >= LEAST_SHARE_GRID

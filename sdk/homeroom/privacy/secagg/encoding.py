@@ -14,7 +14,7 @@ import numpy as np
 from homeroom.contract.codecs import ENCODED_LIMIT
 from homeroom.contract.layout import Layout
 from homeroom.contract.policy import narrowed
-from homeroom.contract.round import RoundConfiguration, weight
+from homeroom.contract.round import UNITS_AN_EXAMPLE, RoundConfiguration, weight
 from homeroom.contract.secagg import SecureCohort, SecureRules
 from homeroom.contract.update import Update
 from homeroom.errors import TrustError
@@ -55,11 +55,6 @@ class Shape(Protocol):
         ...
 
     @property
-    def grouped(self) -> bool:
-        """Whether each of several groups of a cohort has a sum of its own (`groups`)."""
-        ...
-
-    @property
     def announced(self) -> Sequence[str]:
         """Names of what a device says it feeds, one bit each."""
         ...
@@ -96,10 +91,6 @@ class ThetaShape:
         if not self.configuration.secure:
             raise TrustError("the round configuration asks for no secure rounds", where="secure round")
         return self.configuration.secure
-
-    @property
-    def grouped(self) -> bool:
-        return self.configuration.rule == "grouped"
 
     @cached_property
     def announced(self) -> Sequence[str]:
@@ -139,7 +130,8 @@ def feeders(shape: Shape, cohort: SecureCohort) -> dict[str, set[int]]:
 def ring_width(devices: int, configuration: RoundConfiguration) -> int:
     """Bytes of a ring element in which a sum over `devices` honest devices cannot overflow, sign included."""
     largest = min(ENCODED_LIMIT, ceil(configuration.max_norm * 2.0**configuration.scale_bits))
-    return ring_bytes(devices * largest * configuration.heaviest)
+    heaviest = UNITS_AN_EXAMPLE * configuration.cap_examples
+    return ring_bytes(devices * largest * heaviest)
 
 
 def ring_bytes(largest: int) -> int:

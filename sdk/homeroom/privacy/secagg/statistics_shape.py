@@ -49,10 +49,6 @@ class StatisticsShape:
         return identity({"statistics": self.terms, "configuration": self.configuration.configuration_id})
 
     @property
-    def grouped(self) -> bool:
-        return False
-
-    @property
     def secure(self) -> SecureRules:
         """The rules of updates' secure rounds; TrustError where statistics are not summed so."""
         if self.configuration.statistics.mode != "secure" or not self.configuration.secure:
